@@ -1,0 +1,33 @@
+"""scikit-learn's digits: real data that needs no download."""
+
+from __future__ import annotations
+
+import torch
+
+from .tensors import Binarize, Split, TensorDataModule
+
+
+class Digits(TensorDataModule):
+    """1,797 handwritten digits of 8x8 pixels (UCI ML, as embedded in scikit-learn), grey values 0..16 scaled to [0, 1].
+
+    Splits: a fixed permutation of the rows (torch's, seed 0), cut into 1,297 training, 250 validation and 250 test.
+
+    Args:
+        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+    """
+
+    data_shape = (1, 8, 8)
+    white = 16.0
+
+    def __init__(self, batch_size: int = 100, eval_batch_size: int = 250, binarize: Binarize = "none") -> None:
+        super().__init__(batch_size, eval_batch_size, binarize)
+
+    def load(self) -> dict[str, Split]:
+        from sklearn.datasets import load_digits
+
+        digits = load_digits()
+        order = torch.randperm(len(digits.images), generator=torch.Generator().manual_seed(0))
+        x = torch.tensor(digits.images, dtype=torch.uint8).unsqueeze(1)[order]
+        y = torch.tensor(digits.target, dtype=torch.int64)[order]
+        cuts = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, None)}
+        return {stage: Split(x[rows], y[rows]) for stage, rows in cuts.items()}

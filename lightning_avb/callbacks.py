@@ -1,0 +1,169 @@
+"""Pictures and exact likelihoods while training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+
+from . import noise, pictures
+from .batch import Batch
+from .evaluation import Quadrature, log_likelihood
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """The folder of this run's config, pictures and checkpoints, the same on every process; None: there is none."""
+    logger = trainer.logger
+    if logger is None or hasattr(logger, "log_dir"):
+        folder = trainer.log_dir
+    else:
+        folder = str(Path(logger.save_dir or ".", str(logger.name), str(logger.version)))
+    folder = trainer.strategy.broadcast(folder)
+    return Path(folder) if folder is not None else None
+
+
+def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -> None:
+    """Writes a picture into the run's folder, and to the loggers that take pictures, at the scalars' step."""
+    folder = run_folder(trainer)
+    if not trainer.is_global_zero:
+        return
+    if folder is not None:
+        pictures.write(picture, folder / "pictures" / f"{name}_{step:07d}.png")
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, step)
+        elif isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step)
+
+
+class Pictures(pl.Callback):
+    """Draws samples, reconstructions, interpolations and the latent plane after validation, and the curves at the end.
+
+    A model without the part that a picture needs is drawn without that picture.
+
+    Args:
+        every_n_epochs: draw after the validation of every so-manieth epoch; 0: at the end of training only.
+        count: data in a picture.
+    """
+
+    def __init__(self, every_n_epochs: int = 10, count: int = 32) -> None:
+        self.every_n_epochs, self.count = every_n_epochs, count
+        self.batch: Batch | None = None
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if batch_idx == 0:
+            self.batch = Batch(*batch)
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        self._draw(trainer, pl_module)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._draw(trainer, pl_module)
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+                logger.save()
+                metrics = Path(logger.log_dir, "metrics.csv")
+                curves = pictures.curves(metrics) if metrics.exists() else None
+                if curves is not None:
+                    pictures.write(curves, Path(logger.log_dir, "pictures", "curves.png"))
+
+    @torch.no_grad()
+    def _draw(self, trainer: pl.Trainer, model: Any) -> None:
+        step = max(0, trainer.global_step - 1)
+        generator = torch.Generator().manual_seed(noise.mixed_seed(noise.run_seed(), "pictures"))
+
+        def fixed(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+            return torch.randn(shape, generator=generator).to(like)
+
+        with noise.use(fixed):
+            if hasattr(model, "sample"):
+                show(trainer, "samples", pictures.samples(model), step)
+            if self.batch is None or not (hasattr(model, "encode") and hasattr(model, "decode")):
+                return
+            show(trainer, "reconstructions", pictures.reconstructions(model, self.batch, self.count), step)
+            show(trainer, "interpolations", pictures.interpolations(model, self.batch), step)
+            if model.latent_dim == 2:
+                show(trainer, "latent_plane", pictures.latent_plane(model, self.batch), step)
+
+
+class ExactLikelihood(pl.Callback):
+    """Logs `val/log_likelihood`, log p(x) by quadrature, for a latent space of 1 or 2 dimensions.
+
+    Args:
+        limit: integrate over [-limit, limit] along every dimension.
+        cells: cells of the grid along every dimension.
+    """
+
+    def __init__(self, limit: float = 7.0, cells: int = 240) -> None:
+        self.limit, self.cells = limit, cells
+
+    def _log(self, stage: str, pl_module: Any, batch: Any) -> None:
+        batch = Batch(*batch)
+        grid = Quadrature.grid(pl_module.latent_dim, self.limit, self.cells, pl_module.device)
+        value = log_likelihood(pl_module.decoder, pl_module.prior, batch.x, grid)
+        pl_module.log(
+            f"{stage}/log_likelihood", value.mean(), prog_bar=True, on_epoch=True, batch_size=len(value), sync_dist=True
+        )
+
+    def on_validation_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._log("val", pl_module, batch)
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._log("test", pl_module, batch)
+
+
+class SavePredictions(pl.Callback):
+    """Writes what `predict` gives to `predictions.pt` in the run's folder: a dict of tensors, joined over batches.
+
+    With several processes every process writes the rows it saw, into `predictions_RANK.pt`.
+    """
+
+    def __init__(self) -> None:
+        self.outputs: list[dict[str, Any]] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.outputs.append(outputs)
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        folder = run_folder(trainer) or Path()
+        folder.mkdir(parents=True, exist_ok=True)
+        joined = {
+            name: torch.cat([output[name] for output in self.outputs]).cpu()
+            for name, value in self.outputs[0].items()
+            if value is not None
+        }
+        suffix = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
+        path = folder / f"predictions{suffix}.pt"
+        torch.save(joined, path)
+        print(f"predictions: {path}")

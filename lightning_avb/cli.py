@@ -1,0 +1,342 @@
+"""The command line: LightningCLI's fit, validate, test and predict, and pictures from a checkpoint alone."""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import inspect
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from . import noise, pictures
+from .batch import Batch
+from .callbacks import Pictures, SavePredictions, run_folder
+from .errors import ConfigurationError, NonFiniteLoss
+from .game import Game
+from .recipes import locate
+
+
+class Parser(LightningArgumentParser):
+    """LightningCLI's parser, whose errors are one line in the user's words."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        print(f"error: {explain(message, self)}", file=sys.stderr)
+        sys.exit(2)
+
+
+def explain(message: str, parser: Any) -> str:
+    """The parser's message in one line: the key, what was given, what was expected, the nearest valid name."""
+    unknown = re.search(r"unrecognized arguments: (.*)", message)
+    if unknown:
+        option = unknown[1].split()[0].split("=")[0]
+        options = [name for action in parser._actions for name in action.option_strings]
+        return f"{option.lstrip('-')}: no such key{_nearest(option, options)}"
+    keys = re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message)
+    key = ".".join(dict.fromkeys(keys))
+    classes = re.findall(r"class_path '([\w.]+)'", message) + re.findall(r"class_path='([\w.]+)'", message)
+    option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
+    if option:
+        names: list[str] = []
+        for path in reversed(classes):
+            try:
+                names = list(inspect.signature(locate(path)).parameters)
+            except (ConfigurationError, ValueError):
+                continue
+            break
+        where = f" of {classes[-1]}" if classes else ""
+        dotted = ".".join(dict.fromkeys([key, option[1]] if key else [option[1]]))
+        return f"{dotted}: no such option{where}{_nearest(option[1].split('.')[-1], names)}"
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if missing:
+        names = list(getattr(sys.modules.get(missing[1]), "__all__", []))
+        return f"{key}: there is no {missing[1]}.{missing[2]}{_nearest(missing[2], names)}"
+    path = re.search(r"Expected a dot import path string: (\S+)", message)
+    if path:
+        import datamodules
+        import lightning_avb
+
+        names = [*lightning_avb.__all__, *datamodules.__all__]
+        return f"{key}: there is no class {path[1]!r}{_nearest(path[1], names)}"
+    expected = re.search(r"Expected an? (?:<class ')?([^.'\n]+)'?>?.*?Got value: (.+)", message)
+    if expected:
+        return f"{key}: expected {expected[1]}, got {expected[2]}"
+    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
+    sentences = [line for line in lines if not re.match(r"(Subtypes|Errors|Given value|Does not validate)", line)]
+    return " ".join(dict.fromkeys(sentences)) or message
+
+
+def _nearest(name: str, names: list[str]) -> str:
+    near = difflib.get_close_matches(name, names, 1, 0.5)
+    return f"; did you mean {near[0].lstrip('-')}?" if near else ""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part = target.with_name(f".{target.name}.part")
+        with part.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Writes the resolved configuration into the run's folder; a folder that has another one gets one more file."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if self.already_saved:
+            return
+        self.already_saved = True
+        folder = run_folder(trainer)
+        if folder is None or not trainer.is_global_zero:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        text = self.parser.dump(self.config, skip_none=False)
+        number = 0
+        while (path := folder / f"config{f'_{number}' if number else ''}.yaml").exists():
+            if path.read_text() == text:
+                return
+            number += 1
+        path.write_text(text)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keeps the run's name at W&B, so that a resumed run goes on under it."""
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "WandbLogger":
+                checkpoint["wandb_id"] = logger.version
+
+
+class CLI(LightningCLI):
+    """LightningCLI with this library's defaults. The configuration and the command line win over a checkpoint."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            Game,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=SaveConfig,
+            parser_class=Parser,
+            parser_kwargs={"prog": "lightning-avb"},
+            trainer_defaults={
+                "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "runs"}},
+                "default_root_dir": "runs",
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True})
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="torch.set_float32_matmul_precision: 'medium' is faster where the processor has bfloat16 products.",
+        )
+
+    def _parse_ckpt_path(self) -> None:
+        """Checks the checkpoint. Its hyper-parameters do not enter the configuration."""
+        config = self.config[self.config.subcommand]
+        path = config.get("ckpt_path")
+        if path in (None, "best", "last", "hpc", "registry"):
+            return
+        checkpoint = read_checkpoint(path)
+        theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
+        if locate(theirs) is not locate(ours):
+            raise ConfigurationError(f"model: the checkpoint holds a {theirs}, the configuration asks for {ours}")
+        logger = config.trainer.logger
+        if "wandb_id" in checkpoint and getattr(logger, "class_path", "").endswith("WandbLogger"):
+            if logger.init_args.get("id") is None:
+                logger.init_args.update({"id": checkpoint["wandb_id"], "resume": "allow"})
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.config.subcommand]
+        torch.set_float32_matmul_precision(config.matmul_precision)
+        logger = config.trainer.logger
+        arguments = getattr(logger, "init_args", None)
+        if arguments is not None and arguments.get("name") == "lightning_logs":
+            arguments["name"] = self._run_name(config)
+        if arguments is not None and "save_dir" in arguments:
+            Path(arguments["save_dir"] or ".").mkdir(parents=True, exist_ok=True)
+
+    def _run_name(self, config: Any) -> str:
+        """DATA/MODEL of the first configuration file, or the classes' names."""
+        files = config.get("config")
+        if files:
+            path = Path(str(files[0].relative if hasattr(files[0], "relative") else files[0]))
+            return str(Path(path.parent.name, path.stem))
+        return "/".join(part.class_path.rpartition(".")[2].lower() for part in (config.data, config.model))
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config = self._get(self.config_init, "trainer")
+        callbacks = [*(config.get("callbacks") or [])]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        if self.subcommand == "predict":
+            callbacks.append(SavePredictions())
+        if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
+            callbacks.append(self._get(self.config_init, "checkpoint"))
+        if not config.get("fast_dev_run"):
+            callbacks.append(self._get(self.config_init, "pictures"))
+        plugins = config.get("plugins") or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        return self._instantiate_trainer({**config, **kwargs, "callbacks": callbacks, "plugins": plugins}, [])
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """A checkpoint of this library, its tensors on the CPU.
+
+    Raises:
+        ConfigurationError: no file there, or no such checkpoint.
+    """
+    if not Path(path).is_file():
+        raise ConfigurationError(f"ckpt_path: there is no file {str(path)!r}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["hyper_parameters"]["_class_path"]
+    except Exception as error:
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} is no checkpoint of lightning_avb") from error
+    return checkpoint
+
+
+def load(path: str | os.PathLike[str]) -> Game:
+    """The model of a checkpoint, whatever its class, in evaluation mode."""
+    cls = locate(read_checkpoint(path)["hyper_parameters"]["_class_path"])
+    if not (isinstance(cls, type) and issubclass(cls, Game)):
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} holds no model of lightning_avb")
+    return cls.load_from_checkpoint(path, map_location="cpu").eval()
+
+
+def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
+    """The test data that the checkpoint's model was made for, from `root` where that is given."""
+    arguments = dict(read_checkpoint(path).get("datamodule_hyper_parameters") or {})
+    if "_class_path" not in arguments:
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} does not say which data it was trained on")
+    cls = locate(arguments.pop("_class_path"))
+    if not (isinstance(cls, type) and issubclass(cls, pl.LightningDataModule)):
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} names {cls!r} as its data")
+    if root is not None:
+        arguments["root"] = root
+    data = cls(**arguments)
+    data.prepare_data()
+    return next(iter(data.test_dataloader()))
+
+
+def sample(ckpt_path: str, output: str, count: int = 64, seed: int = 0) -> None:
+    """Draws new data from a checkpoint.
+
+    Args:
+        ckpt_path: the checkpoint.
+        output: the PNG to write.
+        count: how many.
+        seed: another seed, other samples.
+    """
+    _draw(lambda model: pictures.samples(model, count), ckpt_path, output, seed)
+
+
+def reconstruct(ckpt_path: str, output: str, count: int = 32, seed: int = 0, root: str | None = None) -> None:
+    """Encodes and decodes test data: pairs of an original and its reconstruction.
+
+    Args:
+        ckpt_path: the checkpoint.
+        output: the PNG to write.
+        count: how many.
+        seed: another seed, other draws of the posterior.
+        root: folder of the data, where it is not the one of the training.
+    """
+    _draw(lambda model: pictures.reconstructions(model, load_data(ckpt_path, root), count), ckpt_path, output, seed)
+
+
+def interpolate(
+    ckpt_path: str, output: str, rows: int = 8, steps: int = 10, seed: int = 0, root: str | None = None
+) -> None:
+    """Walks from the code of one datum to the code of another.
+
+    Args:
+        ckpt_path: the checkpoint.
+        output: the PNG to write.
+        rows: how many pairs.
+        steps: points on the way.
+        seed: another seed, other draws of the posterior.
+        root: folder of the data, where it is not the one of the training.
+    """
+    _draw(lambda model: pictures.interpolations(model, load_data(ckpt_path, root), rows, steps), ckpt_path, output, seed)
+
+
+def traverse(ckpt_path: str, output: str, dimensions: int | None = None, steps: int = 11, limit: float = 3.0) -> None:
+    """Moves along one latent dimension after the other, the others at 0.
+
+    Args:
+        ckpt_path: the checkpoint.
+        output: the PNG to write.
+        dimensions: how many dimensions, from the first; all if not given.
+        steps: points along each.
+        limit: from -limit to limit.
+    """
+    _draw(lambda model: pictures.traversal(model, dimensions, steps, limit), ckpt_path, output, 0)
+
+
+def _draw(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:
+    torch.manual_seed(noise.mixed_seed(seed, "picture"))
+    path = Path(output)
+    if path.suffix.lower() != ".png":
+        raise ConfigurationError(f"output: {output!r} does not end in .png")
+    pictures.write(picture(load(ckpt_path)), path)
+    print(path)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "interpolate": interpolate,
+    "traverse": traverse,
+}
+"""Commands beside LightningCLI's own."""
+
+
+def _keep_freed_memory() -> None:
+    """Lets glibc keep what a step frees for the next one. Asking the kernel anew costs a third of a CPU step."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        trim_threshold, mmap_threshold = -1, -3
+        for option in (trim_threshold, mmap_threshold):
+            ctypes.CDLL(None).mallopt(option, 1 << 30)
+
+
+def main(args: list[str] | None = None) -> None:
+    """The console command `lightning-avb`."""
+    _keep_freed_memory()
+    name, *rest = [*(sys.argv[1:] if args is None else args), ""]
+    try:
+        if name in COMMANDS:
+            command = COMMANDS[name]
+            parser = Parser(prog=f"lightning-avb {name}")
+            parser.add_function_arguments(command)
+            command(**vars(parser.parse_args(rest[:-1])))
+        else:
+            CLI(args)
+    except (ConfigurationError, MisconfigurationException) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except NonFiniteLoss as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -1,0 +1,100 @@
+"""Critics: the paper's T(x, z), a real number for every pair.
+
+A critic works its x-branch out once for all samples of z, those of the posterior and those of the reference alike,
+and treats the pairs independently of each other (no batch normalisation): `SharedPass` relies on it.
+"""
+
+from __future__ import annotations
+
+import abc
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..batch import Shape
+from .mlp import MLP, Residual, activation_function
+
+
+class Critic(nn.Module, abc.ABC):
+    """`critic(x, z, context)` is T, `(samples, batch)`.
+
+    `x` is `(batch, *data_shape)`, `z` is `(samples, batch, latent_dim)`; `context`, `(batch, context_dim)` or None,
+    holds what the critic must know of the reference density (the drawn moments of adaptive contrast).
+    """
+
+    @abc.abstractmethod
+    def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor: ...
+
+
+CriticRecipe = Callable[[Shape, int, int], Critic]
+"""(shape of a row of x, latent_dim, context_dim) -> critic."""
+
+
+def _condition(x: Tensor, context: Tensor | None) -> Tensor:
+    rows = x.flatten(1)
+    return rows if context is None else torch.cat([rows, context], -1)
+
+
+class ResidualCritic(Critic):
+    """A residual MLP on (x, z).
+
+    Args:
+        data_shape, latent_dim, context_dim: given by the model.
+        width: of every layer.
+        blocks: number of residual blocks.
+        hidden: widths of layers that read x before it meets z; none: x enters the first layer linearly.
+        activation: see `MLP`.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        context_dim: int = 0,
+        width: int = 128,
+        blocks: int = 2,
+        hidden: Sequence[int] = (),
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.x_branch = MLP((math.prod(data_shape) + context_dim,), (width,), hidden, activation)
+        self.z_branch = nn.Linear(latent_dim, width, bias=False)
+        self.trunk = nn.Sequential(*(Residual(width, activation) for _ in range(blocks)), activation_function(activation))
+        self.head = nn.Linear(width, 1)
+
+    def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
+        h = self.x_branch(_condition(x, context)) + self.z_branch(z)
+        return self.head(self.trunk(h)).squeeze(-1)
+
+
+class InnerProductCritic(Critic):
+    """The paper's form for images: T(x, z) = <f(x), g(z)> / sqrt(width) + s(x) + t(z).
+
+    Pairs cost one inner product each once f and g are known.
+
+    Args:
+        data_shape, latent_dim, context_dim: given by the model.
+        width: length of f and g.
+        hidden: widths of the hidden layers of f and of g.
+        activation: see `MLP`.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        context_dim: int = 0,
+        width: int = 128,
+        hidden: Sequence[int] = (256, 256),
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        self.x_branch = MLP((math.prod(data_shape) + context_dim,), (width + 1,), hidden, activation)
+        self.z_branch = MLP((latent_dim,), (width + 1,), hidden, activation)
+
+    def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
+        f, g = self.x_branch(_condition(x, context)), self.z_branch(z)
+        product = (f[..., :-1] * g[..., :-1]).sum(-1) * (f.shape[-1] - 1) ** -0.5
+        return product + f[..., -1] + g[..., -1]

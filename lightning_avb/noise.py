@@ -1,0 +1,121 @@
+"""Where every random draw of the library comes from, so that a run can be repeated, resumed and compared.
+
+* A training step seeds torch once from (seed, step, rank): resuming needs no saved generator.
+* Validation and test draw noise that is a function of (seed, stage, row of the data set): their figures depend
+  neither on the batch size nor on the number of processes.
+* A test injects the noise it wants with `use`.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+Source = Callable[[tuple[int, ...], Tensor], Tensor]
+"""Gives standard normal noise of the asked shape, in the dtype and on the device of the tensor."""
+
+_MASK = (1 << 64) - 1
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+
+
+def run_seed() -> int:
+    """The seed of this run, as `seed_everything` set it; 0 where nobody did."""
+    return int(os.environ.get("PL_GLOBAL_SEED", 0))
+
+
+def _generator_noise(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    return torch.randn(shape, dtype=like.dtype, device=like.device)
+
+
+_source: Source = _generator_noise
+
+
+def normal(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """Standard normal noise.
+
+    Args:
+        shape: `(samples, batch, dim)` for noise that belongs to the rows of a batch, `(samples, dim)` for noise
+            that all rows share.
+        like: gives dtype and device.
+    """
+    return _source(shape, like)
+
+
+@contextmanager
+def use(source: Source) -> Iterator[None]:
+    """Within the block all noise comes from `source`."""
+    global _source
+    previous, _source = _source, source
+    try:
+        yield
+    finally:
+        _source = previous
+
+
+def _signed(bits: int) -> int:
+    """64 bits as torch's int64 holds them."""
+    bits &= _MASK
+    return bits - (1 << 64) if bits >> 63 else bits
+
+
+def _mix(bits: Tensor) -> Tensor:
+    """The finaliser of SplitMix64 (Steele, Lea & Flood 2014): 64 well-mixed bits from 64 bits, elementwise."""
+    bits = (bits ^ ((bits >> 30) & (_MASK >> 30))) * _signed(_FIRST)
+    bits = (bits ^ ((bits >> 27) & (_MASK >> 27))) * _signed(_SECOND)
+    return bits ^ ((bits >> 31) & (_MASK >> 31))
+
+
+def mixed_seed(*parts: int | str) -> int:
+    """One 63-bit seed from several numbers and names; nearby inputs give unrelated seeds."""
+    state = 0
+    for part in parts:
+        part = zlib.crc32(part.encode()) if isinstance(part, str) else part
+        state = ((state ^ part) + _GOLDEN) & _MASK
+        state = ((state ^ (state >> 30)) * _FIRST) & _MASK
+        state = ((state ^ (state >> 27)) * _SECOND) & _MASK
+        state ^= state >> 31
+    return state >> 1
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Makes every draw that follows, on every device, a function of (seed, step, rank)."""
+    torch.manual_seed(mixed_seed(seed, "train", step, rank))
+
+
+def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
+    """Uniform numbers in (0, 1) that are a function of (key, row) alone.
+
+    Args:
+        key: numbers and names that tell this use from others.
+        index: `(batch,)` int64, the rows.
+        count: how many numbers a row gets.
+
+    Returns:
+        `(batch, count)` float64.
+    """
+    rows = _mix((index ^ mixed_seed(*key)) + _signed(_GOLDEN)).unsqueeze(-1)
+    bits = _mix((rows ^ torch.arange(count, device=index.device)) + _signed(_GOLDEN))
+    return (((bits >> 11) & (_MASK >> 11)).double() + 0.5) * 2.0**-53
+
+
+class OfRows:
+    """Noise that is a function of (key, row, how many draws came before): pass it to `use`."""
+
+    def __init__(self, *key: int | str, index: Tensor) -> None:
+        self.key, self.index, self.calls = key, index, 0
+
+    def __call__(self, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        self.calls += 1
+        samples, dim = shape[0], shape[-1]
+        rows = self.index if len(shape) == 3 else self.index.new_full((1,), -1)
+        if len(shape) == 3 and shape[1] != len(rows):
+            raise ValueError(f"noise for {shape[1]} rows was asked for in a batch of {len(rows)} rows")
+        uniform = uniform_of_rows((*self.key, self.calls), rows, samples * dim)
+        draws = torch.special.ndtri(uniform).to(like.dtype)
+        draws = draws.view(len(rows), samples, dim).transpose(0, 1)
+        return draws.reshape(shape)

@@ -1,0 +1,94 @@
+"""The per-sample mathematics of the objectives: tensors in, tensors out, in nats, never averaged.
+
+Shapes are `(samples, batch)` throughout.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+
+
+def density_ratio_loss(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
+    """The critic's logistic loss, -log sigmoid(T(x, z_q)) - log sigmoid(-T(x, z_r)).
+
+    Its minimum over all functions T is T*(x, z) = log q(z|x) - log r(z|x)
+    (Mescheder et al. 2017, equation 3.3 and proposition 1).
+    """
+    return softplus(-on_posterior) + softplus(on_reference)
+
+
+def importance_weighted_bound(log_joint: Tensor, log_q: Tensor) -> Tensor:
+    """log 1/K sum_k p(x, z_k) / q(z_k|x), `(batch,)`: a lower bound of log p(x) in expectation (Burda et al. 2016).
+
+    Args:
+        log_joint: log p(x|z) + log p(z), `(samples, batch)`.
+        log_q: log q(z|x) of the same draws.
+    """
+    return torch.logsumexp(log_joint - log_q, 0) - math.log(len(log_joint))
+
+
+class SharedPass:
+    """One pass through the critic that serves two players.
+
+    The model's loss needs a_i dT_i/dz_i with the critic's weights constant, the critic's loss needs
+    sum_i b_i dT_i/dpsi with z constant, where a_i and b_i are the derivatives of the two losses by T_i. Written
+    plainly that takes two forward and two backward passes. But T_i depends on z_i alone among the z, so one backward
+    pass with the cotangents b_i leaves b_i dT_i/dz_i at the critic's input, and multiplying row i by a_i / b_i gives
+    the model its gradient, while the critic's weights have received theirs.
+
+        crossing = SharedPass()
+        t = critic(x, crossing.enter(z))
+        for_model, for_critic = crossing.leave(t)
+
+    A b_i that is zero, or smaller than 1e-20 |a_i|, is replaced by that floor: far below the rounding error of the
+    critic's gradient. float16 has no room for such cotangents; keep the critic out of float16 autocast
+    (`full_precision_in_half`).
+    """
+
+    def __init__(self) -> None:
+        self.ratio: Tensor | None = None
+
+    def enter(self, z: Tensor) -> Tensor:
+        """z on its way into the critic."""
+        return _Enter.apply(z, self) if z.requires_grad and torch.is_grad_enabled() else z
+
+    def leave(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """T as the model's loss and as the critic's loss see it; the values are the same."""
+        return _Leave.apply(t, self) if t.requires_grad and torch.is_grad_enabled() else (t, t)
+
+
+class _Enter(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z: Tensor, crossing: SharedPass) -> Tensor:  # type: ignore[override]
+        ctx.crossing = crossing
+        return z.view_as(z)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+        ratio, ctx.crossing.ratio = ctx.crossing.ratio, None
+        return gradient * ratio.unsqueeze(-1), None
+
+
+class _Leave(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, t: Tensor, crossing: SharedPass) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        ctx.crossing = crossing
+        return t.view_as(t), t.clone()
+
+    @staticmethod
+    def backward(ctx, model: Tensor, critic: Tensor):  # type: ignore[override]
+        floor = (1e-20 * model.abs()).clamp_min(1e-35)
+        cotangent = torch.where(critic.abs() < floor, floor, critic)
+        ctx.crossing.ratio = model / cotangent
+        return cotangent, None
+
+
+def full_precision_in_half(device_type: str) -> torch.autocast:
+    """A context that turns autocast off where it would compute in float16, and leaves bfloat16 and float32 alone."""
+    half = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
+    dtype = torch.get_autocast_dtype(device_type)
+    return torch.autocast(device_type, dtype, enabled=torch.is_autocast_enabled(device_type) and not half)

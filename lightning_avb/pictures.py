@@ -1,0 +1,139 @@
+"""What to draw: pure functions from a model and data to pictures, `(3 or 1, height, width)` in [0, 1]."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.utils import make_grid, save_image
+
+from .batch import Batch
+from .errors import ConfigurationError
+
+Picture = Tensor
+SMALLEST = 32
+"""Pixels along the shorter side of one tile at least, where there are at most 8 by 8 pixels to see."""
+
+
+def require(model: Any, task: str, *methods: str) -> None:
+    """Checks that a model has what a picture needs.
+
+    Raises:
+        ConfigurationError: it has not.
+    """
+    missing = [method for method in methods if not hasattr(model, method)]
+    if missing:
+        raise ConfigurationError(f"{type(model).__name__} cannot {task}: it has no {' and no '.join(missing)}")
+
+
+def tiles(rows: Tensor, columns: int) -> Picture:
+    """A grid of pictures: rows `(count, *data_shape)`, with a vector drawn as a strip of grey boxes."""
+    rows = rows.detach().float().cpu()
+    if rows.ndim == 2:
+        rows = rows[:, None, None]
+    elif rows.ndim == 3:
+        rows = rows[:, None]
+    if rows.ndim != 4 or rows.shape[1] not in (1, 3):
+        raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
+    magnify = max(1, SMALLEST // max(rows.shape[-2:]))
+    rows = rows.repeat_interleave(magnify, -1).repeat_interleave(magnify, -2)
+    return make_grid(rows.clamp(0, 1), nrow=columns, padding=2, pad_value=0.5)
+
+
+def samples(model: Any, count: int = 64) -> Picture:
+    """Draws of the model: means of p(x|z) for z from the prior."""
+    require(model, "sample", "sample")
+    return tiles(model.sample(count), max(1, round(count**0.5)))
+
+
+def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
+    """Pairs, side by side, eight to a row: x, and the mean of p(x|z) for z from q(z|x)."""
+    require(model, "reconstruct", "encode", "decode")
+    x, y = batch.x[:count], batch.y[:count] if batch.y is not None else None
+    return tiles(torch.stack([x, model.decode(model.encode(x, y))], 1).flatten(0, 1), 16)
+
+
+def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
+    """A line a row, from the code of one datum to the code of another, through the decoder."""
+    require(model, "interpolate", "encode", "decode")
+    count = min(2 * rows, len(batch.x) // 2 * 2)
+    z = model.encode(batch.x[:count], batch.y[:count] if batch.y is not None else None)
+    start, end = z[0::2, None], z[1::2, None]
+    share = torch.linspace(0, 1, steps, device=z.device).view(1, -1, 1)
+    return tiles(model.decode(start + share * (end - start)).flatten(0, 1), steps)
+
+
+def traversal(model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0) -> Picture:
+    """A latent dimension a row, from -limit to limit, the others 0."""
+    require(model, "traverse", "decode")
+    latent = model.latent_dim
+    if dimensions is not None and not 1 <= dimensions <= latent:
+        raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the model's latent_dim of {latent}")
+    rows = torch.eye(latent, device=model.device)[: dimensions or latent]
+    z = rows[:, None] * torch.linspace(-limit, limit, steps, device=model.device).view(1, -1, 1)
+    with torch.no_grad():
+        return tiles(model.decode(z).flatten(0, 1), steps)
+
+
+def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
+    """Draws of q(z|x) for the rows of a batch, coloured by label, in a two-dimensional latent space."""
+    require(model, "show its latent plane", "encode")
+    z = torch.cat([model.encode(batch.x, batch.y) for _ in range(draws)]).float().cpu()
+    label = torch.zeros(len(batch.x)) if batch.y is None else batch.y.cpu()
+
+    def draw(axes: Any) -> None:
+        axes.scatter(z[:, 0], z[:, 1], c=label.repeat(draws), s=3, cmap="tab10", linewidths=0)
+        axes.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+
+    return figure(draw, (5, 5))
+
+
+def curves(metrics: Path) -> Picture | None:
+    """The columns of a CSV logger's `metrics.csv` against the step, a panel a quantity; None if there are none."""
+    series: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    with metrics.open() as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                stage, _, quantity = name.partition("/")
+                if quantity and value:
+                    steps, values = series.setdefault(quantity, {}).setdefault(stage, ([], []))
+                    steps.append(float(row["step"]))
+                    values.append(float(value))
+    if not series:
+        return None
+
+    def draw(panels: Any) -> None:
+        for axes, (quantity, stages) in zip(panels, sorted(series.items()), strict=True):
+            for stage, (steps, values) in stages.items():
+                axes.plot(steps, values, label=stage, marker="." if len(steps) < 3 else None)
+            axes.set(title=quantity.replace("_", " "), xlabel="step")
+            axes.legend()
+
+    return figure(draw, (4 * len(series), 3), len(series))
+
+
+def figure(draw: Callable[[Any], None], size: tuple[float, float], panels: int | None = None) -> Picture:
+    """What `draw` makes of matplotlib axes (`panels` of them in a row), as a picture."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    drawing = Figure(size, layout="constrained")
+    FigureCanvasAgg(drawing)
+    draw(drawing.subplots() if panels is None else drawing.subplots(1, panels, squeeze=False)[0])
+    buffer = io.BytesIO()
+    drawing.savefig(buffer, format="png", dpi=100)
+    pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)
+    height, width = Image.open(buffer).size[::-1]
+    return pixels.view(height, width, 3).permute(2, 0, 1).float() / 255
+
+
+def write(picture: Picture, path: Path) -> None:
+    """Writes a PNG, making its folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_image(picture, path)

@@ -1,0 +1,86 @@
+"""Recipes: how a part of a model is made, as plain values that a YAML file and a checkpoint can hold.
+
+A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three spellings of the same
+thing. `plain` writes the last, `recipe` reads any of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .errors import ConfigurationError
+
+
+def class_path(target: Any) -> str:
+    """The dotted path under which `target` can be imported again."""
+    return f"{target.__module__}.{target.__qualname__}"
+
+
+def locate(path: str) -> Any:
+    """The object at a dotted path.
+
+    Raises:
+        ConfigurationError: nothing is there.
+    """
+    module, _, name = path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ConfigurationError(f"class_path: there is no {path!r}") from error
+
+
+def plain(value: Any, name: str = "value") -> Any:
+    """Hyper-parameters as None, numbers, strings, lists and dicts.
+
+    Raises:
+        ConfigurationError: `value` cannot be written down (a lambda, a tensor, an object).
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+        return {"class_path": class_path(type(value)), "init_args": plain(fields, name)}
+    if isinstance(value, partial):
+        # partial(Class, ...), or the command line's partial(instantiator, ..., Class, ...)
+        classes = [target for target in (value.func, *value.args) if isinstance(target, type)]
+        if len(classes) == 1:
+            return {"class_path": class_path(classes[0]), "init_args": plain(value.keywords, name)}
+    if isinstance(value, type) and "<locals>" not in value.__qualname__:
+        return {"class_path": class_path(value), "init_args": {}}
+    raise ConfigurationError(
+        f"{name}: {value!r} cannot be stored in a checkpoint; give a class or functools.partial(Class, option=...)"
+    )
+
+
+def recipe(value: Any) -> Any:
+    """The inverse of `plain`: class paths become callables (dataclasses: values), everything else stays itself.
+
+    Raises:
+        ConfigurationError: a class path that leads to no part of a model.
+    """
+    if isinstance(value, list):
+        return [recipe(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if "class_path" not in value:
+        return {key: recipe(item) for key, item in value.items()}
+    target = locate(value["class_path"])
+    arguments = {key: recipe(item) for key, item in (value.get("init_args") or {}).items()}
+    if dataclasses.is_dataclass(target):
+        return target(**arguments)
+    # Nothing else may be called on a checkpoint's word.
+    if not (isinstance(target, type) and issubclass(target, (nn.Module, Optimizer, LRScheduler))):
+        raise ConfigurationError(f"class_path: {value['class_path']!r} is no module, optimizer or scheduler")
+    return partial(target, **arguments)
