@@ -42,8 +42,9 @@ class MNIST(TensorDataModule):
                 self.source(self.root, train=train, download=True)
         except (RuntimeError, OSError) as error:
             name = self.source.__name__
+            reason = str(error).strip().splitlines()[0]
             raise ConfigurationError(
-                f"data.root: no {name} files in {str(Path(self.root, name, 'raw'))!r}, and downloading them failed ({error})"
+                f"data.root: no {name} files in {str(Path(self.root, name, 'raw'))!r}, and no download: {reason}"
             ) from error
 
     def load(self) -> dict[str, Split]:

@@ -71,6 +71,11 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         self.batch_size, self.eval_batch_size, self.binarize = batch_size, eval_batch_size, binarize
         self._splits: dict[str, Split] | None = None
 
+    def setup(self, stage: str) -> None:
+        """Loads the data, and checks that there is enough of it before anything else happens."""
+        if stage == "fit":
+            TrainLoader(self)
+
     @abc.abstractmethod
     def load(self) -> dict[str, Split]:
         """The splits `train`, `val` and `test`."""
@@ -92,7 +97,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         drawn = torch.empty_like(x, dtype=torch.uint8)
         for rows in index.split(1000):
             uniform = noise.uniform_of_rows(("static", stage), rows, x[0].numel()).view(x[rows].shape)
-            drawn[rows] = uniform < x[rows] / self.white
+            drawn[rows] = (uniform < x[rows] / self.white).to(torch.uint8)
         return drawn
 
     def batch(self, stage: str, index: Tensor, uniform: Tensor | None) -> Batch:
@@ -157,7 +162,9 @@ class TrainLoader:
         epoch, done = self._position()
         data, seed, size = self.data, noise.run_seed(), self.data.batch_size
         x = data.split("train").x
-        order = torch.randperm(self.rows, generator=torch.Generator().manual_seed(noise.mixed_seed(seed, "order", epoch)))
+        order = torch.randperm(
+            self.rows, generator=torch.Generator().manual_seed(noise.mixed_seed(seed, "order", epoch))
+        )
         parts = order[: self.batches * self.processes * size].view(self.batches, self.processes, size)
         mine = parts[:, self.rank].to(x.device)
         generator = torch.Generator(x.device)

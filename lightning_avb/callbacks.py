@@ -105,12 +105,12 @@ class ExactLikelihood(pl.Callback):
         self.limit, self.cells = limit, cells
 
     def _log(self, stage: str, pl_module: Any, batch: Any) -> None:
-        batch = Batch(*batch)
+        x, copies = Batch(*batch).x.unique(dim=0, return_counts=True)
         grid = Quadrature.grid(pl_module.latent_dim, self.limit, self.cells, pl_module.device)
-        value = log_likelihood(pl_module.decoder, pl_module.prior, batch.x, grid)
-        pl_module.log(
-            f"{stage}/log_likelihood", value.mean(), prog_bar=True, on_epoch=True, batch_size=len(value), sync_dist=True
-        )
+        value = log_likelihood(pl_module.decoder, pl_module.prior, x, grid)
+        mean = (value * copies).sum() / copies.sum()
+        name = f"{stage}/log_likelihood"
+        pl_module.log(name, mean, prog_bar=True, on_epoch=True, batch_size=int(copies.sum()), sync_dist=True)
 
     def on_validation_batch_end(
         self,

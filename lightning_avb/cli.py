@@ -38,47 +38,60 @@ class Parser(LightningArgumentParser):
 
 def explain(message: str, parser: Any) -> str:
     """The parser's message in one line: the key, what was given, what was expected, the nearest valid name."""
-    unknown = re.search(r"unrecognized arguments: (.*)", message)
+    unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown:
-        option = unknown[1].split()[0].split("=")[0]
+        option = unknown[1].split("=")[0]
         options = [name for action in parser._actions for name in action.option_strings]
         return f"{option.lstrip('-')}: no such key{_nearest(option, options)}"
-    keys = re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message)
-    key = ".".join(dict.fromkeys(keys))
-    classes = re.findall(r"class_path '([\w.]+)'", message) + re.findall(r"class_path='([\w.]+)'", message)
+    keys = [key for key in re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message) if key != "config"]
+    key = _full_key(".".join(dict.fromkeys(keys)))
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
     if option:
-        names: list[str] = []
-        for path in reversed(classes):
-            try:
-                names = list(inspect.signature(locate(path)).parameters)
-            except (ConfigurationError, ValueError):
-                continue
-            break
-        where = f" of {classes[-1]}" if classes else ""
-        dotted = ".".join(dict.fromkeys([key, option[1]] if key else [option[1]]))
-        return f"{dotted}: no such option{where}{_nearest(option[1].split('.')[-1], names)}"
+        name = option[1].rpartition(".")[2]
+        where = _full_key(option[1]) if not key or key.endswith(option[1]) else f"{key}.{option[1]}"
+        return f"{where}: no such option here{_nearest(name, sorted(_vocabulary()))}"
     missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if missing:
         names = list(getattr(sys.modules.get(missing[1]), "__all__", []))
         return f"{key}: there is no {missing[1]}.{missing[2]}{_nearest(missing[2], names)}"
     path = re.search(r"Expected a dot import path string: (\S+)", message)
     if path:
-        import datamodules
-        import lightning_avb
-
-        names = [*lightning_avb.__all__, *datamodules.__all__]
-        return f"{key}: there is no class {path[1]!r}{_nearest(path[1], names)}"
-    expected = re.search(r"Expected an? (?:<class ')?([^.'\n]+)'?>?.*?Got value: (.+)", message)
-    if expected:
-        return f"{key}: expected {expected[1]}, got {expected[2]}"
-    lines = [line.strip(" -") for line in message.splitlines() if line.strip()]
-    sentences = [line for line in lines if not re.match(r"(Subtypes|Errors|Given value|Does not validate)", line)]
+        return f"{key}: there is no class {path[1]!r}{_nearest(path[1], [cls.__name__ for cls in _parts()])}"
+    value = re.search(r"(?:Got value|Given value): (.+)", message)
+    expected = re.findall(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value.*)?$", message, re.M)
+    kinds = [kind.removeprefix("typing.Literal") for kind in expected if kind != "NoneType"]
+    if value and kinds:
+        return f"{key}: expected {' or '.join(dict.fromkeys(kinds))}, got {value[1]}"
+    noise_lines = (
+        r"(Subtypes|Errors|Given value|Does not validate|- Expected a <class 'NoneType'>|Problem with given class)"
+    )
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    sentences = [line.removeprefix("- ") for line in lines if not re.match(noise_lines, line)]
     return " ".join(dict.fromkeys(sentences)) or message
 
 
+def _parts() -> list[type]:
+    """The classes that a configuration usually names."""
+    import datamodules
+    import lightning_avb
+
+    modules = (lightning_avb, datamodules, torch.optim)
+    exported = [getattr(module, name) for module in modules for name in module.__all__]
+    return [part for part in exported if isinstance(part, type)]
+
+
+def _vocabulary() -> set[str]:
+    return {name for part in _parts() for name in inspect.signature(part).parameters}
+
+
+def _full_key(key: str) -> str:
+    """The key as the user typed it, where the command line has one that ends like it."""
+    typed = [argument.lstrip("-").split("=")[0] for argument in sys.argv if argument.startswith("--")]
+    return next((option for option in typed if option.endswith(f".{key}")), key)
+
+
 def _nearest(name: str, names: list[str]) -> str:
-    near = difflib.get_close_matches(name, names, 1, 0.5)
+    near = difflib.get_close_matches(name, [other for other in names if other != name], 1, 0.5)
     return f"; did you mean {near[0].lstrip('-')}?" if near else ""
 
 
@@ -115,7 +128,9 @@ class SaveConfig(SaveConfigCallback):
             number += 1
         path.write_text(text)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """Keeps the run's name at W&B, so that a resumed run goes on under it."""
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
@@ -171,6 +186,12 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
+        if config.trainer.gradient_clip_val is not None:
+            raise ConfigurationError(
+                "trainer.gradient_clip_val: every player has its own; set model.players.*.clip_norm"
+            )
+        if config.trainer.accumulate_grad_batches != 1:
+            raise ConfigurationError("trainer.accumulate_grad_batches: set model.accumulate, which splits a batch")
         torch.set_float32_matmul_precision(config.matmul_precision)
         logger = config.trainer.logger
         arguments = getattr(logger, "init_args", None)
@@ -186,6 +207,12 @@ class CLI(LightningCLI):
             path = Path(str(files[0].relative if hasattr(files[0], "relative") else files[0]))
             return str(Path(path.parent.name, path.stem))
         return "/".join(part.class_path.rpartition(".")[2].lower() for part in (config.data, config.model))
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ConfigurationError(explain(str(error), self.parser)) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -280,7 +307,9 @@ def interpolate(
         seed: another seed, other draws of the posterior.
         root: folder of the data, where it is not the one of the training.
     """
-    _draw(lambda model: pictures.interpolations(model, load_data(ckpt_path, root), rows, steps), ckpt_path, output, seed)
+    _draw(
+        lambda model: pictures.interpolations(model, load_data(ckpt_path, root), rows, steps), ckpt_path, output, seed
+    )
 
 
 def traverse(ckpt_path: str, output: str, dimensions: int | None = None, steps: int = 11, limit: float = 3.0) -> None:

@@ -192,9 +192,7 @@ class BoundedNoiseEncoder(Encoder):
         first, *rest = noise_hidden
         self.network = MLP(data_shape, (2 * latent_dim + first,), hidden, activation)
         self.noise = nn.Linear(self.noise_dim, first, bias=False)
-        self.correction = nn.Sequential(
-            activation_function(activation), MLP((first,), (latent_dim,), rest, activation)
-        )
+        self.correction = nn.Sequential(activation_function(activation), MLP((first,), (latent_dim,), rest, activation))
         last = self.correction[-1].layers[-1]
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
@@ -237,9 +235,7 @@ class GaussianDecoder(Decoder):
         scale: the standard deviation, in the units of x; None: one number learned for all dimensions.
     """
 
-    def __init__(
-        self, data_shape: Shape, latent_dim: int, network: Network = MLP, scale: float | None = None
-    ) -> None:
+    def __init__(self, data_shape: Shape, latent_dim: int, network: Network = MLP, scale: float | None = None) -> None:
         super().__init__()
         if scale is not None and not scale > 0:
             raise ConfigurationError(f"scale: {scale} is not a positive standard deviation")

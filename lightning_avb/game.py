@@ -177,20 +177,23 @@ class Game(pl.LightningModule, abc.ABC):
         self.build(self.data_shape)
 
     def configure_model(self) -> None:
-        datamodule = getattr(self.trainer, "datamodule", None)
-        shape = getattr(datamodule, "data_shape", None)
+        shape = getattr(getattr(self._trainer, "datamodule", None), "data_shape", None)
         if self.data_shape is None and shape is None:
-            raise ConfigurationError("data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)")
+            raise ConfigurationError(
+                "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"
+            )
         self._build_for(shape)
         if shape is not None and tuple(shape) != self.data_shape:
-            raise ConfigurationError(f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(shape)}")
+            raise ConfigurationError(
+                f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(shape)}"
+            )
 
     def _parameters_of(self, player: str) -> list[nn.Parameter]:
         return [p for module in self.cast()[player] for p in module.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer a player, in the order of `players`, and the schedulers of those that have one."""
-        optimizers = [player.optimizer(self._parameters_of(name)) for name, player in self.players.items()]
+        optimizers = [self._optimizer(*named) for named in self.players.items()]
         self._options = {
             name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for name, optimizer in zip(self.players, optimizers, strict=True)
@@ -199,13 +202,24 @@ class Game(pl.LightningModule, abc.ABC):
         self._moves: dict[tuple[str, ...], _Moves] = {}
         return optimizers, [scheduler for scheduler in schedulers if scheduler is not None]
 
+    def _optimizer(self, name: str, player: Player) -> Optimizer:
+        try:
+            return player.optimizer(self._parameters_of(name))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"players.{name}.optimizer: {error}") from error
+
     def _scheduler(self, named: tuple[str, Player], optimizer: Optimizer) -> LRScheduler | None:
         name, player = named
-        if player.scheduler is None:
+        if player.scheduler is None or player.steps == 0:
             return None
-        scheduler = player.scheduler(optimizer)
+        try:
+            scheduler = player.scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"players.{name}.scheduler: {error}") from error
         if isinstance(scheduler, ReduceLROnPlateau):
-            raise ConfigurationError(f"players.{name}.scheduler: ReduceLROnPlateau needs a metric; schedules here count steps")
+            raise ConfigurationError(
+                f"players.{name}.scheduler: ReduceLROnPlateau needs a metric; schedules here count steps"
+            )
         if isinstance(scheduler, Cosine) and scheduler.total is None:
             total = self.trainer.estimated_stepping_batches
             scheduler.total = None if math.isinf(total) else int(total)
@@ -221,7 +235,9 @@ class Game(pl.LightningModule, abc.ABC):
         expected, given = self.state_dict(), checkpoint["state_dict"]
         for key in given:
             if key in expected and expected[key].shape != given[key].shape:
-                changed = "; ".join(f"{key}: {ours!r}, in the checkpoint {theirs!r}" for key, theirs, ours in differences)
+                changed = "; ".join(
+                    f"{key}: {ours!r}, in the checkpoint {theirs!r}" for key, theirs, ours in differences
+                )
                 raise ConfigurationError(
                     f"{changed or key}: the checkpoint's weights do not fit "
                     f"({key} has shape {tuple(given[key].shape)}, the model's has {tuple(expected[key].shape)})"
@@ -366,7 +382,9 @@ class Game(pl.LightningModule, abc.ABC):
 
     def _noise_of_rows(self, stage: str, batch: Batch) -> Any:
         if batch.index is None:
-            raise ConfigurationError("a batch without the index of its rows cannot be evaluated; see lightning_avb.batch.Batch")
+            raise ConfigurationError(
+                "a batch without the index of its rows cannot be evaluated; see lightning_avb.batch.Batch"
+            )
         return noise.use(noise.OfRows(noise.run_seed(), stage, index=batch.index))
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
@@ -433,16 +451,18 @@ class _OneUpdate:
     def __init__(self, scaler: torch.amp.GradScaler) -> None:
         self._scaler = scaler
         self._turns: dict[int, _Turn] = {}
+        self._alive: list[_Turn] = []  # the scaler knows them by id, which must not be given out again
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scaler, name)
 
     def unscale_(self, optimizer: Optimizer) -> None:
         turn = self._turns[id(optimizer)] = _Turn(optimizer)
+        self._alive.append(turn)
         self._scaler.unscale_(turn)  # type: ignore[arg-type]
 
     def step(self, optimizer: Optimizer, **kwargs: Any) -> Any:
-        turn = self._turns.pop(id(optimizer), None) or _Turn(optimizer)
+        turn = self._turns.setdefault(id(optimizer), _Turn(optimizer))
         return self._scaler.step(turn, **kwargs)  # type: ignore[arg-type]
 
     def update(self) -> None:

@@ -23,21 +23,27 @@ class Quadrature(NamedTuple):
     log_weight: float
 
     @classmethod
-    def grid(cls, latent_dim: int, limit: float = 7.0, cells: int = 240, device: torch.device | None = None) -> Quadrature:
+    def grid(
+        cls, latent_dim: int, limit: float = 7.0, cells: int = 240, device: torch.device | None = None
+    ) -> Quadrature:
         """`cells` cells along each dimension.
 
         Raises:
             ConfigurationError: more than 2 dimensions, where a grid is hopeless.
         """
         if latent_dim > 2:
-            raise ConfigurationError(f"latent_dim: {latent_dim} dimensions cannot be integrated on a grid; at most 2 can")
+            raise ConfigurationError(
+                f"latent_dim: {latent_dim} dimensions cannot be integrated on a grid; at most 2 can"
+            )
         width = 2 * limit / cells
         line = torch.arange(cells, device=device) * width + width / 2 - limit
         return cls(torch.cartesian_prod(*[line] * latent_dim).view(-1, latent_dim), latent_dim * math.log(width))
 
 
 @torch.no_grad()
-def log_likelihood(decoder: nn.Module, prior: nn.Module, x: Tensor, quadrature: Quadrature, chunk: int = 4096) -> Tensor:
+def log_likelihood(
+    decoder: nn.Module, prior: nn.Module, x: Tensor, quadrature: Quadrature, chunk: int = 4096
+) -> Tensor:
     """log p(x) = log of the integral of p(x|z) p(z) over z, in nats.
 
     Args:

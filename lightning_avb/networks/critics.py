@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Shape
-from .mlp import MLP, Residual, activation_function
+from .mlp import MLP, Residual, activation_function, check_widths
 
 
 class Critic(nn.Module, abc.ABC):
@@ -59,9 +59,12 @@ class ResidualCritic(Critic):
         activation: str = "silu",
     ) -> None:
         super().__init__()
+        check_widths(width=[width])
         self.x_branch = MLP((math.prod(data_shape) + context_dim,), (width,), hidden, activation)
         self.z_branch = nn.Linear(latent_dim, width, bias=False)
-        self.trunk = nn.Sequential(*(Residual(width, activation) for _ in range(blocks)), activation_function(activation))
+        self.trunk = nn.Sequential(
+            *(Residual(width, activation) for _ in range(blocks)), activation_function(activation)
+        )
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
@@ -91,6 +94,7 @@ class InnerProductCritic(Critic):
         activation: str = "silu",
     ) -> None:
         super().__init__()
+        check_widths(width=[width])
         self.x_branch = MLP((math.prod(data_shape) + context_dim,), (width + 1,), hidden, activation)
         self.z_branch = MLP((latent_dim,), (width + 1,), hidden, activation)
 

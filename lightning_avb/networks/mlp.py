@@ -34,6 +34,13 @@ def activation_function(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
+def check_widths(**widths: Sequence[int]) -> None:
+    """Raises ConfigurationError if a layer would have no units; the message names the argument."""
+    for name, sizes in widths.items():
+        if any(size < 1 for size in sizes):
+            raise ConfigurationError(f"{name}: {list(sizes)} has a layer without units")
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them.
 
@@ -47,6 +54,7 @@ class MLP(nn.Module):
         self, in_shape: Shape, out_shape: Shape, hidden: Sequence[int] = (64, 64), activation: str = "silu"
     ) -> None:
         super().__init__()
+        check_widths(hidden=hidden, out_shape=out_shape)
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         layers: list[nn.Module] = []
         width = math.prod(self.in_shape)

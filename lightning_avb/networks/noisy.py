@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .. import noise
 from ..batch import Shape
 from ..errors import ConfigurationError
-from .mlp import activation_function
+from .mlp import activation_function, check_widths
 
 
 class NoisyMLP(nn.Module):
@@ -37,6 +37,7 @@ class NoisyMLP(nn.Module):
         activation: str = "silu",
     ) -> None:
         super().__init__()
+        check_widths(hidden=hidden)
         if not hidden:
             raise ConfigurationError("hidden: a network with noise needs at least one hidden layer")
         if noise_dim < 1:
@@ -74,6 +75,7 @@ class NoiseBasis(nn.Module):
 
     def __init__(self, count: int, noise_dim: int, out_dim: int, hidden: Sequence[int] = (128, 128, 128)) -> None:
         super().__init__()
+        check_widths(basis=[count], noise_dim=[noise_dim], basis_hidden=hidden)
         widths = [noise_dim, *hidden, out_dim]
         self.count, self.noise_dim = count, noise_dim
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()

@@ -1,0 +1,32 @@
+# make demo   train on the four points of the AVB paper and show the result
+# make test   the tests; make test-slow: the long ones too
+# make lint   ruff and mypy
+
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test test-slow lint clean
+
+demo: $(BIN)/.ready
+	$(BIN)/python benchmarks/four_points.py demo
+
+test: $(BIN)/.ready
+	$(BIN)/python -m pytest
+
+test-slow: $(BIN)/.ready
+	$(BIN)/python -m pytest -m ""
+
+lint: $(BIN)/.ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The environment, made anew when the dependencies change.
+$(BIN)/.ready: setup.cfg
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable ".[test,lint]"
+	touch $@
+
+clean:
+	rm -rf .venv runs

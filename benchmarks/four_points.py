@@ -1,0 +1,187 @@
+"""The AVB paper's four points: VAE, AVB and AVB with adaptive contrast, judged by the exact log p(x).
+
+    python benchmarks/four_points.py demo                 # a VAE and AVB + AC, once: what `make demo` runs
+    python benchmarks/four_points.py table --seeds 5      # mean and standard error over seeds
+    python benchmarks/four_points.py critic               # critic steps 0, 1, 2, 5 against the entropy of q(z|x)
+
+Every run goes through the command line of the library. log p(x) is the quadrature of `lightning_avb.evaluation`;
+the best possible value is -log 4 = -1.386.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from lightning_avb import cli, pictures
+from lightning_avb.evaluation import Quadrature, log_likelihood
+
+CONFIGS = Path(__file__).parent.parent / "configs" / "four_points"
+PAPER = {"vae": -1.568, "avb": -1.403, "avb_ac": None}
+NAMES = {"vae": "VAE", "avb": "AVB", "avb_ac": "AVB + AC"}
+
+
+class Run(NamedTuple):
+    """A finished run: its folder, its model, the exact log p(x) of the end and of the way, and what it took."""
+
+    folder: Path
+    model: Any
+    log_likelihood: float
+    curve: list[tuple[int, float]]
+    seconds: float
+
+    def seconds_to(self, target: float) -> float:
+        """Training time until log p(x) first reached the target at a validation; nan: never."""
+        steps = self.curve[-1][0]
+        return next((self.seconds * step / steps for step, value in self.curve if value >= target), math.nan)
+
+
+def fit(name: str, seed: int, *options: str) -> Run:
+    """Trains `configs/four_points/NAME.yaml` as a user would."""
+    before = set(Path("runs").glob("four_points/*/version_*"))
+    sys.argv = [
+        "lightning-avb",
+        "fit",
+        "--config",
+        str(CONFIGS / f"{name}.yaml"),
+        f"--seed_everything={seed}",
+        *options,
+    ]
+    start = time.perf_counter()
+    cli.main()
+    seconds = time.perf_counter() - start
+    (folder,) = set(Path("runs").glob("four_points/*/version_*")) - before
+    with (folder / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row.get("val/log_likelihood")]
+    curve = [(int(row["step"]) + 1, float(row["val/log_likelihood"])) for row in rows]
+    model = cli.load(folder / "checkpoints" / "last.ckpt")
+    exact = log_likelihood(model.decoder, model.prior, torch.eye(4), Quadrature.grid(2)).mean().item()
+    return Run(folder, model, exact, curve, seconds)
+
+
+@torch.no_grad()
+def entropy(model: Any, draws: int = 4000, neighbour: int = 8) -> float:
+    """Entropy of q(z|x) in nats, the mean over the four points (Kozachenko & Leonenko's nearest-neighbour estimate)."""
+    total = 0.0
+    for x in torch.eye(4):
+        z = model.encoder(x[None]).rsample((draws,))[:, 0]
+        distance = torch.cdist(z, z).kthvalue(neighbour + 1, dim=1).values.clamp_min(1e-12)
+        digamma = torch.digamma(torch.tensor(float(draws))) - torch.digamma(torch.tensor(float(neighbour)))
+        total += (2 * distance.log().mean() + digamma + math.log(math.pi)).item()
+    return total / 4
+
+
+def draw_planes(runs: dict[str, Run], path: Path) -> None:
+    """Draws of q(z|x), a colour a data point, a panel a model."""
+    from lightning_avb.batch import Batch
+
+    points = Batch(torch.eye(4), torch.arange(4))
+
+    def draw(panels: Any) -> None:
+        for axes, (name, run) in zip(panels, runs.items(), strict=True):
+            z = torch.stack([run.model.encode(points.x) for _ in range(2000)])
+            for point in range(4):
+                axes.scatter(*z[:, point].T, s=2, linewidths=0)
+            axes.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+            axes.set_title(f"{NAMES[name]}: log p(x) = {run.log_likelihood:.3f}")
+
+    pictures.write(pictures.figure(draw, (4.5 * len(runs), 4.6), len(runs)), path)
+
+
+def draw_curves(runs: dict[str, Run], path: Path) -> None:
+    """log p(x) against the seconds of training."""
+
+    def draw(axes: Any) -> None:
+        for name, run in runs.items():
+            steps, values = zip(*run.curve, strict=True)
+            axes.plot([run.seconds * step / steps[-1] for step in steps], values, label=NAMES[name])
+        for value, label in ((-math.log(4), "best possible"), (-1.403, "paper, AVB"), (-1.568, "paper, VAE")):
+            axes.axhline(value, color="grey", linewidth=0.7, linestyle=":")
+            axes.annotate(label, (0, value), color="grey", fontsize=8, va="bottom")
+        axes.set(xlabel="seconds", ylabel="log p(x), exact", ylim=(-1.9, -1.35))
+        axes.legend(loc="lower right")
+
+    pictures.write(pictures.figure(draw, (6, 4)), path)
+
+
+def demo(seed: int) -> None:
+    """A VAE beside AVB with adaptive contrast."""
+    start = time.perf_counter()
+    runs = {name: fit(name, seed, "--trainer.enable_model_summary=false") for name in ("vae", "avb_ac")}
+    planes, curves = Path("runs/four_points/latent_codes.png"), Path("runs/four_points/curves.png")
+    draw_planes(runs, planes)
+    draw_curves(runs, curves)
+    print("\nFour points, exact log p(x) by quadrature (best possible: -log 4 = -1.386)\n")
+    print(f"{'':10s}{'here':>10s}{'the paper':>12s}")
+    print(f"{'VAE':10s}{runs['vae'].log_likelihood:10.3f}{-1.568:12.3f}")
+    print(f"{'AVB + AC':10s}{runs['avb_ac'].log_likelihood:10.3f}{-1.403:12.3f}   (the paper's is AVB)")
+    print(f"\n{time.perf_counter() - start:.0f} s. Pictures:")
+    print(f"  {planes}   the latent code, coloured by data point")
+    print(f"  {curves}         log p(x) against time")
+
+
+def mean_and_error(values: list[float]) -> str:
+    """Mean and standard error."""
+    tensor = torch.tensor(values, dtype=torch.float64)
+    return f"{tensor.mean():.4f} +- {tensor.std() / len(values) ** 0.5:.4f}"
+
+
+def table(seeds: int) -> None:
+    """Mean and standard error over seeds, and the time to the paper's figure."""
+    print(
+        "| model | log p(x) | best | worst | seconds a run | seconds to -1.403 |\n|---|---|---|---|---|---|", flush=True
+    )
+    for name, label in NAMES.items():
+        runs = [fit(name, seed, "--trainer.enable_progress_bar=false") for seed in range(seeds)]
+        values = [run.log_likelihood for run in runs]
+        reached = [t for run in runs if not math.isnan(t := run.seconds_to(-1.403))]
+        when = f"{sum(reached) / len(reached):.0f} ({len(reached)} of {seeds})" if reached else "never"
+        seconds = sum(run.seconds for run in runs) / seeds
+        row = f"| {label} | {mean_and_error(values)} | {max(values):.4f} | {min(values):.4f} | {seconds:.0f} | {when} |"
+        print(row, flush=True)
+
+
+def critic(seed: int) -> None:
+    """What the number of critic steps does to the entropy of q(z|x)."""
+    print(
+        "| contrast | critic steps | entropy of q | log p(x) | critic's ELBO estimate |\n|---|---|---|---|---|",
+        flush=True,
+    )
+    for name in ("avb", "avb_ac"):
+        for steps in (0, 1, 2, 5):
+            options = (f"--model.players.critic.steps={steps}", "--trainer.max_steps=2000")
+            run = fit(name, seed, *options, "--trainer.enable_progress_bar=false")
+            elbo = estimate(run.folder)
+            print(
+                f"| {NAMES[name]} | {steps} | {entropy(run.model):.3f} | {run.log_likelihood:.4f} | {elbo:.3f} |",
+                flush=True,
+            )
+
+
+def estimate(folder: Path) -> float:
+    """The last validation's ELBO estimate."""
+    with (folder / "metrics.csv").open() as file:
+        return [float(row["val/elbo_estimate"]) for row in csv.DictReader(file) if row.get("val/elbo_estimate")][-1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", choices=["demo", "table", "critic"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    if options.task == "table":
+        table(options.seeds)
+    else:
+        {"demo": demo, "critic": critic}[options.task](options.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Small models and trainers that the engine's tests share, and a script that fits them on their own.
+
+    python tests/games.py MODEL[,MODEL...] FOLDER [--devices 2] [--steps 10] [--ckpt CKPT] [--kill STEP] [--inject]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+
+import lightning_avb as avb
+from datamodules import Digits
+from lightning_avb import noise
+from lightning_avb.models.avb import AVBPlayers
+from lightning_avb.models.vae import VAEPlayers
+
+ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
+SMALL = partial(avb.MLP, hidden=(8,))
+
+
+def vae(**options: Any) -> avb.VAE:
+    options = {"players": VAEPlayers(avb.Player(ADAM, avb.Cosine)), **options}
+    return avb.VAE(2, partial(avb.GaussianEncoder, network=SMALL), partial(avb.BernoulliDecoder, network=SMALL), **options)
+
+
+def adversarial(contrast: Any, steps: int = 2, **options: Any) -> avb.AVB:
+    players = AVBPlayers(avb.Player(ADAM, avb.Cosine), avb.Player(ADAM, avb.Cosine, steps=steps))
+    return avb.AVB(
+        2,
+        partial(avb.BoundedNoiseEncoder, hidden=(8,), noise_hidden=(8, 8), extra_noise=2),
+        partial(avb.BernoulliDecoder, network=SMALL),
+        partial(avb.ResidualCritic, width=8, blocks=1),
+        contrast,
+        **{"players": players, **options},
+    )
+
+
+MODELS = {
+    "vae": vae,
+    "avb": partial(adversarial, avb.PriorContrast),
+    "avb_ac": partial(adversarial, partial(avb.GaussianContrast, draws=4)),
+}
+
+
+def trainer(folder: Path, **options: Any) -> pl.Trainer:
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    return pl.Trainer(**{"accelerator": "cpu", "devices": 1, "default_root_dir": folder, **quiet, **options})
+
+
+class Kill(pl.Callback):
+    """Ends the process as a crash would."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Dump(pl.Callback):
+    """Writes every process's first gradients, final weights and optimizer states."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+        self.gradients: list[list[torch.Tensor]] = []
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: Any, optimizer: Any) -> None:
+        if len(self.gradients) < len(trainer.optimizers):
+            self.gradients.append([p.grad.clone() for group in optimizer.param_groups for p in group["params"]])
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        states = [optimizer.state_dict() for optimizer in trainer.optimizers]
+        end = {"model": pl_module.state_dict(), "optimizers": states, "gradients": self.gradients}
+        torch.save(end, self.folder / f"{self.name}_{trainer.global_rank}.pt")
+
+
+class JoinedNoise:
+    """The same table of noise for the joined batch, of which every process takes its rows."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows, self.calls = rows, 0
+
+    def __call__(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
+        samples, batch, dim = shape
+        self.calls += 1
+        generator = torch.Generator().manual_seed(self.calls)
+        table = torch.randn((samples, self.rows, dim), generator=generator, dtype=like.dtype)
+        rank = int(os.environ.get("LOCAL_RANK", 0)) if batch < self.rows else 0
+        return table[:, rank * batch : (rank + 1) * batch]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("models")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--devices", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--ckpt")
+    parser.add_argument("--kill", type=int)
+    parser.add_argument("--inject", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    for name in options.models.split(","):
+        pl.seed_everything(3)
+        save = ModelCheckpoint(options.folder, save_last=True, every_n_train_steps=7, save_on_train_epoch_end=False)
+        callbacks: list[Any] = [Dump(options.folder, name), *([] if options.inject else [save])]
+        if options.kill:
+            callbacks.append(Kill(options.kill))
+        fit = trainer(
+            options.folder,
+            max_steps=options.steps,
+            devices=options.devices,
+            strategy="ddp" if options.devices > 1 else "auto",
+            precision="64-true" if options.inject else "32-true",
+            num_sanity_val_steps=0,
+            limit_val_batches=0,
+            enable_checkpointing=not options.inject,
+            callbacks=callbacks,
+        )
+        data = Digits(64 // options.devices, binarize="static" if options.inject else "dynamic")
+        with noise.use(JoinedNoise(64)) if options.inject else nullcontext():
+            fit.fit(MODELS[name](), data, ckpt_path=options.ckpt)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""The engine: what it counts, whom it moves, what it clips, accumulates, scales and stops."""
+
+from __future__ import annotations
+
+import copy
+import csv
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from games import ADAM, MODELS, adversarial, trainer, vae
+from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from pytorch_lightning.plugins.precision import MixedPrecision
+
+import lightning_avb as avb
+from datamodules import Digits, FourPoints
+from lightning_avb import noise
+from lightning_avb.errors import ConfigurationError, NonFiniteLoss
+from lightning_avb.models.avb import AVBPlayers
+from lightning_avb.models.vae import VAEPlayers
+
+DATA = partial(FourPoints, batch_size=16, copies=100)  # 25 batches an epoch
+
+
+class Watch(pl.Callback):
+    """Counts batches and keeps the gradients of every optimizer step, after clipping."""
+
+    def __init__(self) -> None:
+        self.batches, self.steps = 0, []
+
+    def on_train_batch_end(self, *_) -> None:
+        self.batches += 1
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.steps.append((trainer.optimizers.index(optimizer), [p.grad.clone() for p in parameters]))
+
+
+@pytest.mark.parametrize("critic_steps", [1, 5])
+def test_a_batch_is_a_global_step(tmp_path, critic_steps):
+    watch, logger = Watch(), CSVLogger(tmp_path)
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=50, save_top_k=-1)
+    run = trainer(tmp_path, max_steps=100, callbacks=[watch, save], logger=logger, log_every_n_steps=10)
+    run.fit(adversarial(avb.PriorContrast, critic_steps), DATA())
+    assert run.global_step == watch.batches == 100
+    assert len(watch.steps) == 100 * (1 + critic_steps)
+    assert [c.scheduler.last_epoch for c in run.lr_scheduler_configs] == [100, 100]
+    assert run.optimizers[0].param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+    assert {path.name for path in tmp_path.glob("*.ckpt")} == {"epoch=1-step=50.ckpt", "epoch=3-step=100.ckpt"}
+    assert torch.load(tmp_path / "epoch=3-step=100.ckpt", weights_only=True)["global_step"] == 100
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        assert int(list(csv.DictReader(file))[-1]["step"]) in (99, 100)
+
+
+def test_extra_critic_steps_move_the_critic_alone(tmp_path):
+    model = adversarial(avb.PriorContrast, 3)
+    watch = Watch()
+    trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(model, DATA())
+    assert [who for who, _ in watch.steps] == [0, 1, 1, 1]
+    assert all(g.abs().sum() > 0 for _, gradients in watch.steps[1:] for g in gradients[:1])
+
+
+def test_a_critic_of_no_steps_stands_still(tmp_path):
+    model = adversarial(avb.PriorContrast, 0, data_shape=(4,))
+    before = copy.deepcopy(model.critic.state_dict())
+    decoder = copy.deepcopy(model.decoder.state_dict())
+    trainer(tmp_path, max_steps=5).fit(model, DATA())
+    assert all(torch.equal(before[key], value) for key, value in model.critic.state_dict().items())
+    assert not all(torch.equal(decoder[key], value) for key, value in model.decoder.state_dict().items())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient(tmp_path, name):
+    model, watch = MODELS[name](), Watch()
+    trainer(tmp_path, max_steps=3, callbacks=[watch]).fit(model, DATA())
+    last = {who: gradients for who, gradients in watch.steps}
+    assert sum(len(gradients) for gradients in last.values()) == len(list(model.parameters()))
+    for gradients in last.values():
+        assert all(torch.isfinite(g).all() for g in gradients)
+        assert sum(bool(g.abs().sum() > 0) for g in gradients) == len(gradients)
+
+
+class RowNoise:
+    """Noise cut from one table, so that a part of a batch gets the noise its rows have in the whole batch."""
+
+    def __init__(self, rows: int, calls: int) -> None:
+        self.rows, self.calls, self.done, self.count = rows, calls, 0, 0
+
+    def __call__(self, shape, like):
+        samples, batch, dim = shape
+        table = torch.randn(
+            (samples, self.rows, dim), generator=torch.Generator().manual_seed(self.count % self.calls), dtype=like.dtype
+        )
+        part = table[:, self.done : self.done + batch]
+        self.count += 1
+        if self.count % self.calls == 0:
+            self.done = (self.done + batch) % self.rows
+        return part
+
+
+@pytest.mark.parametrize(("name", "calls"), [("vae", 1), ("avb_ac", 3)])
+def test_accumulating_four_parts_equals_one_batch(tmp_path, name, calls, float64):
+    gradients = []
+    for accumulate in (1, 4):
+        pl.seed_everything(0)
+        options = {"steps": 1} if name != "vae" else {}
+        model, watch = MODELS[name](accumulate=accumulate, **options), Watch()
+        with noise.use(RowNoise(128, calls)):
+            run = trainer(tmp_path, max_steps=1, callbacks=[watch], precision="64-true", num_sanity_val_steps=0)
+            run.fit(model, Digits(128, binarize="dynamic"))
+        assert run.global_step == 1
+        gradients.append([g for _, step in watch.steps for g in step])
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_clip_norm_is_per_player(tmp_path):
+    seen = {}
+    for clip in (None, 1e-3):
+        pl.seed_everything(0)
+        players = AVBPlayers(avb.Player(ADAM, clip_norm=clip), avb.Player(ADAM))
+        watch = Watch()
+        trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(adversarial(avb.PriorContrast, players=players), DATA())
+        seen[clip] = [torch.cat([g.flatten() for g in gradients]) for _, gradients in watch.steps]
+    free, clipped = seen[None], seen[1e-3]
+    # The hook of a callback runs before the module's, so clip the first run's gradient by hand.
+    assert free[0].norm() > 1e-3
+    torch.testing.assert_close(clipped[1], free[1])
+
+
+def test_clipping_happens_before_the_step(tmp_path):
+    sgd = partial(torch.optim.SGD, lr=1.0)
+    model = vae(players=VAEPlayers(avb.Player(sgd, clip_norm=1e-3)), data_shape=(4,))
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
+    trainer(tmp_path, max_steps=1).fit(model, DATA())
+    moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bf16_mixed_trains(tmp_path, name):
+    pl.seed_everything(0)
+    run = trainer(tmp_path, max_steps=150, precision="bf16-mixed", log_every_n_steps=5)
+    losses = []
+
+    class Losses(pl.Callback):
+        def on_train_batch_end(self, trainer, *_) -> None:
+            losses.append(trainer.callback_metrics.get("train/reconstruction"))
+
+    run.callbacks.append(Losses())
+    run.fit(MODELS[name](), DATA())
+    values = [float(loss) for loss in losses if loss is not None]
+    assert sum(values[-20:]) < sum(values[:20])
+
+
+class CountingScaler(torch.amp.GradScaler):
+    updates = 0
+
+    def update(self, new_scale=None) -> None:
+        self.updates += 1
+        super().update(new_scale)
+
+
+@pytest.mark.parametrize(("name", "options"), [("vae", {}), ("avb_ac", {"steps": 3})])
+def test_16_mixed_updates_its_scaler_once_a_step(tmp_path, name, options):
+    scaler = CountingScaler("cpu", init_scale=2.0**10)
+    plugin = MixedPrecision("16-mixed", "cpu", scaler)
+    model = MODELS[name](**options, data_shape=(4,))
+    before = copy.deepcopy(model.state_dict())
+    trainer(tmp_path, max_steps=20, plugins=[plugin], limit_val_batches=0).fit(model, DATA())
+    assert scaler.updates == 20
+    assert plugin.scaler is scaler
+    for key, value in model.state_dict().items():
+        assert torch.isfinite(value).all()
+        assert not torch.equal(value, before[key])
+
+
+def test_16_mixed_takes_the_step_of_full_precision(tmp_path):
+    """A loss scale that does not cancel would show as a step of another length."""
+    ends = []
+    for plugins in ([], [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**12))]):
+        pl.seed_everything(0)
+        sgd = partial(torch.optim.SGD, lr=0.1)
+        model = adversarial(avb.PriorContrast, players=AVBPlayers(avb.Player(sgd), avb.Player(sgd, steps=3)))
+        trainer(tmp_path, max_steps=3, plugins=plugins, limit_val_batches=0).fit(model, DATA())
+        ends.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach())
+    torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=5e-3)
+
+
+class Spoiled(avb.BernoulliDecoder):
+    """A decoder whose likelihood is nan from the sixth call on."""
+
+    calls = 0
+
+    def forward(self, z, y=None):
+        type(self).calls += 1
+        return super().forward(z * (float("nan") if self.calls > 5 else 1.0), y)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
+    Spoiled.calls = 0
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
+    run = trainer(tmp_path, max_steps=20, callbacks=[save], limit_val_batches=0)
+    with pytest.raises(NonFiniteLoss, match="player 'model' is nan at step 5"):
+        run.fit(avb.VAE(2, decoder=Spoiled), DATA())
+    last = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert last["global_step"] == 4
+    assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_checkpoints_are_plain_and_complete(tmp_path, name):
+    model = MODELS[name]()
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(model, DATA())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    torch.load(tmp_path / "x.ckpt", weights_only=True)
+    again = type(model).load_from_checkpoint(tmp_path / "x.ckpt")
+    assert again.data_shape == (4,)
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, again.state_dict()[key])
+    assert dict(again.hparams) == dict(model.hparams)
+
+
+def test_the_average_of_the_weights_is_saved_and_resumed(tmp_path):
+    def run(steps, ckpt=None):
+        pl.seed_everything(0)
+        save = ModelCheckpoint(tmp_path, every_n_train_steps=10, save_top_k=-1)
+        ema = EMAWeightAveraging(decay=0.9)
+        fit = trainer(tmp_path, max_steps=steps, callbacks=[ema, save], limit_val_batches=0)
+        model = adversarial(avb.PriorContrast, players=AVBPlayers(avb.Player(ADAM), avb.Player(ADAM)))
+        fit.fit(model, DATA(), ckpt_path=ckpt)
+        return model
+
+    whole = run(30)
+    early = torch.load(tmp_path / "epoch=0-step=10.ckpt", weights_only=True)
+    assert not torch.equal(
+        early["state_dict"]["decoder.network.layers.0.weight"],
+        early["current_model_state"]["decoder.network.layers.0.weight"],
+    )
+    resumed = run(30, tmp_path / "epoch=0-step=20.ckpt") if (tmp_path / "epoch=0-step=20.ckpt").exists() else None
+    assert resumed is not None
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key])
+
+
+def test_the_configuration_wins_over_the_checkpoint(tmp_path):
+    def model(lr, scheduler=avb.Cosine):
+        adam = partial(torch.optim.Adam, lr=lr, betas=(0.5, 0.9))
+        return vae(players=VAEPlayers(avb.Player(adam, scheduler)))
+
+    first = trainer(tmp_path, max_steps=10)
+    first.fit(model(1e-3), DATA())
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    second = trainer(tmp_path, max_steps=20)
+    second.fit(model(4e-3, partial(avb.Cosine, total=40)), DATA(), ckpt_path=tmp_path / "x.ckpt")
+    assert second.global_step == 20
+    group = second.optimizers[0].param_groups[0]
+    assert group["initial_lr"] == 4e-3
+    assert group["lr"] == pytest.approx(2e-3)  # half of 40 steps along a cosine
+    assert group["betas"] == (0.5, 0.9)
+    assert second.optimizers[0].state_dict()["state"][0]["step"] == 20
+
+
+def test_weights_that_do_not_fit_are_named(tmp_path):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(avb.VAE(2), DATA())
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    with pytest.raises(ConfigurationError, match=r"latent_dim: 3, in the checkpoint 2"):
+        trainer(tmp_path, max_steps=2).fit(avb.VAE(3), DATA(), ckpt_path=tmp_path / "x.ckpt")
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: avb.VAE(0), "latent_dim: 0"),
+        (lambda: avb.VAE(2, samples=0), "samples: 0"),
+        (lambda: avb.VAE(2, estimator="mc"), "estimator: 'mc'"),
+        (lambda: avb.VAE(2, encoder=lambda shape, dim: None), "encoder: .* cannot be stored"),
+        (lambda: avb.Player(clip_norm=0), "clip_norm: 0"),
+        (lambda: avb.AVB(2, players=AVBPlayers(avb.Player(steps=2))), r"players\.model\.steps"),
+    ],
+)
+def test_numbers_that_make_no_sense_are_named(build, message):
+    with pytest.raises(ConfigurationError, match=message):
+        build()
+
+
+def test_the_warm_up_rises_to_one():
+    model = vae(kl_warmup=4, data_shape=(4,))
+    assert model.kl_weight == 0.25
+    assert vae(data_shape=(4,)).kl_weight == 1.0

@@ -1,0 +1,123 @@
+"""What is written down as plain values is read back as the same thing, and nothing else is called."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import partial
+
+import pytest
+import torch
+from torch.optim import SGD, Adam
+
+from lightning_avb import MLP, Cosine, GaussianEncoder, Player, ResidualCritic
+from lightning_avb.errors import ConfigurationError
+from lightning_avb.models.avb import AVBPlayers
+from lightning_avb.recipes import plain, recipe
+
+VALUES = {
+    "nothing": None,
+    "number": 1.5,
+    "list": [1, 2.5, "three", None, True],
+    "dict": {"a": {"b": [1, 2]}},
+    "class": GaussianEncoder,
+    "partial": partial(ResidualCritic, width=32),
+    "nested": partial(GaussianEncoder, network=partial(MLP, hidden=[8, 8])),
+    "parts in a list": [MLP, partial(MLP, hidden=[3])],
+    "player": Player(partial(SGD, lr=0.1), partial(Cosine, total=10), clip_norm=2.0, steps=3),
+    "players": AVBPlayers(Player(), Player(partial(Adam, lr=1e-4, betas=[0.5, 0.999]), steps=2)),
+}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+def test_round_trip(value):
+    written = plain(value)
+    assert json.loads(json.dumps(written)) == written
+    assert plain(recipe(written)) == written
+
+
+def test_three_spellings_of_one_thing():
+    path = {"class_path": "lightning_avb.networks.mlp.MLP", "init_args": {"hidden": [8]}}
+    assert plain(partial(MLP, hidden=(8,))) == plain(path) == path
+    assert plain(MLP) == path | {"init_args": {}}
+    for made in (recipe(path), recipe(plain(partial(MLP, hidden=(8,))))):
+        network = made((2,), (3,))
+        assert isinstance(network, MLP) and network(torch.zeros(5, 2)).shape == (5, 3)
+        assert network.layers[0].out_features == 8
+
+
+def test_nested_recipes_build():
+    encoder = recipe(plain(VALUES["nested"]))((2,), 3)
+    assert isinstance(encoder, GaussianEncoder) and encoder.network.layers[0].out_features == 8
+
+
+def test_a_dataclass_comes_back_as_its_value():
+    player = recipe(plain(VALUES["player"]))
+    assert isinstance(player, Player) and (player.clip_norm, player.steps) == (2.0, 3)
+    optimizer = player.optimizer([torch.nn.Parameter(torch.zeros(1))])
+    assert isinstance(optimizer, SGD) and optimizer.defaults["lr"] == 0.1
+    assert isinstance(player.scheduler(optimizer), Cosine)
+
+
+def test_other_values_stay_themselves():
+    assert recipe(MLP) is MLP
+    assert recipe("os.system") == "os.system"
+    assert recipe({"a": 1}) == {"a": 1}
+
+
+def local_parts():
+    class Local(torch.nn.Module):
+        pass
+
+    @dataclass
+    class LocalPlayers:
+        model: Player = Player()
+
+    return {
+        "lambda": lambda: None,
+        "local class": Local,
+        "partial of a local class": partial(Local),
+        "local dataclass": LocalPlayers(),
+        "function": plain,
+        "partial of a function": partial(plain, name="x"),
+        "tensor": torch.zeros(1),
+        "positional argument": partial(MLP, (4,)),
+    }
+
+
+class Outer:
+    class Inner(torch.nn.Module):
+        pass
+
+
+@pytest.mark.parametrize("part", local_parts().values(), ids=local_parts())
+def test_what_cannot_be_made_again_is_refused_by_name(part):
+    for value, name in ((part, "critic"), ({"hidden": [1, part]}, r"critic\.hidden\[1\]")):
+        with pytest.raises(ConfigurationError, match=f"^{name}: "):
+            plain(value, "critic")
+
+
+def test_a_class_inside_a_class_is_read_back_or_refused():
+    try:
+        written = plain(Outer.Inner, "critic")
+    except ConfigurationError:
+        return
+    assert isinstance(recipe(written)(), Outer.Inner)
+
+
+def test_numbers_of_other_libraries_become_plain():
+    """A checkpoint with a numpy scalar in it does not open with weights_only=True."""
+    numpy = pytest.importorskip("numpy")
+    assert type(plain(numpy.float64(0.1))) is float
+
+
+@pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "builtins.eval", "torch.load", "torch.Tensor"])
+def test_a_checkpoint_cannot_call_anything_else(path):
+    with pytest.raises(ConfigurationError, match=f"'{path}' is no module, optimizer or scheduler"):
+        recipe({"encoder": {"class_path": path, "init_args": {}}})
+
+
+@pytest.mark.parametrize("path", ["lightning_avb.Nothing", "no_such_package.Thing", "Thing", ""])
+def test_a_path_that_leads_nowhere(path):
+    with pytest.raises(ConfigurationError, match=r"^class_path: there is no"):
+        recipe({"class_path": path})
