@@ -12,8 +12,8 @@ CSVLogger and progress bar, without validation and checkpoints.
 
 Machines are noisy, so the sides take turns: whenever ours has done a segment of N steps, a callback lets the other
 side do N steps, and the clock of ours stands still meanwhile. The ratio, ours by theirs, is taken pair by pair; the
-table shows its median and range. Before that, both sides train for three steps in float64 on the same rows and the same noise, and
-must have the same losses and gradients.
+table shows its median and range. Before that, both sides train for three steps in float64 on the same rows and the
+same noise, and must have the same losses and gradients.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -59,7 +59,8 @@ class PlainVAE:
     """A Gaussian encoder, one draw a row, the KL in closed form."""
 
     def __init__(self, model: avb.VAE) -> None:
-        self.encoder, self.decoder = copy.deepcopy((model.encoder, model.decoder))
+        self.encoder: Any = copy.deepcopy(model.encoder)
+        self.decoder: Any = copy.deepcopy(model.decoder)
         self.optimizer = model.players["model"].optimizer([*self.encoder.parameters(), *self.decoder.parameters()])
         self.modules, self.optimizers = [self.encoder, self.decoder], [self.optimizer]
 
@@ -80,7 +81,9 @@ class PlainAVB:
     """Adversarial variational Bayes, with adaptive contrast where the model has it; two backward passes a batch."""
 
     def __init__(self, model: avb.AVB) -> None:
-        self.encoder, self.decoder, self.critic = copy.deepcopy((model.encoder, model.decoder, model.critic))
+        self.encoder: Any = copy.deepcopy(model.encoder)
+        self.decoder: Any = copy.deepcopy(model.decoder)
+        self.critic: Any = copy.deepcopy(model.critic)
         self.draws = model.contrast.draws if isinstance(model.contrast, avb.GaussianContrast) else None
         self.extra_steps = model.players["critic"].steps - 1
         self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
@@ -393,7 +396,7 @@ class Parts(Profiler):
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         self.open: list[str] = []
         self.mark = 0.0
 
@@ -462,8 +465,8 @@ def profile(case: Case, options: argparse.Namespace) -> str:
     with matmul_precision(precision):
         fit(model, case.data(options.root), warm_up + steps, WatchParts(parts, warm_up), profiler=parts)
     total = sum(parts.seconds.values())
-    rows = [("all", total), *parts.seconds.most_common()]
-    lines = [f"| {part} | {1e3 * time / steps:.3f} | {100 * time / total:.1f} % |" for part, time in rows]
+    rows = [("all", total), *sorted(parts.seconds.items(), key=lambda row: -row[1])]
+    lines = [f"| {part} | {1e3 * spent / steps:.3f} | {100 * spent / total:.1f} % |" for part, spent in rows]
     return "\n".join([f"\n{case.title}\n", "| part of a step | ms | share |", "|---|---|---|", *lines])
 
 
@@ -514,8 +517,8 @@ def data_is_there(name: str, root: str) -> bool:
     """Whether a case can run; says so if not."""
     try:
         CASES[name].data(root).load()
-    except RuntimeError:
-        print(f"{name}: skipped, there are no MNIST files in {str(Path(root, 'MNIST', 'raw'))!r}; see --root")
+    except RuntimeError as error:
+        print(f"{name}: skipped, no MNIST in {str(Path(root, 'MNIST', 'raw'))!r} (see --root): {error}")
         return False
     return True
 

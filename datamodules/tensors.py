@@ -176,7 +176,7 @@ class TrainLoader:
             yield data.batch("train", mine[number], uniform)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position follows from the trainer's counters. Its being here tells Lightning that it can resume."""
+        """Nothing: the position follows from the trainer's counters. Lightning resumes loaders that have this method."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

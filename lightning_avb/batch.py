@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 Shape = tuple[int, ...]
@@ -20,11 +21,12 @@ class Batch(NamedTuple):
 
     x: Tensor
     y: Tensor | None = None
-    index: Tensor | None = None
+    index: Tensor | None = None  # type: ignore[assignment]
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` pieces of nearly equal size."""
-        size = -(-len(self.x) // parts)
-        columns = [value.split(size) if value is not None else None for value in self]
-        pieces = len(columns[0] or ())
-        return [Batch(*(column[i] if column is not None else None for column in columns)) for i in range(pieces)]
+        pieces = []
+        for rows in torch.arange(len(self.x)).tensor_split(min(parts, len(self.x))):
+            cut = slice(int(rows[0]), int(rows[-1]) + 1)
+            pieces.append(Batch(*(None if column is None else column[cut] for column in self)))  # type: ignore[arg-type]
+        return pieces

@@ -17,7 +17,7 @@ from .evaluation import Quadrature, log_likelihood
 def run_folder(trainer: pl.Trainer) -> Path | None:
     """The folder of this run's config, pictures and checkpoints, the same on every process; None: there is none."""
     logger = trainer.logger
-    if logger is None or hasattr(logger, "log_dir"):
+    if logger is None or isinstance(logger, (CSVLogger, TensorBoardLogger)):
         folder = trainer.log_dir
     else:
         folder = str(Path(logger.save_dir or ".", str(logger.name), str(logger.version)))

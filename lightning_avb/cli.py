@@ -23,7 +23,7 @@ from torch import Tensor
 from . import noise, pictures
 from .batch import Batch
 from .callbacks import Pictures, SavePredictions, run_folder
-from .errors import ConfigurationError, NonFiniteLoss
+from .errors import ConfigurationError, NonFiniteLossError
 from .game import Game
 from .recipes import locate
 
@@ -42,7 +42,7 @@ def explain(message: str, parser: Any) -> str:
     if unknown:
         option = unknown[1].split("=")[0]
         options = [name for action in parser._actions for name in action.option_strings]
-        return f"{option.lstrip('-')}: no such key{_nearest(option, options)}"
+        return f"{_full_key(option.lstrip('-'))}: no such key{_nearest(option, options)}"
     keys = [key for key in re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message) if key != "config"]
     key = _full_key(".".join(dict.fromkeys(keys)))
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
@@ -180,9 +180,9 @@ class CLI(LightningCLI):
         if locate(theirs) is not locate(ours):
             raise ConfigurationError(f"model: the checkpoint holds a {theirs}, the configuration asks for {ours}")
         logger = config.trainer.logger
-        if "wandb_id" in checkpoint and getattr(logger, "class_path", "").endswith("WandbLogger"):
-            if logger.init_args.get("id") is None:
-                logger.init_args.update({"id": checkpoint["wandb_id"], "resume": "allow"})
+        wandb = getattr(logger, "class_path", "").endswith("WandbLogger")
+        if wandb and "wandb_id" in checkpoint and logger.init_args.get("id") is None:
+            logger.init_args["id"], logger.init_args["resume"] = checkpoint["wandb_id"], "allow"
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.config.subcommand]
@@ -251,7 +251,7 @@ def load(path: str | os.PathLike[str]) -> Game:
     cls = locate(read_checkpoint(path)["hyper_parameters"]["_class_path"])
     if not (isinstance(cls, type) and issubclass(cls, Game)):
         raise ConfigurationError(f"ckpt_path: {str(path)!r} holds no model of lightning_avb")
-    return cls.load_from_checkpoint(path, map_location="cpu").eval()
+    return cls.load_from_checkpoint(Path(path), map_location="cpu").eval()
 
 
 def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
@@ -366,6 +366,6 @@ def main(args: list[str] | None = None) -> None:
     except (ConfigurationError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except NonFiniteLoss as error:
+    except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -18,7 +18,7 @@ from . import noise
 from .batch import Shape
 from .distributions import DiagonalNormal, Implicit
 from .errors import ConfigurationError
-from .networks import MLP, Network, NoiseBasis, NoisyMLP, activation_function
+from .networks import MLP, Network, NoiseBasis, NoisyMLP, activation_function, check_widths
 
 
 class Encoder(nn.Module, abc.ABC):
@@ -48,6 +48,8 @@ class StandardNormal(nn.Module):
 
     def __init__(self, latent_dim: int) -> None:
         super().__init__()
+        self.loc: Tensor
+        self.scale: Tensor
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
         self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
 
@@ -185,6 +187,7 @@ class BoundedNoiseEncoder(Encoder):
         super().__init__()
         if not bound > 0:
             raise ConfigurationError(f"bound: {bound} is not a positive number of standard deviations")
+        check_widths(noise_hidden=noise_hidden)
         if not noise_hidden:
             raise ConfigurationError("noise_hidden: the correction needs at least one hidden layer")
         self.latent_dim, self.bound = latent_dim, bound
@@ -193,9 +196,9 @@ class BoundedNoiseEncoder(Encoder):
         self.network = MLP(data_shape, (2 * latent_dim + first,), hidden, activation)
         self.noise = nn.Linear(self.noise_dim, first, bias=False)
         self.correction = nn.Sequential(activation_function(activation), MLP((first,), (latent_dim,), rest, activation))
-        last = self.correction[-1].layers[-1]
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        *_, weight, bias = self.correction.parameters()
+        nn.init.zeros_(weight)
+        nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Implicit:
         mean, log_scale, features = self.network(x).tensor_split([self.latent_dim, 2 * self.latent_dim], -1)

@@ -95,8 +95,7 @@ class GaussianContrast(Contrast):
         self.context_dim, self.draws = 2 * latent_dim, draws
 
     def forward(self, q: Distribution, p: Distribution) -> Reference:
-        with torch.no_grad():
-            mean, scale = q.moments(self.draws) if isinstance(q, Implicit) else (q.mean, q.stddev)
+        mean, scale = q.moments(self.draws) if isinstance(q, Implicit) else (q.mean.detach(), q.stddev.detach())
         r = DiagonalNormal(mean, scale)
 
         def rsample(samples: int) -> Tensor:

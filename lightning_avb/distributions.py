@@ -6,7 +6,8 @@ Shapes: `rsample((samples,))` is `(samples, batch, latent_dim)`, `log_prob` of t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,7 +26,7 @@ class DiagonalNormal(Distribution):
         scale: the same shape, the standard deviation.
     """
 
-    arg_constraints = {"loc": constraints.real_vector, "scale": constraints.independent(constraints.positive, 1)}
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
     support = constraints.real_vector
     has_rsample = True
 
@@ -66,7 +67,7 @@ class DiagonalNormal(Distribution):
     def entropy(self) -> Tensor:
         return self.scale.log().sum(-1) + 0.5 * self.loc.shape[-1] * (1 + _LOG_2PI)
 
-    def expand(self, batch_shape: torch.Size, _instance: Distribution | None = None) -> DiagonalNormal:
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiagonalNormal:
         shape = (*batch_shape, *self.event_shape)
         return DiagonalNormal(self.loc.expand(shape), self.scale.expand(shape))
 
@@ -87,7 +88,7 @@ class Implicit(Distribution):
             without it `moments` estimates them from draws.
     """
 
-    arg_constraints = {}
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
     support = constraints.real_vector
     has_rsample = True
 
@@ -112,7 +113,8 @@ class Implicit(Distribution):
         They come from `draws` new samples (at least 2) of every row, or from the closed form where there is one.
         """
         if self._moments is not None:
-            return self._moments()
+            mean, deviation = self._moments()
+            return mean.detach(), deviation.detach()
         z = self._push(draws)
         deviation, mean = torch.std_mean(z, 0)
         return mean, deviation

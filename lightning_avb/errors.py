@@ -8,5 +8,5 @@ class ConfigurationError(Exception):
     """
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteLossError(RuntimeError):
     """A loss became nan or infinite; the message names the player and the step."""

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from . import noise
 from .batch import Batch, Shape
-from .errors import ConfigurationError, NonFiniteLoss
+from .errors import ConfigurationError, NonFiniteLossError
 from .recipes import class_path, plain, recipe
 
 Losses = dict[str, Tensor]
@@ -274,8 +274,9 @@ class Game(pl.LightningModule, abc.ABC):
             for phase in self.phases():
                 scores = {**self._play(phase, pieces), **scores}
         for scheduler in self.trainer.lr_scheduler_configs:
-            scheduler.scheduler.step()
-        if self.global_step % self.trainer.log_every_n_steps == 0 or self.global_step == self.trainer.max_steps:
+            scheduler.scheduler.step()  # type: ignore[call-arg]
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.global_step % interval == 0:
             self._stop_if_not_finite()
             for name, value in scores.items():
                 self.log(f"train/{name}", value, prog_bar=name in PROGRESS)
@@ -292,7 +293,7 @@ class Game(pl.LightningModule, abc.ABC):
                 play = phase.play(piece)
                 losses = {player: loss.mean() for player, loss in play.losses.items()}
                 self._watch(phase, losses)
-                self.manual_backward(sum(losses.values()) * share, **moves.inputs)
+                self.manual_backward(torch.stack([*losses.values()]).sum() * share, **moves.inputs)
             for name, value in {**_named(losses), **play.scores}.items():
                 scores[name] = scores.get(name, 0) + value.detach().mean() * share
         if not moves.everybody:
@@ -346,7 +347,7 @@ class Game(pl.LightningModule, abc.ABC):
     @contextmanager
     def _one_scaler_update(self) -> Iterator[None]:
         """Within the block Lightning's calls of the gradient scaler's `update` wait; one follows at the end."""
-        plugin = self.trainer.precision_plugin
+        plugin: Any = self.trainer.precision_plugin
         scaler = getattr(plugin, "scaler", None)
         if scaler is None:
             yield
@@ -369,9 +370,9 @@ class Game(pl.LightningModule, abc.ABC):
     def _stop_if_not_finite(self) -> None:
         for player, loss in getattr(self, "_last_losses", {}).items():
             if not math.isfinite(loss.item()):
-                raise NonFiniteLoss(
-                    f"the loss of player {player!r} is {loss.item()} at step {self.global_step}; the last checkpoint is "
-                    "from before. A smaller learning rate or clip_norm for that player is the usual cure."
+                raise NonFiniteLossError(
+                    f"the loss of player {player!r} is {loss.item()} at step {self.global_step}; the last checkpoint "
+                    "is from before. A smaller learning rate or clip_norm for that player is the usual cure."
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -100,7 +100,7 @@ def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Te
     """
     rows = _mix((index ^ mixed_seed(*key)) + _signed(_GOLDEN)).unsqueeze(-1)
     bits = _mix((rows ^ torch.arange(count, device=index.device)) + _signed(_GOLDEN))
-    return (((bits >> 11) & (_MASK >> 11)).double() + 0.5) * 2.0**-53
+    return (((bits >> 12) & (_MASK >> 12)).double() + 0.5) * 2.0**-52
 
 
 class OfRows:

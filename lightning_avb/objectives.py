@@ -6,6 +6,7 @@ Shapes are `(samples, batch)` throughout.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -63,24 +64,24 @@ class SharedPass:
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, z: Tensor, crossing: SharedPass) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, z: Tensor, crossing: SharedPass) -> Tensor:  # type: ignore[override]
         ctx.crossing = crossing
         return z.view_as(z)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         ratio, ctx.crossing.ratio = ctx.crossing.ratio, None
         return gradient * ratio.unsqueeze(-1), None
 
 
 class _Leave(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, t: Tensor, crossing: SharedPass) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(ctx: Any, t: Tensor, crossing: SharedPass) -> tuple[Tensor, Tensor]:  # type: ignore[override]
         ctx.crossing = crossing
         return t.view_as(t), t.clone()
 
     @staticmethod
-    def backward(ctx, model: Tensor, critic: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, model: Tensor, critic: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         floor = (1e-20 * model.abs()).clamp_min(1e-35)
         cotangent = torch.where(critic.abs() < floor, floor, critic)
         ctx.crossing.ratio = model / cotangent

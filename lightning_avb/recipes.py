@@ -1,15 +1,17 @@
 """Recipes: how a part of a model is made, as plain values that a YAML file and a checkpoint can hold.
 
-A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three spellings of the same
-thing. `plain` writes the last, `recipe` reads any of them.
+A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three spellings of
+one thing. `plain` writes the last, `recipe` reads any of them.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import sys
 from collections.abc import Mapping
 from functools import partial
+from numbers import Integral, Real
 from typing import Any
 
 from torch import nn
@@ -43,22 +45,26 @@ def plain(value: Any, name: str = "value") -> Any:
     Raises:
         ConfigurationError: `value` cannot be written down (a lambda, a tensor, an object).
     """
-    if value is None or isinstance(value, (bool, int, float, str)):
+    if value is None or isinstance(value, (bool, str)):
         return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):
         return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {"class_path": class_path(type(value)), "init_args": plain(fields, name)}
+    target, arguments = value, {}
     if isinstance(value, partial):
-        # partial(Class, ...), or the command line's partial(instantiator, ..., Class, ...)
-        classes = [target for target in (value.func, *value.args) if isinstance(target, type)]
-        if len(classes) == 1:
-            return {"class_path": class_path(classes[0]), "init_args": plain(value.keywords, name)}
-    if isinstance(value, type) and "<locals>" not in value.__qualname__:
-        return {"class_path": class_path(value), "init_args": {}}
+        # partial(Class, option=...), or the command line's partial(instantiate, ..., Class, option=...)
+        by_position = isinstance(value.func, type) and value.args
+        target, arguments = None if by_position else (value.func, *value.args)[-1], value.keywords
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        target = type(value)
+        arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(target, type) and getattr(sys.modules.get(target.__module__), target.__qualname__, None) is target:
+        return {"class_path": class_path(target), "init_args": plain(arguments, name)}
     raise ConfigurationError(
         f"{name}: {value!r} cannot be stored in a checkpoint; give a class or functools.partial(Class, option=...)"
     )
@@ -79,7 +85,7 @@ def recipe(value: Any) -> Any:
     target = locate(value["class_path"])
     arguments = {key: recipe(item) for key, item in (value.get("init_args") or {}).items()}
     if dataclasses.is_dataclass(target):
-        return target(**arguments)
+        return target(**arguments)  # type: ignore[operator]
     # Nothing else may be called on a checkpoint's word.
     if not (isinstance(target, type) and issubclass(target, (nn.Module, Optimizer, LRScheduler))):
         raise ConfigurationError(f"class_path: {value['class_path']!r} is no module, optimizer or scheduler")

@@ -1,6 +1,6 @@
 """Small models and trainers that the engine's tests share, and a script that fits them on their own.
 
-    python tests/games.py MODEL[,MODEL...] FOLDER [--devices 2] [--steps 10] [--ckpt CKPT] [--kill STEP] [--inject]
+python tests/games.py MODEL[,MODEL...] FOLDER [--devices 2] [--steps 10] [--ckpt CKPT] [--kill STEP] [--inject]
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ SMALL = partial(avb.MLP, hidden=(8,))
 
 def vae(**options: Any) -> avb.VAE:
     options = {"players": VAEPlayers(avb.Player(ADAM, avb.Cosine)), **options}
-    return avb.VAE(2, partial(avb.GaussianEncoder, network=SMALL), partial(avb.BernoulliDecoder, network=SMALL), **options)
+    return avb.VAE(
+        2, partial(avb.GaussianEncoder, network=SMALL), partial(avb.BernoulliDecoder, network=SMALL), **options
+    )
 
 
 def adversarial(contrast: Any, steps: int = 2, **options: Any) -> avb.AVB:

@@ -18,7 +18,7 @@ from pytorch_lightning.plugins.precision import MixedPrecision
 import lightning_avb as avb
 from datamodules import Digits, FourPoints
 from lightning_avb import noise
-from lightning_avb.errors import ConfigurationError, NonFiniteLoss
+from lightning_avb.errors import ConfigurationError, NonFiniteLossError
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
 
@@ -92,7 +92,9 @@ class RowNoise:
     def __call__(self, shape, like):
         samples, batch, dim = shape
         table = torch.randn(
-            (samples, self.rows, dim), generator=torch.Generator().manual_seed(self.count % self.calls), dtype=like.dtype
+            (samples, self.rows, dim),
+            generator=torch.Generator().manual_seed(self.count % self.calls),
+            dtype=like.dtype,
         )
         part = table[:, self.done : self.done + batch]
         self.count += 1
@@ -204,7 +206,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     Spoiled.calls = 0
     save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
     run = trainer(tmp_path, max_steps=20, callbacks=[save], limit_val_batches=0)
-    with pytest.raises(NonFiniteLoss, match="player 'model' is nan at step 5"):
+    with pytest.raises(NonFiniteLossError, match="player 'model' is nan at step 5"):
         run.fit(avb.VAE(2, decoder=Spoiled), DATA())
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["global_step"] == 4

@@ -27,6 +27,7 @@ from lightning_avb import (
     InnerProductCritic,
     NoiseBasisEncoder,
     NoiseInjectionEncoder,
+    Play,
     PriorContrast,
     ResidualCritic,
     StandardNormal,
@@ -164,12 +165,10 @@ class SwappedLabels(AVB):
 class ReferenceTwice(AVB):
     def learn_critic(self, batch):
         with torch.no_grad():
-            q = self.encoder(batch.x)
+            p, q = self.prior(), self.encoder(batch.x)
             z = q.rsample((self.samples,))
-        verdict = self.judge(batch, self.prior(), q, z)
-        return super().learn_critic(batch)._replace(
-            losses={"critic": verdict.critic_loss + softplus(verdict.on_reference)}
-        )
+        verdict = self.judge(batch, p, q, z)
+        return Play({"critic": verdict.critic_loss + softplus(verdict.on_reference)}, {})
 
 
 class PriorTooWide(PriorContrast):
@@ -226,14 +225,8 @@ LEARNERS = {
 
 def learned_divergence(contrast, critic, method, steps=300):
     """What a small critic says of KL(q, p) after some steps on its own loss, for x = 0 and x = 1."""
-    model = method(
-        1,
-        decoder=DECODER,
-        critic=partial(critic, width=32),
-        contrast=contrast,
-        samples=16,
-        data_shape=(1,),
-    )
+    critic = partial(critic, width=32)
+    model = method(1, decoder=DECODER, critic=critic, contrast=contrast, samples=16, data_shape=(1,))
     model.encoder = TwoShapes()
     optimizer = torch.optim.Adam(model.critic.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -268,7 +261,7 @@ every_encoder = pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODE
 
 def small_game(encoder, contrast, critic=ResidualCritic, **options):
     critic = partial(critic, width=8)
-    return AVB(2, encoder, partial(GaussianDecoder), critic, contrast, data_shape=(3,), **options)
+    return AVB(2, encoder, GaussianDecoder, critic, contrast, data_shape=(3,), **options)
 
 
 def separate_losses(model, batch):

@@ -120,8 +120,9 @@ class AVB(LatentVariableModel):
         """The critic's opinion of z drawn from q, in one pass over the draws of q and of the reference."""
         reference, crossing = self.contrast(q, p), SharedPass()
         seen = torch.cat([reference.standardise(crossing.enter(z)), reference.rsample(len(z))])
+        context = reference.context.to(batch.x) if reference.context is not None else None
         with full_precision_in_half(z.device.type):
-            t = self.critic(batch.x, seen, reference.context)
+            t = self.critic(batch.x, seen.to(batch.x), context)
         for_model, for_critic = crossing.leave(t[: len(z)])
         return Verdict(for_model + reference.log_ratio(z), for_critic, t[len(z) :])
 
@@ -168,7 +169,7 @@ class Verdict(NamedTuple):
     @property
     def accuracy(self) -> Tensor:
         """How often the critic is right: 0.5 where it cannot tell q from r."""
-        return 0.5 * ((self.on_posterior > 0).float() + (self.on_reference < 0).float())
+        return 0.5 * ((self.on_posterior > 0).float() + (self.on_reference <= 0).float())
 
 
 def _scores(log_likelihood: Tensor, verdict: Verdict) -> dict[str, Tensor]:

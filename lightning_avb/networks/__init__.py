@@ -1,7 +1,7 @@
 """Tensors in, tensors out."""
 
 from .critics import Critic, InnerProductCritic, ResidualCritic
-from .mlp import MLP, Network, Residual, activation_function
+from .mlp import MLP, Network, Residual, activation_function, check_widths
 from .noisy import NoiseBasis, NoisyMLP
 
 __all__ = [
@@ -14,4 +14,5 @@ __all__ = [
     "Residual",
     "ResidualCritic",
     "activation_function",
+    "check_widths",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -44,7 +45,7 @@ class NoisyMLP(nn.Module):
             raise ConfigurationError(f"noise_dim: {noise_dim} is not a positive number of dimensions")
         widths = [math.prod(in_shape), *hidden, out_dim]
         self.noise_dim = noise_dim
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         noisy = len(self.layers) if every_layer else 1
         self.noise = nn.ModuleList(nn.Linear(noise_dim, b, bias=False) for b in widths[1 : noisy + 1])
         self.activation = activation_function(activation)
@@ -79,7 +80,7 @@ class NoiseBasis(nn.Module):
         widths = [noise_dim, *hidden, out_dim]
         self.count, self.noise_dim = count, noise_dim
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for a, b in zip(widths[:-1], widths[1:], strict=True):
+        for a, b in itertools.pairwise(widths):
             bound = a**-0.5
             self.weights.append(torch.empty(count, a, b).uniform_(-bound, bound))
             self.biases.append(torch.empty(count, 1, b).uniform_(-bound, bound))

@@ -1,0 +1,265 @@
+"""The command line, as a user meets it."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from lightning_avb import cli
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+ALL = sorted(path for path in CONFIGS.glob("*/*.yaml") if path.parent.name != "trainer")
+DIGITS = str(CONFIGS / "digits" / "avb_ac.yaml")
+QUICK = (
+    "--trainer.max_steps=24",
+    "--trainer.log_every_n_steps=5",
+    "--trainer.check_val_every_n_epoch=1",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+)
+WIDTHS = ("--model.encoder.hidden=[8]", "--model.decoder.network.hidden=[8]", "--model.critic.width=8")
+
+
+@pytest.fixture(autouse=True)
+def empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def command(monkeypatch):
+    def run(*args):
+        monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
+        cli.main()
+
+    return run
+
+
+@pytest.fixture
+def refusal(command, capsys):
+    """What a command that must fail says: one line on stderr that begins with `error:`, exit code 2."""
+
+    def run(*args):
+        with pytest.raises(SystemExit) as stop:
+            command(*args)
+        assert stop.value.code == 2
+        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1
+        return lines[0]
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run on the digits."""
+    folder = tmp_path_factory.mktemp("finished")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", DIGITS, *QUICK, *WIDTHS])
+        cli.main()
+    return folder / "runs" / "digits" / "avb_ac" / "version_0"
+
+
+@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_config_builds_its_model(path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["lightning-avb"])
+    parts = yaml.safe_load(path.read_text())
+    assert path.read_text().splitlines()[1].startswith("# Command   lightning-avb fit --config configs/")
+    built = []
+
+    class Instantiate(cli.CLI):
+        def _run_subcommand(self, subcommand):
+            built.append((self.model, self.datamodule))
+
+    monkeypatch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", str(path)])
+    Instantiate()
+    ((model, data),) = built
+    model._build_for(data.data_shape)
+    assert model.latent_dim == parts["model"]["init_args"]["latent_dim"]
+    again = type(model)(**{key: value for key, value in model.hparams.items() if key != "_class_path"})
+    assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
+
+
+def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(finished):
+    assert {path.name for path in finished.iterdir()} >= {"config.yaml", "metrics.csv", "pictures", "checkpoints"}
+    assert (finished / "checkpoints" / "last.ckpt").exists()
+    pictures = {path.name for path in (finished / "pictures").glob("*.png")}
+    assert pictures == {f"{name}_0000023.png" for name in ("samples", "reconstructions", "interpolations")} | {
+        "curves.png"
+    }
+    with (finished / "metrics.csv").open() as file:
+        columns = next(csv.reader(file))
+    assert {"val/elbo_estimate", "val/kl_estimate", "val/reconstruction", "val/critic_accuracy"} <= set(columns)
+    assert not any("bound" in column or column.endswith("/elbo") for column in columns)
+
+
+def test_the_saved_config_repeats_the_run(finished, command, tmp_path):
+    command("fit", "--config", finished / "config.yaml")
+    (again,) = tmp_path.glob("runs/*/*/version_0/checkpoints/last.ckpt")
+    first, second = (
+        torch.load(path, weights_only=True)["state_dict"] for path in (finished / "checkpoints/last.ckpt", again)
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_resuming_and_the_command_line_wins(finished, command, tmp_path, caplog):
+    before = sorted(path.read_bytes() for path in finished.rglob("*.*"))
+    command(
+        "fit", "--config", finished / "config.yaml", "--ckpt_path", finished / "checkpoints/last.ckpt",
+        "--trainer.max_steps=36", "--model.players.critic.optimizer.lr=0.005",
+    )  # fmt: skip
+    (end,) = tmp_path.glob("runs/*/*/version_0/checkpoints/last.ckpt")
+    checkpoint = torch.load(end, weights_only=True)
+    assert checkpoint["global_step"] == 36
+    critic = checkpoint["optimizer_states"][1]
+    assert critic["param_groups"][0]["initial_lr"] == 0.005
+    assert critic["state"][0]["step"] == 72
+    assert "players.init_args.critic.init_args.optimizer.init_args.lr: 0.005" in caplog.text
+    assert sorted(path.read_bytes() for path in finished.rglob("*.*")) == before
+
+
+@pytest.mark.parametrize("stage", ["validate", "test", "predict"])
+def test_other_stages(finished, command, tmp_path, stage, capsys):
+    command(stage, "--config", finished / "config.yaml", "--ckpt_path", finished / "checkpoints/last.ckpt")
+    if stage == "predict":
+        (path,) = tmp_path.rglob("predictions.pt")
+        predictions = torch.load(path, weights_only=True)
+        assert predictions["z"].shape == (250, 4)
+        assert torch.equal(predictions["index"], torch.arange(250))
+    else:
+        assert f"{'val' if stage == 'validate' else stage}/elbo_estimate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("task", ["sample", "reconstruct", "interpolate", "traverse"])
+def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
+    sizes = []
+    for name in ("one.png", "two.png"):
+        command(task, "--ckpt_path", finished / "checkpoints/last.ckpt", "--output", tmp_path / name)
+        sizes.append((tmp_path / name).read_bytes())
+    assert sizes[0] == sizes[1]
+    picture = Image.open(tmp_path / "one.png")
+    assert min(picture.size) > 60
+    assert len(set(picture.convert("L").tobytes())) > 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--trainer.max_stps=3"], "trainer.max_stps: no such key; did you mean trainer.max_steps?"),
+        (["--model.latnt_dim=3"], "model.latnt_dim: no such option here; did you mean latent_dim?"),
+        (["--model.latent_dim=x"], "model.latent_dim: expected int, got x"),
+        (["--model.latent_dim=0"], "latent_dim: 0 is below 1"),
+        (["--model=lightning_avb.AVV"], "model: there is no lightning_avb.AVV; did you mean AVB?"),
+        (["--model.encoder=GausianEncoder"], "did you mean GaussianEncoder?"),
+        (["--model.encoder.activation=eluu"], "activation: 'eluu' is not one of elu"),
+        (["--model.encoder.noise_hidden=[0]"], "has a layer without units"),
+        (
+            ["--model.players.critic.stps=3"],
+            "model.players.critic.stps: no such key; did you mean players.critic.steps?",
+        ),
+        (["--model.players.critic.optimizer.lrr=3"], "did you mean lr?"),
+        (["--model.players.critic.optimizer.lr=-3"], "players.critic.optimizer: Invalid learning rate: -3"),
+        (["--data.batch_size=5000"], "data.batch_size: 5000 rows are more than the 1297 rows of the training data"),
+        (["--data=datamodules.Digitss"], "there is no datamodules.Digitss; did you mean Digits?"),
+        (["--data.batch_siz=3"], "did you mean batch_size?"),
+        (["--ckpt_path=nowhere.ckpt"], "ckpt_path: there is no file 'nowhere.ckpt'"),
+        (["--config=nowhere.yaml"], "nowhere.yaml"),
+        (["--trainer.precision=17"], "trainer.precision: expected"),
+        (["--trainer.gradient_clip_val=1"], "set model.players.*.clip_norm"),
+        (["--trainer.accumulate_grad_batches=2"], "set model.accumulate"),
+    ],
+)
+def test_mistakes_are_said_in_one_line(refusal, tmp_path, options, message):
+    assert message in refusal("fit", "--config", DIGITS, *QUICK, *options)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_mistakes_in_a_file_are_said_in_one_line(refusal, tmp_path):
+    text = Path(DIGITS).read_text()
+    for wrong, right, message in (
+        ("latnt_dim", "latent_dim", "latnt_dim: no such"),
+        ("draw:", "draws:", "draw: no such"),
+        ("GausContrast", "GaussianContrast", "there is no lightning_avb.GausContrast"),
+        ("max_step:", "max_steps:", "max_step"),
+        ("modl:", "model:", "modl"),
+    ):
+        (tmp_path / "wrong.yaml").write_text(text.replace(right, wrong))
+        assert message in refusal("fit", "--config", tmp_path / "wrong.yaml")
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(finished, refusal):
+    last = finished / "checkpoints/last.ckpt"
+    config = ("fit", "--config", finished / "config.yaml", "--ckpt_path", last)
+    assert "model.latent_dim: 5, in the checkpoint 4" in refusal(*config, "--model.latent_dim=5")
+    other = ("fit", "--config", CONFIGS / "digits/vae.yaml", "--ckpt_path", last)
+    assert "the checkpoint holds a lightning_avb.models.avb.AVB" in refusal(*other)
+    (Path("x.ckpt")).write_text("nothing")
+    assert "no checkpoint of lightning_avb" in refusal("sample", "--ckpt_path", "x.ckpt", "--output", "x.png")
+
+
+def test_what_a_picture_needs_is_checked(finished, refusal):
+    last = str(finished / "checkpoints/last.ckpt")
+    assert "does not end in .png" in refusal("sample", "--ckpt_path", last, "--output", "x.jpg")
+    message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
+    assert "dimensions: 9 is not between 1 and the model's latent_dim of 4" in message
+    assert "did you mean count?" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--cuont", "3")
+
+
+def test_a_second_run_into_the_same_folder_keeps_the_first(command, tmp_path):
+    for steps in (2, 2, 3):
+        command("fit", "--config", DIGITS, *WIDTHS, *QUICK, f"--trainer.max_steps={steps}", "--trainer.logger=false")
+    assert {path.name for path in Path("runs").glob("config*.yaml")} == {"config.yaml", "config_1.yaml"}
+
+
+def test_wandb_offline_keeps_one_run(command, tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    logged = []
+    from pytorch_lightning.loggers import WandbLogger
+
+    log_image, configs = WandbLogger.log_image, []
+    monkeypatch.setattr(WandbLogger, "log_image", lambda *args, **kw: (logged.append(args[1:]), log_image(*args, **kw)))
+    log_hyperparams = WandbLogger.log_hyperparams
+    monkeypatch.setattr(WandbLogger, "log_hyperparams", lambda *args: (configs.append(args[1]), log_hyperparams(*args)))
+    options = ("--config", DIGITS, "--config", CONFIGS / "trainer/wandb.yaml", *WIDTHS, *QUICK)
+    command("fit", *options)
+    (last,) = tmp_path.glob("runs/lightning-avb/*/checkpoints/last.ckpt")
+    name = last.parent.parent.name
+    assert (last.parent.parent / "config.yaml").exists()
+    assert torch.load(last, weights_only=True)["wandb_id"] == name
+    assert len(configs) == 1
+    assert configs[0]["encoder"]["init_args"]["hidden"] == [8]
+    assert {(key, step) for key, _, step in logged} == {
+        (key, 23) for key in ("samples", "reconstructions", "interpolations")
+    }
+    import wandb
+
+    wandb.finish()
+    command("fit", *options, "--ckpt_path", last, "--trainer.max_steps=30")
+    assert [path.name for path in Path("runs/lightning-avb").iterdir()] == [name]
+    wandb.finish()
+
+
+def test_tensorboard_gets_pictures(command, tmp_path):
+    pytest.importorskip("tensorboard")
+    command("fit", "--config", DIGITS, "--config", CONFIGS / "trainer/tensorboard.yaml", *WIDTHS, *QUICK)
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = tmp_path.rglob("events.out.tfevents*")
+    accumulator = EventAccumulator(str(events))
+    accumulator.Reload()
+    assert {event.step for event in accumulator.Images("samples")} == {23}
+
+
+def test_the_demo_mixins_merge(command):
+    command("fit", "--config", DIGITS, "--config", CONFIGS / "trainer/ema.yaml", *WIDTHS, *QUICK)
+    (config,) = Path("runs").rglob("config.yaml")
+    callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
+    assert [callback["class_path"].rpartition(".")[2] for callback in callbacks] == ["EMAWeightAveraging"]
