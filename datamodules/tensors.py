@@ -101,14 +101,13 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         return drawn
 
     def batch(self, stage: str, index: Tensor, uniform: Tensor | None) -> Batch:
-        """Rows of a split as a model takes them; `uniform`, of the shape of x, binarises them."""
+        """Rows of a split as a model takes them; `uniform`, of the shape of x, binarises them and is lost."""
         split = self.split(stage)
-        x = split.x[index]
-        x = x.to(torch.get_default_dtype())
+        x = split.x.index_select(0, index).to(torch.get_default_dtype())
         if self.binarize != "static" and self.white != 1:
             x = x / self.white
         if uniform is not None:
-            x = (uniform < x).to(x.dtype)
+            x = uniform.lt_(x).to(x.dtype)
         return Batch(x, split.y[index] if split.y is not None else None, index)
 
     def train_dataloader(self) -> TrainLoader:
@@ -176,7 +175,7 @@ class TrainLoader:
             yield data.batch("train", mine[number], uniform)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the position follows from the trainer's counters. Lightning resumes loaders that have this method."""
+        """Nothing: the position follows from the trainer's counters. Having this method tells Lightning so."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -25,6 +25,8 @@ class Batch(NamedTuple):
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` pieces of nearly equal size."""
+        if parts == 1:
+            return [self]
         pieces = []
         for rows in torch.arange(len(self.x)).tensor_split(min(parts, len(self.x))):
             cut = slice(int(rows[0]), int(rows[-1]) + 1)

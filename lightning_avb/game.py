@@ -268,20 +268,21 @@ class Game(pl.LightningModule, abc.ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
         self._stepped = False
+        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        logging = (self.global_step + 1) % interval == 0
         scores: dict[str, Tensor] = {}
         pieces = Batch(*batch).split(self.accumulate)
         with self._one_scaler_update():
             for phase in self.phases():
-                scores = {**self._play(phase, pieces), **scores}
+                scores = {**self._play(phase, pieces, logging), **scores}
         for scheduler in self.trainer.lr_scheduler_configs:
             scheduler.scheduler.step()  # type: ignore[call-arg]
-        interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.global_step % interval == 0:
+        if logging:
             self._stop_if_not_finite()
             for name, value in scores.items():
                 self.log(f"train/{name}", value, prog_bar=name in PROGRESS)
 
-    def _play(self, phase: Phase, pieces: list[Batch]) -> dict[str, Tensor]:
+    def _play(self, phase: Phase, pieces: list[Batch], logging: bool) -> dict[str, Tensor]:
         moves = self._moves_of(phase)
         for optimizer in moves.optimizers:
             optimizer.zero_grad()
@@ -294,7 +295,7 @@ class Game(pl.LightningModule, abc.ABC):
                 losses = {player: loss.mean() for player, loss in play.losses.items()}
                 self._watch(phase, losses)
                 self.manual_backward(torch.stack([*losses.values()]).sum() * share, **moves.inputs)
-            for name, value in {**_named(losses), **play.scores}.items():
+            for name, value in {**_named(losses), **play.scores}.items() if logging else ():
                 scores[name] = scores.get(name, 0) + value.detach().mean() * share
         if not moves.everybody:
             self._average_gradients(moves.parameters)

@@ -84,7 +84,13 @@ def mixed_seed(*parts: int | str) -> int:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Makes every draw that follows, on every device, a function of (seed, step, rank)."""
-    torch.manual_seed(mixed_seed(seed, "train", step, rank))
+    # torch.manual_seed would also look for devices that nobody uses, which takes a millisecond on some builds.
+    bits = mixed_seed(seed, "train", step, rank)
+    torch.default_generator.manual_seed(bits)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(bits)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(bits)
 
 
 def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
