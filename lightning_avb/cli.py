@@ -14,11 +14,13 @@ from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
+
+import datamodules
 
 from . import noise, pictures
 from .batch import Batch
@@ -72,10 +74,7 @@ def explain(message: str, parser: Any) -> str:
 
 def _parts() -> list[type]:
     """The classes that a configuration usually names."""
-    import datamodules
-    import lightning_avb
-
-    modules = (lightning_avb, datamodules, torch.optim)
+    modules = (sys.modules["lightning_avb"], datamodules, torch.optim)
     exported = [getattr(module, name) for module in modules for name in module.__all__]
     return [part for part in exported if isinstance(part, type)]
 
@@ -151,7 +150,8 @@ class CLI(LightningCLI):
             parser_kwargs={"prog": "lightning-avb"},
             trainer_defaults={
                 "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "runs"}},
-                "default_root_dir": "runs",
+                # Where Lightning looks for the checkpoint of a job that SLURM has put back into the queue.
+                "default_root_dir": str(Path("runs", *filter(None, [os.environ.get("SLURM_JOB_ID")]))),
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,

@@ -34,6 +34,9 @@ class Decoder(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution: ...
 
+    def check(self, x: Tensor) -> None:
+        """Raises ConfigurationError if x is nothing that this likelihood can score."""
+
 
 EncoderRecipe = Callable[[Shape, int], Encoder]
 """(shape of a row of x, latent_dim) -> encoder."""
@@ -224,6 +227,13 @@ class BernoulliDecoder(Decoder):
         super().__init__()
         self.dims = len(data_shape)
         self.network = network((latent_dim,), tuple(data_shape))
+
+    def check(self, x: Tensor) -> None:
+        if not ((x == 0) | (x == 1)).all():
+            raise ConfigurationError(
+                "data.binarize: BernoulliDecoder scores zeros and ones, and the data has other values, which "
+                "it cannot; set it to 'dynamic' or 'static', or take a GaussianDecoder"
+            )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         return Independent(Bernoulli(logits=self.network(z), validate_args=False), self.dims, validate_args=False)

@@ -147,6 +147,7 @@ class Game(pl.LightningModule, abc.ABC):
         players = recipe(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
         self.data_shape: Shape | None = None
+        self._last_losses: dict[str, Any] = {}
 
     # What a model says.
 
@@ -267,7 +268,7 @@ class Game(pl.LightningModule, abc.ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
-        self._stepped = False
+        self._stepped, self._last_losses = False, {}
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logging = (self.global_step + 1) % interval == 0
         scores: dict[str, Tensor] = {}
@@ -363,13 +364,14 @@ class Game(pl.LightningModule, abc.ABC):
     def _watch(self, phase: Phase, losses: Losses) -> None:
         if set(phase.players) != set(losses):
             raise ConfigurationError(f"the phase of {', '.join(phase.players)} gave losses for {', '.join(losses)}")
-        self._last_losses = {player: loss.detach() for player, loss in losses.items()}
+        for player, loss in losses.items():
+            self._last_losses[player] = self._last_losses.get(player, 0) + loss.detach()
         # Elsewhere than on a CPU reading a loss waits for the device: `training_step` does so where it logs.
         if self.device.type == "cpu":
             self._stop_if_not_finite()
 
     def _stop_if_not_finite(self) -> None:
-        for player, loss in getattr(self, "_last_losses", {}).items():
+        for player, loss in self._last_losses.items():
             if not math.isfinite(loss.item()):
                 raise NonFiniteLossError(
                     f"the loss of player {player!r} is {loss.item()} at step {self.global_step}; the last checkpoint "

@@ -295,3 +295,9 @@ def test_the_warm_up_rises_to_one():
     model = vae(kl_warmup=4, data_shape=(4,))
     assert model.kl_weight == 0.25
     assert vae(data_shape=(4,)).kl_weight == 1.0
+
+
+def test_grey_values_are_not_scored_by_a_bernoulli(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"data\.binarize: BernoulliDecoder scores zeros and ones"):
+        trainer(tmp_path, max_steps=2).fit(vae(), Digits(32))
+    trainer(tmp_path, max_steps=2).fit(avb.VAE(2, decoder=avb.GaussianDecoder), Digits(32))

@@ -18,8 +18,8 @@ Two players, `model` (encoder, decoder, prior) and `critic`. One phase moves bot
     model:   -log p(x|z) + T(x, z) + log r(z|x) - log p(z),      the critic's weights constant,
     critic:  -log sigmoid T(x, z) - log sigmoid -T(x, z_r),      z constant;
 
-then `steps - 1` phases with new noise move the critic alone. A critic that stands still (steps: 0) is a constant
-function for the encoder to exploit, which makes q deterministic: the paper's warning.
+then `steps - 1` phases with new noise move the critic alone. A critic that stands still (steps: 0) is a fixed function
+for the encoder to exploit; with the prior as contrast nothing then keeps q from turning deterministic.
 """
 
 from __future__ import annotations

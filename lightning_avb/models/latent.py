@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Shape
+from ..conditionals import Decoder
 from ..game import Game, at_least
 from ..recipes import recipe
 
@@ -16,7 +17,7 @@ class LatentVariableModel(Game):
     """A model with `encoder`, `decoder` and `prior`, modules that return distributions."""
 
     encoder: nn.Module
-    decoder: nn.Module
+    decoder: Decoder
     prior: nn.Module
 
     def __init__(
@@ -41,6 +42,17 @@ class LatentVariableModel(Game):
     def kl_weight(self) -> float:
         """Weight of the KL term in the training loss: 1 once the warm-up is over."""
         return min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Checks that the likelihood fits the data, on the first batch of an epoch."""
+        if batch_idx == 0:
+            self.decoder.check(Batch(*batch).x)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.on_train_batch_start(batch, batch_idx)
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.on_train_batch_start(batch, batch_idx)
 
     @torch.no_grad()
     def sample(self, count: int) -> Tensor:

@@ -9,7 +9,8 @@ z = g(eps, x) is reparametrised, so that both gradients pass through the draws. 
 
 * `monte_carlo` (equation 6 of the paper, SGVB A): the mean over draws of log p(x|z) + log p(z) - log q(z|x);
 * `analytic` (equation 7, SGVB B): the mean of log p(x|z), minus KL(q(z|x), p(z)) in closed form. It has
-  the smaller variance as long as the bound is not tight, and needs a q and a prior whose divergence torch knows.
+  the smaller variance as a rule (not at the exact posterior, where every Monte Carlo draw gives log p(x) itself), and
+  needs a q and a prior whose divergence torch knows.
 
 One player, `model`: encoder, decoder and prior.
 """
