@@ -216,15 +216,15 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
-        callbacks = [*(config.get("callbacks") or [])]
+        # The pictures come first: a callback that averages weights takes the average away again when validation ends.
+        callbacks = [] if config.get("fast_dev_run") else [self._get(self.config_init, "pictures")]
+        callbacks += config.get("callbacks") or []
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         if self.subcommand == "predict":
             callbacks.append(SavePredictions())
         if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
             callbacks.append(self._get(self.config_init, "checkpoint"))
-        if not config.get("fast_dev_run"):
-            callbacks.append(self._get(self.config_init, "pictures"))
         plugins = config.get("plugins") or []
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return self._instantiate_trainer({**config, **kwargs, "callbacks": callbacks, "plugins": plugins}, [])

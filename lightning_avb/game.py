@@ -423,7 +423,7 @@ def _differences(key: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, A
         for name in {**theirs, **ours}:
             if name in theirs and name in ours and name != "_class_path":
                 yield from _differences(f"{key}.{name}", theirs[name], ours[name])
-    elif theirs != ours and ours is not None:
+    elif theirs != ours:
         yield key, theirs, ours
 
 
