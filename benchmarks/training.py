@@ -366,7 +366,8 @@ def compete(case: Case, options: argparse.Namespace) -> str:
     warm_up = steps // 2
     turns = Turns(opponent, warm_up, steps)
     with matmul_precision("medium" if options.ours_medium else options.precision):
-        fit(model, case.data(options.root), warm_up + options.rounds * steps, turns)
+        precision = "bf16-mixed" if options.ours_bf16 else "32-true"
+        fit(model, case.data(options.root), warm_up + options.rounds * steps, turns, precision=precision)
     ratios = [ours / theirs for ours, theirs in zip(turns.ours, turns.theirs, strict=True)]
     ours, theirs, ratio = (statistics.median(values) for values in (turns.ours, turns.theirs, ratios))
     return f"| {case.title} | {theirs:.1f} | {ours:.1f} | {ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
@@ -485,6 +486,7 @@ def parse() -> argparse.Namespace:
         "--precision", choices=("highest", "medium"), default="highest", help="of float32 products, on both sides"
     )
     parser.add_argument("--ours-medium", action="store_true", help="medium precision for ours alone")
+    parser.add_argument("--ours-bf16", action="store_true", help="Lightning's bf16-mixed for ours alone")
     parser.add_argument(
         "--keep-memory", action="store_true", help="both sides keep freed memory, as the command line does"
     )
@@ -506,7 +508,8 @@ def settings(options: argparse.Namespace) -> str:
         [
             f"torch {torch.__version__}, pytorch-lightning {pl.__version__}, Python {platform.python_version()}, "
             f"{platform.machine()}, {torch.get_num_threads()} threads",
-            f"float32 products: hand-written {options.precision}, lightning_avb {ours}",
+            f"float32 products: hand-written {options.precision}, lightning_avb {ours}"
+            + (", trained in bf16-mixed" if options.ours_bf16 else ""),
             f"freed memory, both sides: {memory}",
             f"{options.rounds} rounds of segments of about {options.seconds:g} s a side\n",
         ]
