@@ -48,7 +48,7 @@ import lightning_avb as avb
 from datamodules import MNIST, FourPoints, TensorDataModule
 from lightning_avb import noise
 from lightning_avb.batch import Batch
-from lightning_avb.cli import _keep_freed_memory
+from lightning_avb.cli import keep_freed_memory
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
 
@@ -529,7 +529,7 @@ def data_is_there(name: str, root: str) -> bool:
 def main() -> None:
     options = parse()
     if options.keep_memory:
-        _keep_freed_memory()
+        keep_freed_memory()
     if options.threads:
         torch.set_num_threads(options.threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)

@@ -82,15 +82,30 @@ class Pictures(pl.Callback):
         def fixed(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
             return torch.randn(shape, generator=generator).to(like)
 
+        if not pictures.drawable(model.data_shape):
+            return
         with noise.use(fixed):
             if hasattr(model, "sample"):
                 show(trainer, "samples", pictures.samples(model), step)
             if self.batch is None or not (hasattr(model, "encode") and hasattr(model, "decode")):
                 return
-            show(trainer, "reconstructions", pictures.reconstructions(model, self.batch, self.count), step)
-            show(trainer, "interpolations", pictures.interpolations(model, self.batch), step)
+            # At the end of a fit Lightning has moved the model off the device.
+            x, y, _ = self.batch
+            batch = Batch(x.to(model.device), y.to(model.device) if y is not None else None)
+            show(trainer, "reconstructions", pictures.reconstructions(model, batch, self.count), step)
+            show(trainer, "interpolations", pictures.interpolations(model, batch), step)
             if model.latent_dim == 2:
-                show(trainer, "latent_plane", pictures.latent_plane(model, self.batch), step)
+                show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
+
+
+class Checkpoint(pl.callbacks.ModelCheckpoint):
+    """Lightning's `ModelCheckpoint`, whose `last.ckpt` is also written at the end of the run."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_epoch_end(trainer, pl_module)
+        ends = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
+        if ends and self._last_global_step_saved != trainer.global_step:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
 
 class ExactLikelihood(pl.Callback):

@@ -14,7 +14,7 @@ from typing import Any, Literal, NoReturn
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -24,7 +24,7 @@ import datamodules
 
 from . import noise, pictures
 from .batch import Batch
-from .callbacks import Pictures, SavePredictions, run_folder
+from .callbacks import Checkpoint, Pictures, SavePredictions, run_folder
 from .errors import ConfigurationError, NonFiniteLossError
 from .game import Game
 from .recipes import locate
@@ -159,7 +159,7 @@ class CLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True})
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_argument(
@@ -213,6 +213,10 @@ class CLI(LightningCLI):
             super().instantiate_classes()
         except ValueError as error:
             raise ConfigurationError(explain(str(error), self.parser)) from error
+        except ModuleNotFoundError as error:
+            raise ConfigurationError(
+                f"{error}; loggers come with pip install 'lightning-avb[wandb,tensorboard]'"
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -262,6 +266,8 @@ def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
     cls = locate(arguments.pop("_class_path"))
     if not (isinstance(cls, type) and issubclass(cls, pl.LightningDataModule)):
         raise ConfigurationError(f"ckpt_path: {str(path)!r} names {cls!r} as its data")
+    if root is not None and "root" not in arguments:
+        raise ConfigurationError(f"root: {cls.__name__} reads no files")
     if root is not None:
         arguments["root"] = root
     data = cls(**arguments)
@@ -343,17 +349,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
 """Commands beside LightningCLI's own."""
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Lets glibc keep what a step frees for the next one. Asking the kernel anew costs a third of a CPU step."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
-        for option in (trim_threshold, mmap_threshold):
-            ctypes.CDLL(None).mallopt(option, 1 << 30)
+        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3
+        if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20):
+            mallopt(trim_threshold, 1 << 30)
 
 
 def main(args: list[str] | None = None) -> None:
     """The console command `lightning-avb`."""
-    _keep_freed_memory()
+    keep_freed_memory()
     name, *rest = [*(sys.argv[1:] if args is None else args), ""]
     try:
         if name in COMMANDS:

@@ -1,6 +1,7 @@
 """Encoders and decoders: modules whose call returns a distribution.
 
-An encoder's call gives q(z|x), a decoder's p(x|z), a prior's p(z). Encoders with a density return
+An encoder's call gives q(z|x), a decoder's p(x|z), a prior's p(z). Under mixed precision the networks compute in
+half precision and the distributions in the precision of x, where a small scale needs it. Encoders with a density return
 `DiagonalNormal`; black-box encoders return `Implicit`, which has draws and moments and no density.
 """
 
@@ -73,7 +74,7 @@ class GaussianEncoder(Encoder):
         self.network = network(data_shape, (2 * latent_dim,))
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
-        mean, log_scale = self.network(x).chunk(2, -1)
+        mean, log_scale = self.network(x).to(x.dtype).chunk(2, -1)
         return DiagonalNormal(mean, log_scale.exp())
 
 
@@ -105,7 +106,7 @@ class NoiseInjectionEncoder(Encoder):
         features = self.network.features(x)
 
         def push(samples: int) -> Tensor:
-            return self.network(features, noise.normal((samples, len(x), self.noise_dim), x))
+            return self.network(features, noise.normal((samples, len(x), self.noise_dim), x)).to(x.dtype)
 
         return Implicit(push, x.shape[:1], torch.Size([self.latent_dim]))
 
@@ -146,12 +147,12 @@ class NoiseBasisEncoder(Encoder):
         self.basis = NoiseBasis(basis, noise_dim, latent_dim, basis_hidden)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Implicit:
-        raw = self.network(x).unflatten(-1, (-1, self.latent_dim))
+        raw = self.network(x).to(x.dtype).unflatten(-1, (-1, self.latent_dim))
         centre, mixing = raw[:, 0], nn.functional.elu(raw[:, 1:] - self.start) + 1
 
         def push(samples: int) -> Tensor:
             eps = noise.normal((samples, len(x), self.basis.count * self.basis.noise_dim), x)
-            v = self.basis(eps.flatten(0, 1)).unflatten(0, (samples, len(x)))
+            v = self.basis(eps.flatten(0, 1)).to(x.dtype).unflatten(0, (samples, len(x)))
             return centre + (mixing * v).sum(-2)
 
         def moments() -> tuple[Tensor, Tensor]:
@@ -204,12 +205,13 @@ class BoundedNoiseEncoder(Encoder):
         nn.init.zeros_(bias)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Implicit:
-        mean, log_scale, features = self.network(x).tensor_split([self.latent_dim, 2 * self.latent_dim], -1)
+        mean, log_scale, features = self.network(x).to(x.dtype).tensor_split([self.latent_dim, 2 * self.latent_dim], -1)
         scale = log_scale.exp()
 
         def push(samples: int) -> Tensor:
             eps = noise.normal((samples, len(x), self.noise_dim), x)
-            shift = self.bound * torch.tanh(self.correction(features + self.noise(eps)) / self.bound)
+            correction = self.correction(features + self.noise(eps)).to(x.dtype)
+            shift = self.bound * torch.tanh(correction / self.bound)
             return torch.addcmul(mean, scale, eps[..., : self.latent_dim] + shift)
 
         return Implicit(push, x.shape[:1], torch.Size([self.latent_dim]))
@@ -236,7 +238,9 @@ class BernoulliDecoder(Decoder):
             )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        return Independent(Bernoulli(logits=self.network(z), validate_args=False), self.dims, validate_args=False)
+        return Independent(
+            Bernoulli(logits=self.network(z).to(z.dtype), validate_args=False), self.dims, validate_args=False
+        )
 
 
 class GaussianDecoder(Decoder):
@@ -261,4 +265,6 @@ class GaussianDecoder(Decoder):
             self.register_buffer("log_scale", log_scale)
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        return Independent(Normal(self.network(z), self.log_scale.exp(), validate_args=False), self.dims, False)
+        return Independent(
+            Normal(self.network(z).to(z.dtype), self.log_scale.exp(), validate_args=False), self.dims, False
+        )

@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 
 from . import noise
 from .distributions import DiagonalNormal, Implicit
-from .errors import ConfigurationError
+from .errors import at_least
 
 
 class Reference(NamedTuple):
@@ -90,9 +90,7 @@ class GaussianContrast(Contrast):
 
     def __init__(self, latent_dim: int, draws: int = 16) -> None:
         super().__init__()
-        if draws < 2:
-            raise ConfigurationError(f"draws: {draws} noise draws have no standard deviation; at least 2 are needed")
-        self.context_dim, self.draws = 2 * latent_dim, draws
+        self.context_dim, self.draws = 2 * latent_dim, at_least(2, draws=draws)
 
     def forward(self, q: Distribution, p: Distribution) -> Reference:
         mean, scale = q.moments(self.draws) if isinstance(q, Implicit) else (q.mean.detach(), q.stddev.detach())

@@ -10,3 +10,15 @@ class ConfigurationError(Exception):
 
 class NonFiniteLossError(RuntimeError):
     """A loss became nan or infinite; the message names the player and the step."""
+
+
+def at_least(minimum: int, **argument: int) -> int:
+    """The argument's value.
+
+    Raises:
+        ConfigurationError: it is below the minimum; the message names it.
+    """
+    ((name, value),) = argument.items()
+    if value < minimum:
+        raise ConfigurationError(f"{name}: {value} is below {minimum}")
+    return value

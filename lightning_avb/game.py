@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from . import noise
 from .batch import Batch, Shape
-from .errors import ConfigurationError, NonFiniteLossError
+from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .recipes import class_path, plain, recipe
 
 Losses = dict[str, Tensor]
@@ -97,18 +97,6 @@ PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
 
-def at_least(minimum: int, **argument: int) -> int:
-    """The argument's value.
-
-    Raises:
-        ConfigurationError: it is below the minimum; the message names it.
-    """
-    ((name, value),) = argument.items()
-    if value < minimum:
-        raise ConfigurationError(f"{name}: {value} is below {minimum}")
-    return value
-
-
 class Game(pl.LightningModule, abc.ABC):
     """Base class of all models.
 
@@ -132,8 +120,7 @@ class Game(pl.LightningModule, abc.ABC):
         except TypeError:  # __init__ will say what is wrong with the arguments
             return game
         bound.apply_defaults()
-        arguments = dict(list(bound.arguments.items())[1:])
-        game.__dict__["_given"] = {name: value for name, value in arguments.items()}
+        game.__dict__["_given"] = dict(list(bound.arguments.items())[1:])
         return game
 
     def __init__(self, latent_dim: int, players: Any, accumulate: int = 1) -> None:
@@ -148,6 +135,7 @@ class Game(pl.LightningModule, abc.ABC):
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
         self.data_shape: Shape | None = None
         self._last_losses: dict[str, Any] = {}
+        self._step_of_losses = 0
 
     # What a model says.
 
@@ -205,9 +193,12 @@ class Game(pl.LightningModule, abc.ABC):
 
     def _optimizer(self, name: str, player: Player) -> Optimizer:
         try:
-            return player.optimizer(self._parameters_of(name))
+            optimizer = player.optimizer(self._parameters_of(name))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"players.{name}.optimizer: {error}") from error
+        # Fused optimizers would unscale float16 gradients within their step, after the clipping.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
 
     def _scheduler(self, named: tuple[str, Player], optimizer: Optimizer) -> LRScheduler | None:
         name, player = named
@@ -268,9 +259,9 @@ class Game(pl.LightningModule, abc.ABC):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
-        self._stepped, self._last_losses = False, {}
+        self._stepped, self._step_of_losses, self._last_losses = False, self.global_step, {}
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        logging = (self.global_step + 1) % interval == 0
+        logging = interval > 0 and (self.global_step + 1) % interval == 0
         scores: dict[str, Tensor] = {}
         pieces = Batch(*batch).split(self.accumulate)
         with self._one_scaler_update():
@@ -374,13 +365,19 @@ class Game(pl.LightningModule, abc.ABC):
         for player, loss in self._last_losses.items():
             if not math.isfinite(loss.item()):
                 raise NonFiniteLossError(
-                    f"the loss of player {player!r} is {loss.item()} at step {self.global_step}; the last checkpoint "
-                    "is from before. A smaller learning rate or clip_norm for that player is the usual cure."
+                    f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}; the last "
+                    "checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
                 )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps weights that follow from a non-finite loss out of every checkpoint."""
+        """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
         self._stop_if_not_finite()
+        for player, modules in self.cast().items():
+            if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
+                raise NonFiniteLossError(
+                    f"the weights of player {player!r} are not finite after step {self._step_of_losses}; the last "
+                    "checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
+                )
 
     # Logging and evaluation.
 

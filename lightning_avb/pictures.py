@@ -13,8 +13,8 @@ from PIL import Image
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from .batch import Batch
-from .errors import ConfigurationError
+from .batch import Batch, Shape
+from .errors import ConfigurationError, at_least
 
 Picture = Tensor
 SMALLEST = 32
@@ -32,15 +32,20 @@ def require(model: Any, task: str, *methods: str) -> None:
         raise ConfigurationError(f"{type(model).__name__} cannot {task}: it has no {' and no '.join(missing)}")
 
 
+def drawable(data_shape: Shape) -> bool:
+    """Whether rows of that shape are pictures, or vectors that can be drawn as strips."""
+    return len(data_shape) in (1, 2) or (len(data_shape) == 3 and data_shape[0] in (1, 3))
+
+
 def tiles(rows: Tensor, columns: int) -> Picture:
     """A grid of pictures: rows `(count, *data_shape)`, with a vector drawn as a strip of grey boxes."""
+    if not drawable(tuple(rows.shape[1:])):
+        raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
     rows = rows.detach().float().cpu()
     if rows.ndim == 2:
         rows = rows[:, None, None]
     elif rows.ndim == 3:
         rows = rows[:, None]
-    if rows.ndim != 4 or rows.shape[1] not in (1, 3):
-        raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
     magnify = max(1, SMALLEST // max(rows.shape[-2:]))
     rows = rows.repeat_interleave(magnify, -1).repeat_interleave(magnify, -2)
     return make_grid(rows.clamp(0, 1), nrow=columns, padding=2, pad_value=0.5)
@@ -49,12 +54,14 @@ def tiles(rows: Tensor, columns: int) -> Picture:
 def samples(model: Any, count: int = 64) -> Picture:
     """Draws of the model: means of p(x|z) for z from the prior."""
     require(model, "sample", "sample")
+    at_least(1, count=count)
     return tiles(model.sample(count), max(1, round(count**0.5)))
 
 
 def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
     """Pairs, side by side, eight to a row: x, and the mean of p(x|z) for z from q(z|x)."""
     require(model, "reconstruct", "encode", "decode")
+    at_least(1, count=count)
     x, y = batch.x[:count], batch.y[:count] if batch.y is not None else None
     return tiles(torch.stack([x, model.decode(model.encode(x, y))], 1).flatten(0, 1), 16)
 
@@ -62,6 +69,8 @@ def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
 def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
     """A line a row, from the code of one datum to the code of another, through the decoder."""
     require(model, "interpolate", "encode", "decode")
+    at_least(1, rows=rows)
+    at_least(2, steps=steps)
     count = min(2 * rows, len(batch.x) // 2 * 2)
     z = model.encode(batch.x[:count], batch.y[:count] if batch.y is not None else None)
     start, end = z[0::2, None], z[1::2, None]
@@ -72,6 +81,7 @@ def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> 
 def traversal(model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0) -> Picture:
     """A latent dimension a row, from -limit to limit, the others 0."""
     require(model, "traverse", "decode")
+    at_least(2, steps=steps)
     latent = model.latent_dim
     if dimensions is not None and not 1 <= dimensions <= latent:
         raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the model's latent_dim of {latent}")

@@ -86,6 +86,19 @@ class Dump(pl.Callback):
         torch.save(end, self.folder / f"{self.name}_{trainer.global_rank}.pt")
 
 
+class CountReduced:
+    """What the engine's own all-reduce averaged, in numbers of parameters."""
+
+    def __init__(self) -> None:
+        self.sizes: list[int] = []
+        self.original = torch.distributed.all_reduce
+
+    def __call__(self, tensor: torch.Tensor, *args: Any, **options: Any) -> Any:
+        if tensor.requires_grad is False and tensor.ndim == 1 and tensor.numel() > 50:
+            self.sizes.append(tensor.numel())
+        return self.original(tensor, *args, **options)
+
+
 class JoinedNoise:
     """The same table of noise for the joined batch, of which every process takes its rows."""
 
@@ -112,6 +125,7 @@ def main() -> None:
     parser.add_argument("--inject", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    torch.distributed.all_reduce = reduced = CountReduced()
     for name in options.models.split(","):
         pl.seed_everything(3)
         save = ModelCheckpoint(options.folder, save_last=True, every_n_train_steps=7, save_on_train_epoch_end=False)
@@ -131,7 +145,12 @@ def main() -> None:
         )
         data = Digits(64 // options.devices, binarize="static" if options.inject else "dynamic")
         with noise.use(JoinedNoise(64)) if options.inject else nullcontext():
-            fit.fit(MODELS[name](), data, ckpt_path=options.ckpt)
+            model = MODELS[name]()
+            fit.fit(model, data, ckpt_path=options.ckpt)
+        if options.devices > 1:
+            critic = sum(p.numel() for p in model.critic.parameters()) if name != "vae" else 0
+            assert reduced.sizes == ([critic] * options.steps if critic else []), "extra steps reduce the critic alone"
+            reduced.sizes.clear()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import subprocess
 import sys
 from pathlib import Path
 
@@ -69,7 +70,6 @@ def finished(tmp_path_factory):
 
 @pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_config_builds_its_model(path, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["lightning-avb"])
     parts = yaml.safe_load(path.read_text())
     assert path.read_text().splitlines()[1].startswith("# Command   lightning-avb fit --config configs/")
     built = []
@@ -98,6 +98,23 @@ def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(finished):
         columns = next(csv.reader(file))
     assert {"val/elbo_estimate", "val/kl_estimate", "val/reconstruction", "val/critic_accuracy"} <= set(columns)
     assert not any("bound" in column or column.endswith("/elbo") for column in columns)
+
+
+def test_the_last_checkpoint_is_the_end_of_the_run(command, tmp_path):
+    command("fit", "--config", DIGITS, *WIDTHS, *QUICK, "--trainer.max_steps=17", "--trainer.check_val_every_n_epoch=1")
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 17
+
+
+def test_resuming_from_the_default_checkpoint_is_exact(command, tmp_path):
+    """It is written by validation, on the last batch of an epoch."""
+    config = ("fit", "--config", DIGITS, *WIDTHS, *QUICK, "--checkpoint.save_top_k=-1")
+    command(*config)
+    (middle,) = tmp_path.rglob("epoch=0-step=12.ckpt")
+    command(*config, "--ckpt_path", middle)
+    ends = [torch.load(path, weights_only=True) for path in sorted(tmp_path.rglob("last.ckpt"))]
+    assert [end["global_step"] for end in ends] == [24, 24]
+    assert all(torch.equal(value, ends[1]["state_dict"][key]) for key, value in ends[0]["state_dict"].items())
 
 
 def test_the_saved_config_repeats_the_run(finished, command, tmp_path):
@@ -209,6 +226,10 @@ def test_what_a_picture_needs_is_checked(finished, refusal):
     assert "does not end in .png" in refusal("sample", "--ckpt_path", last, "--output", "x.jpg")
     message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
     assert "dimensions: 9 is not between 1 and the model's latent_dim of 4" in message
+    assert "count: 0 is below 1" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--count", "0")
+    assert "root: Digits reads no files" in refusal(
+        "reconstruct", "--ckpt_path", last, "--output", "x.png", "--root", "x"
+    )
     assert "did you mean count?" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--cuont", "3")
 
 
@@ -258,7 +279,23 @@ def test_tensorboard_gets_pictures(command, tmp_path):
     assert {event.step for event in accumulator.Images("samples")} == {23}
 
 
-def test_the_demo_mixins_merge(command):
+def test_mixed_precision_from_a_mixin(command, tmp_path):
+    command("fit", "--config", DIGITS, "--config", CONFIGS / "trainer/bf16.yaml", *WIDTHS, *QUICK)
+    assert list(tmp_path.rglob("last.ckpt"))
+
+
+def test_two_processes_from_a_mixin(tmp_path):
+    options = ("--config", DIGITS, "--config", str(CONFIGS / "trainer/ddp.yaml"), *WIDTHS, *QUICK)
+    two = ("--trainer.accelerator=cpu", "--trainer.devices=2")
+    command = [sys.executable, "-m", "lightning_avb", "fit", *options, *two]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 24
+    assert [path.name for path in tmp_path.rglob("config*.yaml")] == ["config.yaml"]
+
+
+def test_mixins_append_callbacks(command):
     command("fit", "--config", DIGITS, "--config", CONFIGS / "trainer/ema.yaml", *WIDTHS, *QUICK)
     (config,) = Path("runs").rglob("config.yaml")
     callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]

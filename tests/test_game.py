@@ -25,6 +25,9 @@ from lightning_avb.models.vae import VAEPlayers
 DATA = partial(FourPoints, batch_size=16, copies=100)  # 25 batches an epoch
 
 
+BATCH = avb.Batch(torch.eye(4))
+
+
 class Watch(pl.Callback):
     """Counts batches and keeps the gradients of every optimizer step, after clipping."""
 
@@ -142,6 +145,28 @@ def test_clipping_happens_before_the_step(tmp_path):
     assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
 
 
+def test_simultaneous_play_is_one_backward_pass(tmp_path, monkeypatch):
+    passes = []
+    backward = pl.LightningModule.manual_backward
+    monkeypatch.setattr(
+        pl.LightningModule,
+        "manual_backward",
+        lambda self, *args, **kw: (passes.append(kw), backward(self, *args, **kw)),
+    )
+    trainer(tmp_path, max_steps=4).fit(adversarial(avb.PriorContrast, steps=1), DATA())
+    assert passes == [{}] * 4
+
+
+def test_half_precision_stays_within_the_networks(tmp_path):
+    model = adversarial(partial(avb.GaussianContrast, draws=4), data_shape=(4,))
+    batch = next(iter(DATA().train_dataloader()))
+    with torch.autocast("cpu", torch.bfloat16):
+        play = model.learn(batch)
+        assert model.encoder(batch.x).rsample((2,)).dtype == torch.float32
+    values = [*play.losses.values(), *play.scores.values()]
+    assert {value.dtype for value in values} == {torch.float32}
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_bf16_mixed_trains(tmp_path, name):
     pl.seed_everything(0)
@@ -166,7 +191,20 @@ class CountingScaler(torch.amp.GradScaler):
         super().update(new_scale)
 
 
-@pytest.mark.parametrize(("name", "options"), [("vae", {}), ("avb_ac", {"steps": 3})])
+FUSED = partial(torch.optim.Adam, lr=1e-3, fused=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("vae", {}),
+        ("avb_ac", {"steps": 3}),
+        (
+            "avb_ac",
+            {"players": AVBPlayers(avb.Player(FUSED, clip_norm=1.0), avb.Player(FUSED, clip_norm=1.0, steps=3))},
+        ),
+    ],
+)
 def test_16_mixed_updates_its_scaler_once_a_step(tmp_path, name, options):
     scaler = CountingScaler("cpu", init_scale=2.0**10)
     plugin = MixedPrecision("16-mixed", "cpu", scaler)
@@ -180,13 +218,15 @@ def test_16_mixed_updates_its_scaler_once_a_step(tmp_path, name, options):
         assert not torch.equal(value, before[key])
 
 
-def test_16_mixed_takes_the_step_of_full_precision(tmp_path):
-    """A loss scale that does not cancel would show as a step of another length."""
+@pytest.mark.parametrize(("fused", "clip_norm"), [(False, None), (True, None), (True, 0.1)])
+def test_16_mixed_takes_the_step_of_full_precision(tmp_path, fused, clip_norm):
+    """A loss scale that does not cancel, or a clip of scaled gradients, would show as a step of another length."""
     ends = []
     for plugins in ([], [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2.0**12))]):
         pl.seed_everything(0)
-        sgd = partial(torch.optim.SGD, lr=0.1)
-        model = adversarial(avb.PriorContrast, players=AVBPlayers(avb.Player(sgd), avb.Player(sgd, steps=3)))
+        sgd = partial(torch.optim.SGD, lr=0.1, fused=fused)
+        players = AVBPlayers(avb.Player(sgd, clip_norm=clip_norm), avb.Player(sgd, clip_norm=clip_norm, steps=3))
+        model = adversarial(avb.PriorContrast, players=players)
         trainer(tmp_path, max_steps=3, plugins=plugins, limit_val_batches=0).fit(model, DATA())
         ends.append(torch.nn.utils.parameters_to_vector(model.parameters()).detach())
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=5e-3)
@@ -211,6 +251,20 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["global_step"] == 4
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    """A finite loss whose gradient overflows."""
+
+    class Overflow(pl.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+            if trainer.global_step == 3:
+                optimizer.param_groups[0]["params"][0].grad.fill_(float("inf"))
+
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_last=True)
+    with pytest.raises(NonFiniteLossError, match="the weights of player 'model' are not finite after step 3"):
+        trainer(tmp_path, max_steps=9, callbacks=[Overflow(), save]).fit(vae(), DATA())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 3
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -284,6 +338,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         (lambda: avb.VAE(2, encoder=lambda shape, dim: None), "encoder: .* cannot be stored"),
         (lambda: avb.Player(clip_norm=0), "clip_norm: 0"),
         (lambda: avb.AVB(2, players=AVBPlayers(avb.Player(steps=2))), r"players\.model\.steps"),
+        (lambda: avb.VAE(2, avb.BoundedNoiseEncoder, data_shape=(4,)).learn(BATCH), "a VAE needs .* a density"),
     ],
 )
 def test_numbers_that_make_no_sense_are_named(build, message):

@@ -122,7 +122,7 @@ class AVB(LatentVariableModel):
         seen = torch.cat([reference.standardise(crossing.enter(z)), reference.rsample(len(z))])
         context = reference.context.to(batch.x) if reference.context is not None else None
         with full_precision_in_half(z.device.type):
-            t = self.critic(batch.x, seen.to(batch.x), context)
+            t = self.critic(batch.x, seen.to(batch.x), context).to(batch.x)
         for_model, for_critic = crossing.leave(t[: len(z)])
         return Verdict(for_model + reference.log_ratio(z), for_critic, t[len(z) :])
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from ..batch import Batch, Shape
 from ..conditionals import Decoder
-from ..game import Game, at_least
+from ..errors import at_least
+from ..game import Game
 from ..recipes import recipe
 
 

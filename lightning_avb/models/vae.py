@@ -33,6 +33,7 @@ from ..conditionals import (
     PriorRecipe,
     StandardNormal,
 )
+from ..distributions import Implicit
 from ..errors import ConfigurationError
 from ..game import Phase, Play, Player
 from .latent import LatentVariableModel
@@ -98,6 +99,8 @@ class VAE(LatentVariableModel):
     def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p(x|z) `(samples, batch)`, and the KL term of the chosen estimator, `(batch,)` or `(samples, batch)`."""
         q, p = self.encoder(batch.x, batch.y), self.prior()
+        if isinstance(q, Implicit):
+            raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
             z, kl = q.rsample((self.samples,)), kl_divergence(q, p)
         else:
