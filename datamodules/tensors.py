@@ -12,7 +12,8 @@ there are no loader workers.
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
@@ -132,6 +133,17 @@ def _place(trainer: pl.Trainer | None) -> tuple[int, int]:
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
 
 
+def fast_uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    """Uniform numbers in (0, 1) on a grid of 2^-16, four from every 64 random bits: a third of the time of torch.rand.
+
+    P(u < p) is p to within 2^-17, and exactly 0 and 1 for those.
+    """
+    count = math.prod(shape)
+    low, high = -(1 << 63), (1 << 63) - 1
+    bits = torch.randint(low, high, (-(-count // 4),), generator=generator, device=generator.device)
+    return bits.view(torch.int16)[:count].view(*shape).float().add_(32768.5).mul_(2.0**-16)
+
+
 class TrainLoader:
     """Shuffled batches of the training split; an incomplete last batch is left out."""
 
@@ -171,7 +183,7 @@ class TrainLoader:
             uniform = None
             if data.binarize == "dynamic":
                 generator.manual_seed(noise.mixed_seed(seed, "binarize", epoch, number, self.rank))
-                uniform = torch.rand((size, *x.shape[1:]), generator=generator, device=x.device)
+                uniform = fast_uniform((size, *x.shape[1:]), generator)
             yield data.batch("train", mine[number], uniform)
 
     def state_dict(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
+from functools import reduce
 from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
@@ -286,7 +287,8 @@ class Game(pl.LightningModule, abc.ABC):
                 play = phase.play(piece)
                 losses = {player: loss.mean() for player, loss in play.losses.items()}
                 self._watch(phase, losses)
-                self.manual_backward(torch.stack([*losses.values()]).sum() * share, **moves.inputs)
+                loss = reduce(torch.add, losses.values())
+                self.manual_backward(loss if share == 1 else loss * share, **moves.inputs)
             for name, value in {**_named(losses), **play.scores}.items() if logging else ():
                 scores[name] = scores.get(name, 0) + value.detach().mean() * share
         if not moves.everybody:

@@ -10,6 +10,7 @@ import torch
 
 import datamodules
 from datamodules import MNIST, Digits, FourPoints, Split, TensorDataModule
+from datamodules.tensors import fast_uniform
 from lightning_avb.errors import ConfigurationError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -95,6 +96,16 @@ def test_binarisation():
         black, white = grey.x[grey.index.argsort()] == 0, grey.x[grey.index.argsort()] == 1
         assert (x[0][black] == 0).all()
         assert (x[0][white] == 1).all()
+
+
+def test_fast_uniform_is_uniform():
+    u = fast_uniform((1000, 999), torch.Generator().manual_seed(0)).flatten()
+    assert 0 < u.min() < 1e-4 < 1 - 1e-4 < u.max() < 1
+    counts = torch.histc(u, 50, 0, 1)
+    expected = len(u) / 50
+    assert ((counts - expected).square() / expected).sum() < 49 + 5 * (2 * 49) ** 0.5  # chi-squared with 49 degrees
+    for lag in (1, 2, 3, 4):  # the four numbers of a word, and of neighbouring words, are uncorrelated
+        assert torch.corrcoef(torch.stack([u[:-lag], u[lag:]]))[0, 1].abs() < 5 / len(u) ** 0.5
 
 
 def test_a_batch_larger_than_the_data_is_refused():
