@@ -2,7 +2,7 @@
 
     python benchmarks/training.py
     python benchmarks/training.py --cases mnist_vae --ours-medium --keep-memory
-    python benchmarks/training.py --profile
+    python benchmarks/training.py --ours-bf16 --keep-memory
 
 Both sides have the same networks (deep copies), batch size and optimizers (same class, same options) and the same
 mathematics, on the CPU and in one process. The hand-written loop is what one would write without a library: data in one
@@ -13,7 +13,7 @@ CSVLogger and progress bar, without validation and checkpoints.
 Machines are noisy, so the sides take turns: whenever ours has done a segment of N steps, a callback lets the other
 side do N steps, and the clock of ours stands still meanwhile. The ratio, ours by theirs, is taken pair by pair; the
 table shows its median and range. Before that, both sides train for three steps in float64 on the same rows and the
-same noise, and must have the same losses and gradients.
+same noise, and must have the same losses and gradients. Last comes where the time of ours goes.
 """
 
 from __future__ import annotations
@@ -491,7 +491,6 @@ def parse() -> argparse.Namespace:
         "--keep-memory", action="store_true", help="both sides keep freed memory, as the command line does"
     )
     parser.add_argument("--threads", type=int, help="of torch, on both sides; default: torch's choice")
-    parser.add_argument("--profile", action="store_true", help="where the time of ours goes, instead of the comparison")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
         parser.error("--rounds and --seconds must be positive")
@@ -536,20 +535,16 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     print(settings(options))
     pl.seed_everything(0, verbose=False)
-    rows = []
+    rows, profiles = [], []
     for name in options.cases:
         if not data_is_there(name, options.root):
             continue
         assert_same_steps(CASES[name], options.root)
         print(f"{name}: both sides have the same losses and gradients", flush=True)
-        rows.append((profile if options.profile else compete)(CASES[name], options))
-    if not options.profile:
-        rows = [
-            "\n| case | hand-written steps/s | lightning_avb steps/s | ratio (median, min-max) |",
-            "|---|---|---|---|",
-            *rows,
-        ]
-    print("\n".join(rows))
+        rows.append(compete(CASES[name], options))
+        profiles.append(profile(CASES[name], options))
+    print("\n| case | hand-written steps/s | lightning_avb steps/s | ratio (median, min-max) |\n|---|---|---|---|")
+    print("\n".join([*rows, "\nWhere the time of lightning_avb goes:", *profiles]))
 
 
 if __name__ == "__main__":

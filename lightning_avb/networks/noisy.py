@@ -44,7 +44,6 @@ class NoisyMLP(nn.Module):
         if noise_dim < 1:
             raise ConfigurationError(f"noise_dim: {noise_dim} is not a positive number of dimensions")
         widths = [math.prod(in_shape), *hidden, out_dim]
-        self.noise_dim = noise_dim
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
         noisy = len(self.layers) if every_layer else 1
         self.noise = nn.ModuleList(nn.Linear(noise_dim, b, bias=False) for b in widths[1 : noisy + 1])
