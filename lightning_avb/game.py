@@ -97,6 +97,8 @@ class Cosine(LambdaLR):
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
+_CURE = "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
+
 
 class Game(pl.LightningModule, abc.ABC):
     """Base class of all models.
@@ -366,20 +368,16 @@ class Game(pl.LightningModule, abc.ABC):
     def _stop_if_not_finite(self) -> None:
         for player, loss in self._last_losses.items():
             if not math.isfinite(loss.item()):
-                raise NonFiniteLossError(
-                    f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}; the last "
-                    "checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
-                )
+                what = f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}"
+                raise NonFiniteLossError(what + _CURE)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
         self._stop_if_not_finite()
         for player, modules in self.cast().items():
             if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
-                raise NonFiniteLossError(
-                    f"the weights of player {player!r} are not finite after step {self._step_of_losses}; the last "
-                    "checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
-                )
+                what = f"the weights of player {player!r} are not finite after step {self._step_of_losses}"
+                raise NonFiniteLossError(what + _CURE)
 
     # Logging and evaluation.
 

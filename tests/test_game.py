@@ -297,8 +297,7 @@ def test_the_average_of_the_weights_is_saved_and_resumed(tmp_path):
         early["state_dict"]["decoder.network.layers.0.weight"],
         early["current_model_state"]["decoder.network.layers.0.weight"],
     )
-    resumed = run(30, tmp_path / "epoch=0-step=20.ckpt") if (tmp_path / "epoch=0-step=20.ckpt").exists() else None
-    assert resumed is not None
+    resumed = run(30, tmp_path / "epoch=0-step=20.ckpt")
     for key, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[key])
 
