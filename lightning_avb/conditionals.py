@@ -13,11 +13,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal
+from torch.distributions import Distribution, Independent, Normal
 
 from . import noise
 from .batch import Shape
-from .distributions import DiagonalNormal, Implicit
+from .distributions import Bernoulli, DiagonalNormal, Implicit
 from .errors import ConfigurationError
 from .networks import MLP, Network, NoiseBasis, NoisyMLP, activation_function, check_widths
 
@@ -238,9 +238,7 @@ class BernoulliDecoder(Decoder):
             )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        return Independent(
-            Bernoulli(logits=self.network(z).to(z.dtype), validate_args=False), self.dims, validate_args=False
-        )
+        return Independent(Bernoulli(self.network(z).to(z.dtype)), self.dims, validate_args=False)
 
 
 class GaussianDecoder(Decoder):

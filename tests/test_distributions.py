@@ -8,7 +8,7 @@ from monte_carlo import assert_mean
 from torch.distributions import Independent, Normal, kl_divergence
 
 from lightning_avb import noise
-from lightning_avb.distributions import DiagonalNormal, Implicit
+from lightning_avb.distributions import Bernoulli, DiagonalNormal, Implicit
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -127,3 +127,29 @@ def test_moments_are_constants():
     given = implicit(scale, lambda: (scale, scale))
     for q in (implicit(scale), computed, given):
         assert not any(moment.requires_grad for moment in q.moments(16))
+
+
+def test_bernoulli_is_torchs():
+    logits = torch.cat([torch.tensor([0.0, 800.0, -800.0]), 5 * torch.randn(7)]).requires_grad_()
+    x = torch.randint(2, (6, 10)).double().requires_grad_()
+    theirs = torch.distributions.Bernoulli(logits=logits, validate_args=False)
+    torch.testing.assert_close(Bernoulli(logits).log_prob(x), theirs.log_prob(x))
+    weights = torch.randn(6, 10)
+    ours = torch.autograd.grad((Bernoulli(logits).log_prob(x) * weights).sum(), [logits, x])
+    theirs_by_logits = (weights * (x - logits.sigmoid())).sum(0)
+    torch.testing.assert_close(ours, (theirs_by_logits, weights * logits))
+    assert Bernoulli(logits).expand((6, 10)).sample().shape == (6, 10)
+
+
+def test_bernoulli_in_single_precision_loses_nothing():
+    logits = 10 * torch.randn(100, 784)
+    x = torch.randint(2, (100, 784)).double()
+    exact = torch.distributions.Bernoulli(logits=logits).log_prob(x).sum(-1)
+    ours = Bernoulli(logits.float()).log_prob(x.float()).double().sum(-1)
+    theirs = torch.distributions.Bernoulli(logits=logits.float()).log_prob(x.float()).double().sum(-1)
+    assert (ours - exact).abs().max() < 2 * (theirs - exact).abs().max()
+
+
+def test_bernoulli_has_second_derivatives():
+    logits, x = torch.randn(4, requires_grad=True), torch.ones(4)
+    assert torch.autograd.gradgradcheck(lambda logits: Bernoulli(logits).log_prob(x), logits)
