@@ -173,7 +173,7 @@ def four_points() -> avb.AVB:
         2,
         partial(avb.NoiseInjectionEncoder, hidden=(64,) * 3, noise_dim=64, every_layer=False, activation="elu"),
         partial(avb.BernoulliDecoder, network=partial(avb.MLP, hidden=(64,) * 3, activation="elu")),
-        partial(avb.ResidualCritic, width=256, blocks=5, activation="elu"),
+        partial(avb.ResidualCritic, width=256, blocks=5, network=partial(avb.MLP, hidden=()), activation="elu"),
         avb.PriorContrast,
         players=AVBPlayers(player(2e-5), player(1e-4, steps=2)),
         data_shape=FourPoints.data_shape,
@@ -196,9 +196,9 @@ def mnist_vae() -> avb.VAE:
 def mnist_avb_ac() -> avb.AVB:
     return avb.AVB(
         8,
-        partial(avb.BoundedNoiseEncoder, hidden=(300, 300)),
+        partial(avb.BoundedNoiseEncoder, network=partial(avb.MLP, hidden=(300, 300))),
         partial(avb.BernoulliDecoder, network=MNIST_MLP),
-        partial(avb.ResidualCritic, width=256, blocks=2, hidden=(256,)),
+        partial(avb.ResidualCritic, width=256, blocks=2, network=partial(avb.MLP, hidden=(256,))),
         partial(avb.GaussianContrast, draws=8),
         players=AVBPlayers(player(1e-3), player(1e-3)),
         data_shape=MNIST.data_shape,

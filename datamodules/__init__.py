@@ -1,8 +1,30 @@
 """Data sets: one file a kind. They know nothing of models."""
 
+from .arrays import Arrays
+from .colour import CIFAR10, SVHN
 from .digits import Digits
+from .faces import CelebA, FreyFaces, Olivetti
 from .four_points import FourPoints
-from .mnist import MNIST, FashionMNIST
-from .tensors import Binarize, Split, TensorDataModule
+from .image_folder import ImageFolder
+from .mnist import MNIST, FashionMNIST, StaticMNIST
+from .tensors import Binarize, EvalLoader, Split, TensorDataModule, TrainLoader
 
-__all__ = ["MNIST", "Binarize", "Digits", "FashionMNIST", "FourPoints", "Split", "TensorDataModule"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "SVHN",
+    "Arrays",
+    "Binarize",
+    "CelebA",
+    "Digits",
+    "EvalLoader",
+    "FashionMNIST",
+    "FourPoints",
+    "FreyFaces",
+    "ImageFolder",
+    "Olivetti",
+    "Split",
+    "StaticMNIST",
+    "TensorDataModule",
+    "TrainLoader",
+]

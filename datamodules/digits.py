@@ -17,6 +17,7 @@ class Digits(TensorDataModule):
     """
 
     data_shape = (1, 8, 8)
+    classes = 10
     white = 16.0
 
     def __init__(self, batch_size: int = 100, eval_batch_size: int = 250, binarize: Binarize = "none") -> None:

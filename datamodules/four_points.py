@@ -18,6 +18,7 @@ class FourPoints(TensorDataModule):
     """
 
     data_shape = (4,)
+    classes = 4
 
     def __init__(self, batch_size: int = 512, eval_batch_size: int = 512, copies: int = 12800) -> None:
         super().__init__(batch_size, eval_batch_size)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torchvision
 
-from lightning_avb.errors import ConfigurationError
+from .fetched import Fetched, read_npz
+from .tensors import Split, TensorDataModule
 
-from .tensors import Binarize, Split, TensorDataModule
 
-
-class MNIST(TensorDataModule):
+class MNIST(Fetched):
     """70,000 grey pictures of 28x28 (LeCun et al. 1998), values 0..255 scaled to [0, 1].
 
     Splits: the first 50,000 training images, the last 10,000 training images for validation, the 10,000 test images.
@@ -26,29 +24,12 @@ class MNIST(TensorDataModule):
     """
 
     data_shape = (1, 28, 28)
-    white = 255.0
+    classes = 10
     source: Any = torchvision.datasets.MNIST
-
-    def __init__(
-        self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500, binarize: Binarize = "none"
-    ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize)
-        self.root = root
-
-    def prepare_data(self) -> None:
-        """Downloads the files where they are missing; Lightning calls this on one process only."""
-        try:
-            for train in (True, False):
-                self.source(self.root, train=train, download=True)
-        except (RuntimeError, OSError) as error:
-            name = self.source.__name__
-            reason = str(error).strip().splitlines()[0]
-            raise ConfigurationError(
-                f"data.root: no {name} files in {str(Path(self.root, name, 'raw'))!r}, and no download: {reason}"
-            ) from error
+    folder = "MNIST/raw"
 
     def load(self) -> dict[str, Split]:
-        train, test = (self.source(self.root, train=part) for part in (True, False))
+        train, test = (self._open(**part) for part in self.parts)
         x, y = train.data.unsqueeze(1), train.targets
         return {
             "train": Split(x[:50000], y[:50000]),
@@ -61,3 +42,32 @@ class FashionMNIST(MNIST):
     """70,000 grey pictures of clothes, 28x28, in MNIST's format and splits (Xiao et al. 2017)."""
 
     source: Any = torchvision.datasets.FashionMNIST
+    folder = "FashionMNIST/raw"
+
+
+class StaticMNIST(TensorDataModule):
+    """MNIST binarised once and for all, the bits that published likelihoods are compared on (Larochelle & Murray 2011).
+
+    Splits: those of the published files, 50,000, 10,000 and 10,000. There are no labels.
+
+    Args:
+        root: folder that holds `static_mnist/static_binarized_mnist.npz` with the arrays `train`, `valid` and `test`,
+            `(rows, 784)` of 0 and 1: the published files `binarized_mnist_{train,valid,test}.amat` as they are.
+        batch_size, eval_batch_size: see `TensorDataModule`.
+
+    Raises:
+        ConfigurationError: the file is not there.
+    """
+
+    data_shape = (1, 28, 28)
+
+    def __init__(self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500) -> None:
+        super().__init__(batch_size, eval_batch_size)
+        self.root = root
+
+    def load(self) -> dict[str, Split]:
+        arrays = read_npz(self.root, "static_mnist/static_binarized_mnist.npz", ("train", "valid", "test"))
+        return {
+            stage: Split(x.view(-1, *self.data_shape))
+            for stage, x in zip(("train", "val", "test"), arrays, strict=True)
+        }

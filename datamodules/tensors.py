@@ -1,43 +1,62 @@
-"""Data that fits in memory: one tensor a split, kept on the device in its stored dtype.
+"""Data as one tensor a split, kept on the device in its stored dtype, or read batch by batch where it does not fit.
 
-A new data set is a subclass with a `data_shape` and a `load`. Batches are cut, scaled and binarised on the device;
-there are no loader workers.
+A new data set is a subclass with a `load`. Batches are cut, scaled and binarised on the device; there are no loader
+workers.
 
 * The order of an epoch is a function of (seed, epoch). A run resumed in the middle of an epoch goes on where it was.
 * With several processes, the batch of rank r is the r-th part of the batch that one process would see.
 * Dynamic binarisation draws anew in every epoch, a function of (seed, epoch, batch, rank) in training and of
   (seed, stage, row) in validation and test; static binarisation is a function of the row alone.
+* Where the tensor is kept changes no bit of a batch.
 """
 
 from __future__ import annotations
 
 import abc
+import inspect
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any, Literal, NamedTuple
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 
 from lightning_avb import noise
 from lightning_avb.batch import Batch, Shape
-from lightning_avb.errors import ConfigurationError
+from lightning_avb.errors import ConfigurationError, at_least
 from lightning_avb.recipes import class_path
 
 Binarize = Literal["none", "dynamic", "static"]
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+CHUNK = 1000
+"""Rows that are worked on at a time where a whole split passes by."""
 
 
 class Split(NamedTuple):
     """A split of a data set.
 
     Attributes:
-        x: `(rows, *data_shape)`, any dtype.
+        x: `(rows, *data_shape)`, any dtype; may be mapped from a file.
         y: `(rows,)` int64 labels, or None.
+        rows: int64, which rows of x and y make up the split, in order; None: all of them.
     """
 
     x: Tensor
     y: Tensor | None = None
+    rows: Tensor | None = None
+
+    @property
+    def size(self) -> int:
+        """The number of rows of the split."""
+        return len(self.x if self.rows is None else self.rows)
 
 
 class TensorDataModule(pl.LightningDataModule, abc.ABC):
@@ -48,68 +67,161 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         eval_batch_size: rows of a batch in validation and test. No figure depends on it.
         binarize: `none`: x as it is; `dynamic`: x is the probability of a one, drawn anew each time; `static`: drawn
             once and for all.
+        resident: True: the data lies in the memory of the device; False: it stays where `load` put it, in main memory
+            or in a file, and every batch is moved; None: resident if it takes at most half of the memory that is free.
 
     Attributes:
-        data_shape: shape of a row of x.
+        data_shape: shape of a row of x; known after `setup` where the class does not say it.
+        classes: the number of labels, 0..classes - 1; None: there are no labels.
+        label_names: what the labels stand for, where that is known.
+        columns: the names of the columns of a table.
         white: the stored value that stands for 1.
 
     Raises:
         ConfigurationError: the training split has fewer rows than one batch over all processes.
     """
 
-    data_shape: Shape
+    data_shape: Shape | None = None
+    classes: int | None = None
+    label_names: list[str] | None = None
+    columns: list[str] | None = None
     white: float = 1.0
 
-    def __init__(self, batch_size: int, eval_batch_size: int = 500, binarize: Binarize = "none") -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        eval_batch_size: int = 500,
+        binarize: Binarize = "none",
+        resident: bool | None = None,
+    ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if value < 1:
-                raise ConfigurationError(f"data.{name}: {value} is not a positive number of rows")
+            at_least(1, **{f"data.{name}": value})
         if binarize not in ("none", "dynamic", "static"):
             raise ConfigurationError(f"data.binarize: {binarize!r} is none of 'none', 'dynamic', 'static'")
         self.save_hyperparameters(logger=False)
-        self._set_hparams({**self.hparams, "_class_path": class_path(type(self))})
+        own = inspect.signature(type(self)).parameters
+        for name, value in list(self.hparams.items()):
+            if name not in own:  # an argument of a base class, which the class itself does not take
+                del self.hparams[name]
+            elif isinstance(value, os.PathLike):
+                self.hparams[name] = os.fspath(value)
+        self._set_hparams({"_class_path": class_path(type(self))})
         self.batch_size, self.eval_batch_size, self.binarize = batch_size, eval_batch_size, binarize
+        self.resident = resident
         self._splits: dict[str, Split] | None = None
+        self._restored: dict[str, Any] = {}
 
-    def setup(self, stage: str) -> None:
-        """Loads the data, and checks that there is enough of it before anything else happens."""
-        if stage == "fit":
-            TrainLoader(self)
+    # What a data set says.
 
     @abc.abstractmethod
     def load(self) -> dict[str, Split]:
         """The splits `train`, `val` and `test`."""
 
+    @property
+    def log_volume(self) -> float:
+        """What to add to log p(x) of a row to have it in nats of the original units."""
+        return 0.0
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Rows as a model gives them, `(..., *data_shape)`, in the original units."""
+        return x
+
+    # Loading.
+
+    def setup(self, stage: str) -> None:
+        """Loads the data, and checks that there is enough of it before anything else happens."""
+        self.split("train")
+        if stage == "fit":
+            TrainLoader(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches are needed."""
+        return self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+
     def split(self, stage: str) -> Split:
-        """A split on the device where the batches are needed."""
+        """A split as batches are cut from it."""
         if self._splits is None:
-            self._splits = {name: self._resident(name, split) for name, split in self.load().items()}
+            splits = self.load()
+            self._agree()
+            self.data_shape = tuple(splits["train"].x.shape[1:])
+            self._in_memory = self._fits(splits)
+            self._splits = {name: self._moved(name, split) for name, split in splits.items()}
         return self._splits[stage]
 
-    def _resident(self, stage: str, split: Split) -> Split:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        if self.binarize == "static":
-            split = split._replace(x=self._fixed(stage, split.x))
-        return Split(split.x.to(device), split.y.to(device) if split.y is not None else None)
+    def rows(self, stage: str) -> int:
+        """The number of rows of the split `train`, `val` or `test`."""
+        return self.split(stage).size
 
-    def _fixed(self, stage: str, x: Tensor) -> Tensor:
-        index = torch.arange(len(x))
-        drawn = torch.empty_like(x, dtype=torch.uint8)
-        for rows in index.split(1000):
-            uniform = noise.uniform_of_rows(("static", stage), rows, x[0].numel()).view(x[rows].shape)
-            drawn[rows] = (uniform < x[rows] / self.white).to(torch.uint8)
-        return drawn
+    def _fits(self, splits: dict[str, Split]) -> bool:
+        """Whether the data is to be resident; says so."""
+        one = splits["train"].x[:0]
+        rows = sum(split.size for split in splits.values())
+        needed, free = rows * math.prod(one.shape[1:]) * one.element_size(), free_memory(self.device)
+        if self.device.type == "cpu":
+            free /= _place(self.trainer)[1]
+        resident = needed <= free / 2 if self.resident is None else self.resident
+        where = f"kept on {self.device}" if resident else f"read batch by batch, used on {self.device}"
+        memory = (
+            f"{needed / 1e6:,.1f} MB, {free / 1e6:,.0f} MB free" if math.isfinite(free) else f"{needed / 1e6:,.1f} MB"
+        )
+        rank_zero_info(f"data: {rows:,} rows of shape {tuple(one.shape[1:])}, {where} ({memory})")
+        return resident
 
-    def batch(self, stage: str, index: Tensor, uniform: Tensor | None) -> Batch:
-        """Rows of a split as a model takes them; `uniform`, of the shape of x, binarises them and is lost."""
-        split = self.split(stage)
-        x = split.x.index_select(0, index).to(torch.get_default_dtype())
+    def _moved(self, stage: str, split: Split) -> Split:
+        """The split where it is to lie."""
+        y = split.y if split.y is None or split.rows is None else split.y[split.rows]
+        y = y.to(self.device) if y is not None else None
+        if not self._in_memory:
+            return split._replace(y=y)
+        dtype = torch.uint8 if self.binarize == "static" else split.x.dtype
+        x = torch.empty((split.size, *split.x.shape[1:]), dtype=dtype, device=self.device)
+        rows = torch.arange(split.size) if split.rows is None else split.rows
+        # A file is read from its beginning to its end, whatever the order of the rows.
+        for index in rows.argsort().split(CHUNK):
+            part = split.x.index_select(0, rows[index])
+            if self.binarize == "static":
+                part = self._drawn_once(stage, index, part)
+            x[index.to(x.device)] = part.to(x.device)
+        return Split(x, y)
+
+    def _drawn_once(self, stage: str, index: Tensor, x: Tensor) -> Tensor:
+        """The bits of static binarisation, for stored rows."""
+        uniform = noise.uniform_of_rows(("static", stage), index, math.prod(x.shape[1:])).view(x.shape)
+        return (uniform < x / self.white).to(torch.uint8)
+
+    # Batches.
+
+    def read(self, stage: str, indices: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The rows that each index `(batch,)` into a split names: index and stored rows, on the device.
+
+        Rows that are not resident are read ahead in a thread.
+        """
+        split, device = self.split(stage), self.device
+        if self._in_memory:
+            yield from ((index, split.x.index_select(0, index)) for index in indices)
+            return
+
+        def fetch(index: Tensor) -> tuple[Tensor, Tensor]:
+            x = split.x.index_select(0, index if split.rows is None else split.rows[index])
+            return (index.pin_memory(), x.pin_memory()) if device.type == "cuda" else (index, x)
+
+        with ThreadPoolExecutor(1) as pool:
+            for index, x in ahead(pool, fetch, indices, 2):
+                yield index.to(device, non_blocking=True), x.to(device, non_blocking=True)
+
+    def batch(self, stage: str, index: Tensor, x: Tensor, uniform: Tensor | None = None) -> Batch:
+        """Stored rows as a model takes them; `uniform`, of the shape of x, binarises them and is lost."""
+        y = self.split(stage).y
+        if self.binarize == "static" and not self._in_memory:
+            x = self._drawn_once(stage, index, x)
+        x = x.to(torch.get_default_dtype())
         if self.binarize != "static" and self.white != 1:
             x = x / self.white
         if uniform is not None:
             x = uniform.lt_(x).to(x.dtype)
-        return Batch(x, split.y[index] if split.y is not None else None, index)
+        return Batch(x, y[index] if y is not None else None, index)
 
     def train_dataloader(self) -> TrainLoader:
         return TrainLoader(self)
@@ -127,10 +239,76 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         """The batch: it is there already."""
         return batch
 
+    # Checkpoints.
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint must know to say something about the data without having it."""
+        return {name: getattr(self, name) for name in ("columns", "label_names") if getattr(self, name) is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._restored = state
+        if self._splits is not None:
+            self._agree()
+        self.columns, self.label_names = (state.get(name, getattr(self, name)) for name in ("columns", "label_names"))
+
+    def _agree(self) -> None:
+        """Raises ConfigurationError where labels or columns are not those of the checkpoint."""
+        for name in ("columns", "label_names"):
+            theirs, ours = self._restored.get(name), getattr(self, name)
+            if theirs is not None and theirs != ours:
+                what = name.replace("_", " ")
+                raise ConfigurationError(f"data: the {what} are {ours}, those of the checkpoint {theirs}")
+
 
 def _place(trainer: pl.Trainer | None) -> tuple[int, int]:
     """Rank and number of processes."""
     return (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+
+
+def free_memory(device: torch.device) -> float:
+    """Bytes that are free on a device; infinity where the system does not tell."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    meminfo, limit = Path("/proc/meminfo"), Path("/sys/fs/cgroup/memory.max")
+    if not meminfo.exists():
+        return math.inf
+    available = next(int(line.split()[1]) << 10 for line in meminfo.read_text().splitlines() if "MemAvailable" in line)
+    ours = limit.read_text().strip() if limit.exists() else "max"
+    return min(available, math.inf if ours == "max" else int(ours))
+
+
+def ahead(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """`function(item)` for every item, in order, with up to `depth` more of them under way in the pool."""
+    waiting: deque[Future[Result]] = deque()
+    for item in items:
+        waiting.append(pool.submit(function, item))
+        if len(waiting) > depth:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def cut(rows: Tensor, seed: int, **shares: float) -> dict[str, Tensor]:
+    """Random parts of some rows, and the rest as `train`.
+
+    The rows are permuted by torch's generator with that seed; each part is cut off in turn and has at least one row.
+
+    Raises:
+        ConfigurationError: a share that is not between 0 and 1, or nothing left to train on.
+    """
+    for name, share in shares.items():
+        if not 0 < share < 1:
+            raise ConfigurationError(f"data.{name}_share: {share} is not between 0 and 1")
+    at_least(0, **{"data.split_seed": seed})
+    order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
+    counts = [max(1, round(share * len(rows))) for share in shares.values()]
+    if sum(counts) >= len(rows):
+        asked = " and ".join(f"data.{name}_share: {share}" for name, share in shares.items())
+        raise ConfigurationError(f"{asked} leave none of the {len(rows)} rows to train on")
+    *parts, rest = order.split([*counts, len(rows) - sum(counts)])
+    return {**dict(zip(shares, parts, strict=True)), "train": rest}
 
 
 def fast_uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
@@ -150,7 +328,7 @@ class TrainLoader:
     def __init__(self, data: TensorDataModule) -> None:
         self.data = data
         self.rank, self.processes = _place(data.trainer)
-        self.rows = len(data.split("train").x)
+        self.rows = data.rows("train")
         joined = data.batch_size * self.processes
         if joined > self.rows:
             each = f" on each of {self.processes} processes" if self.processes > 1 else ""
@@ -172,19 +350,18 @@ class TrainLoader:
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = self._position()
         data, seed, size = self.data, noise.run_seed(), self.data.batch_size
-        x = data.split("train").x
         order = torch.randperm(
             self.rows, generator=torch.Generator().manual_seed(noise.mixed_seed(seed, "order", epoch))
         )
         parts = order[: self.batches * self.processes * size].view(self.batches, self.processes, size)
-        mine = parts[:, self.rank].to(x.device)
-        generator = torch.Generator(x.device)
-        for number in range(done, self.batches):
+        mine = parts[done:, self.rank].to(data.split("train").x.device)
+        generator = torch.Generator(data.device)
+        for number, (index, x) in enumerate(data.read("train", mine.unbind()), done):
             uniform = None
             if data.binarize == "dynamic":
                 generator.manual_seed(noise.mixed_seed(seed, "binarize", epoch, number, self.rank))
-                uniform = fast_uniform((size, *x.shape[1:]), generator)
-            yield data.batch("train", mine[number], uniform)
+                uniform = fast_uniform(x.shape, generator)
+            yield data.batch("train", index, x, uniform)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position follows from the trainer's counters. Having this method tells Lightning so."""
@@ -200,16 +377,17 @@ class EvalLoader:
     def __init__(self, data: TensorDataModule, stage: str) -> None:
         self.data, self.stage = data, stage
         rank, processes = _place(data.trainer)
-        self.index = torch.arange(rank, len(data.split(stage).x), processes)
+        self.index = torch.arange(rank, data.rows(stage), processes)
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.data.eval_batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        x = self.data.split(self.stage).x
-        for index in self.index.to(x.device).split(self.data.eval_batch_size):
+        data = self.data
+        indices = self.index.to(data.split(self.stage).x.device).split(data.eval_batch_size)
+        for index, x in data.read(self.stage, indices):
             uniform = None
-            if self.data.binarize == "dynamic":
+            if data.binarize == "dynamic":
                 key = (noise.run_seed(), self.stage, "binarize")
-                uniform = noise.uniform_of_rows(key, index, x[0].numel()).view(-1, *x.shape[1:])
-            yield self.data.batch(self.stage, index, uniform)
+                uniform = noise.uniform_of_rows(key, index, math.prod(x.shape[1:])).view(x.shape)
+            yield data.batch(self.stage, index, x, uniform)

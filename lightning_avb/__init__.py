@@ -2,18 +2,25 @@
 
 from .batch import Batch
 from .conditionals import (
+    AuxiliaryEncoder,
     BernoulliDecoder,
     BoundedNoiseEncoder,
+    DiscretizedLogisticDecoder,
+    FlowEncoder,
+    FlowPrior,
+    FullGaussianEncoder,
     GaussianDecoder,
     GaussianEncoder,
+    MixturePrior,
     NoiseBasisEncoder,
     NoiseInjectionEncoder,
+    SemiImplicitEncoder,
     StandardNormal,
 )
-from .contrasts import GaussianContrast, PriorContrast
+from .contrasts import FlowContrast, GaussianContrast, PriorContrast
 from .game import Cosine, Game, Phase, Play, Player
 from .models import AVB, VAE
-from .networks import MLP, InnerProductCritic, ResidualCritic
+from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, ResidualCritic, ResidualMLP
 
 __version__ = "0.1.0"
 
@@ -21,15 +28,24 @@ __all__ = [
     "AVB",
     "MLP",
     "VAE",
+    "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",
     "BoundedNoiseEncoder",
+    "ConvNet",
     "Cosine",
+    "DeconvNet",
+    "DiscretizedLogisticDecoder",
+    "FlowContrast",
+    "FlowEncoder",
+    "FlowPrior",
+    "FullGaussianEncoder",
     "Game",
     "GaussianContrast",
     "GaussianDecoder",
     "GaussianEncoder",
     "InnerProductCritic",
+    "MixturePrior",
     "NoiseBasisEncoder",
     "NoiseInjectionEncoder",
     "Phase",
@@ -37,5 +53,7 @@ __all__ = [
     "Player",
     "PriorContrast",
     "ResidualCritic",
+    "ResidualMLP",
+    "SemiImplicitEncoder",
     "StandardNormal",
 ]

@@ -23,6 +23,10 @@ class Batch(NamedTuple):
     y: Tensor | None = None
     index: Tensor | None = None  # type: ignore[assignment]
 
+    def first(self, rows: int) -> Batch:
+        """Its first rows."""
+        return Batch(*(None if column is None else column[:rows] for column in self))  # type: ignore[arg-type]
+
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` pieces of nearly equal size."""
         if parts == 1:

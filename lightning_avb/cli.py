@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
@@ -25,7 +26,9 @@ import datamodules
 from . import noise, pictures
 from .batch import Batch
 from .callbacks import Checkpoint, Pictures, SavePredictions, run_folder
-from .errors import ConfigurationError, NonFiniteLossError
+from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .evaluation import restoration
+from .evaluation.restoration import visible
 from .game import Game
 from .recipes import locate
 
@@ -260,33 +263,68 @@ def load(path: str | os.PathLike[str]) -> Game:
     return cls.load_from_checkpoint(Path(path), map_location="cpu").eval()
 
 
-def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
-    """The test data that the checkpoint's model was made for, from `root` where that is given."""
-    arguments = dict(read_checkpoint(path).get("datamodule_hyper_parameters") or {})
+def load_datamodule(path: str | os.PathLike[str], root: str | None = None) -> pl.LightningDataModule:
+    """The DataModule that a checkpoint was trained on, its data not yet read, from `root` where that is given."""
+    checkpoint = read_checkpoint(path)
+    arguments = dict(checkpoint.get("datamodule_hyper_parameters") or {})
     if "_class_path" not in arguments:
         raise ConfigurationError(f"ckpt_path: {str(path)!r} does not say which data it was trained on")
     cls = locate(arguments.pop("_class_path"))
     if not (isinstance(cls, type) and issubclass(cls, pl.LightningDataModule)):
         raise ConfigurationError(f"ckpt_path: {str(path)!r} names {cls!r} as its data")
-    if root is not None and "root" not in arguments:
+    where = next((name for name in ("root", "path") if name in arguments), None)
+    if root is not None and where is None:
         raise ConfigurationError(f"root: {cls.__name__} reads no files")
-    if root is not None:
-        arguments["root"] = root
-    data = cls(**arguments)
+    data = cls(**{**arguments, **({where: root} if root is not None else {})})
+    data.load_state_dict(checkpoint.get(cls.__qualname__, {}))
+    return data
+
+
+def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
+    """The first batch of the test data that the checkpoint's model was made for."""
+    data = load_datamodule(path, root)
     data.prepare_data()
+    data.setup("test")
     return next(iter(data.test_dataloader()))
 
 
-def sample(ckpt_path: str, output: str, count: int = 64, seed: int = 0) -> None:
-    """Draws new data from a checkpoint.
+def sample(ckpt_path: str, output: str, count: int = 64, labels: list[int] | None = None, seed: int = 0) -> None:
+    """Draws new data from a checkpoint: a picture of their means, or the data themselves, in the units of the original.
 
     Args:
         ckpt_path: the checkpoint.
-        output: the PNG to write.
+        output: the file to write: .png for a picture; .npy, .npz or .csv for draws of p(x|z).
         count: how many.
+        labels: for a class-conditional model, used in turn; all of them if not given.
         seed: another seed, other samples.
     """
-    _draw(lambda model: pictures.samples(model, count), ckpt_path, output, seed)
+    suffix = Path(output).suffix.lower()
+    if suffix == ".png":
+        _draw(lambda model: pictures.samples(model, count, labels), ckpt_path, output, seed)
+    elif suffix in (".npy", ".npz", ".csv"):
+        torch.manual_seed(noise.mixed_seed(seed, "picture"))
+        model, data = load(ckpt_path), load_datamodule(ckpt_path)
+        pictures.require(model, "sample", "sample")
+        draws = model.sample(at_least(1, count=count), labels, mean=False)
+        _write_rows(Path(output), data.restore(draws), data.columns)
+        print(output)
+    else:
+        raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")
+
+
+def _write_rows(path: Path, rows: Tensor, columns: list[str] | None) -> None:
+    if path.suffix.lower() == ".csv" and rows.ndim != 2:
+        raise ConfigurationError(
+            f"output: rows of shape {tuple(rows.shape[1:])} are no table; write them as .npy or .npz"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix.lower() == ".csv":
+        header = ",".join(columns or [f"x{i}" for i in range(rows.shape[1])])
+        np.savetxt(path, rows.numpy(), delimiter=",", header=header, comments="", fmt="%.8g")
+    elif path.suffix.lower() == ".npz":
+        np.savez(path, x=rows.numpy())
+    else:
+        np.save(path, rows.numpy())
 
 
 def reconstruct(ckpt_path: str, output: str, count: int = 32, seed: int = 0, root: str | None = None) -> None:
@@ -320,7 +358,14 @@ def interpolate(
     )
 
 
-def traverse(ckpt_path: str, output: str, dimensions: int | None = None, steps: int = 11, limit: float = 3.0) -> None:
+def traverse(
+    ckpt_path: str,
+    output: str,
+    dimensions: int | None = None,
+    steps: int = 11,
+    limit: float = 3.0,
+    label: int | None = None,
+) -> None:
     """Moves along one latent dimension after the other, the others at 0.
 
     Args:
@@ -329,8 +374,77 @@ def traverse(ckpt_path: str, output: str, dimensions: int | None = None, steps: 
         dimensions: how many dimensions, from the first; all if not given.
         steps: points along each.
         limit: from -limit to limit.
+        label: the label, for a class-conditional model.
     """
-    _draw(lambda model: pictures.traversal(model, dimensions, steps, limit), ckpt_path, output, 0)
+    _draw(lambda model: pictures.traversal(model, dimensions, steps, limit, label), ckpt_path, output, 0)
+
+
+def inpaint(
+    ckpt_path: str,
+    output: str,
+    mask: str = "right",
+    count: int = 8,
+    draws: int = 6,
+    seed: int = 0,
+    root: str | None = None,
+) -> None:
+    """Hides a part of test pictures and draws it from the model, given the visible part.
+
+    A row a picture: what is seen, what was there, and the draws.
+
+    Args:
+        ckpt_path: the checkpoint.
+        output: the PNG to write.
+        mask: the side to hide: left, right, top, bottom or center; or a PNG of the pictures' size, hidden where black.
+        count: how many pictures.
+        draws: of each.
+        seed: another seed, other draws.
+        root: folder of the data, where it is not the one of the training.
+    """
+
+    def picture(model: Any) -> Tensor:
+        pictures.require(model, "inpaint", "decoder", "prior")
+        batch = load_data(ckpt_path, root).first(count)
+        shown = pictures.read_mask(mask) if Path(mask).is_file() else visible(mask, model.data_shape)
+        if shown.shape != batch.x.shape[-2:]:
+            raise ConfigurationError(f"mask: {tuple(shown.shape)} pixels, the data has {tuple(batch.x.shape[-2:])}")
+        seen = torch.where(shown, batch.x, torch.full_like(batch.x, 0.5))
+        return pictures.restorations(seen, batch.x, restoration.inpaint(model, batch, shown, draws))
+
+    _draw(picture, ckpt_path, output, seed)
+
+
+def denoise(
+    ckpt_path: str,
+    output: str,
+    noise: float,
+    count: int = 8,
+    draws: int = 6,
+    seed: int = 0,
+    root: str | None = None,
+) -> None:
+    """Puts noise on test data and draws what they may have been without it.
+
+    A row a datum: with noise, without, and the draws.
+
+    Args:
+        ckpt_path: the checkpoint.
+        output: the PNG to write.
+        noise: probability of a wrong value with a Bernoulli decoder; standard deviation with a Gaussian one.
+        count: how many data.
+        draws: of each.
+        seed: another seed, other draws.
+        root: folder of the data, where it is not the one of the training.
+    """
+
+    def picture(model: Any) -> Tensor:
+        pictures.require(model, "denoise", "decoder", "prior")
+        batch = load_data(ckpt_path, root).first(count)
+        model.decoder.noisy(model.prior().sample((1,)), noise, None if batch.y is None else batch.y[:1])
+        noisy = batch._replace(x=model.decoder.corrupt(batch.x, noise))
+        return pictures.restorations(noisy.x, batch.x, restoration.denoise(model, noisy, noise, draws))
+
+    _draw(picture, ckpt_path, output, seed)
 
 
 def _draw(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:
@@ -347,6 +461,8 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "traverse": traverse,
+    "inpaint": inpaint,
+    "denoise": denoise,
 }
 """Commands beside LightningCLI's own."""
 

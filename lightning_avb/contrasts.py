@@ -12,7 +12,7 @@ draws, they are not the ones being scored, and the critic is told of them.
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,28 +20,34 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from . import noise
-from .distributions import DiagonalNormal, Implicit
+from .batch import Shape
+from .conditionals import Conditional
+from .distributions import DiagonalNormal
 from .errors import at_least
+from .networks import MLP, Network
+from .networks.flows import AutoregressiveFlow, FlowKind
 
 
 class Reference(NamedTuple):
     """r(z|x) for the rows of one batch, and how the critic looks at z.
 
     Attributes:
-        standardise: maps z, `(samples, batch, latent_dim)`, to what the critic sees of it.
+        view: maps z, `(samples, batch, latent_dim)`, to what the critic sees of it, and to log r(z|x) - log p(z) in
+            nats, `(samples, batch)`. The parameters of r are constants in it.
         rsample: maps a number of samples to draws of r, as the critic sees them, constants to the gradient.
-        log_ratio: log r(z|x) - log p(z) in nats, `(samples, batch)`, of z itself.
         context: `(batch, context_dim)` or None, what the critic must know of r.
+        fit: maps z to -log r(z|x), `(samples, batch)`, whose minimum over the parameters of r fits r to q; None: r
+            has no parameters.
     """
 
-    standardise: Callable[[Tensor], Tensor]
+    view: Callable[[Tensor], tuple[Tensor, Tensor]]
     rsample: Callable[[int], Tensor]
-    log_ratio: Callable[[Tensor], Tensor]
-    context: Tensor | None
+    context: Tensor | None = None
+    fit: Callable[[Tensor], Tensor] | None = None
 
 
-class Contrast(nn.Module, abc.ABC):
-    """`contrast(q, p)` is the reference for posterior q and prior p.
+class Contrast(Conditional, abc.ABC):
+    """`contrast(q, p, x, y)` is the reference for posterior q, prior p and the rows x with labels y.
 
     Attributes:
         context_dim: length of the context that the critic gets.
@@ -50,30 +56,41 @@ class Contrast(nn.Module, abc.ABC):
     context_dim: int
 
     @abc.abstractmethod
-    def forward(self, q: Distribution, p: Distribution) -> Reference: ...
+    def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference: ...
 
 
-ContrastRecipe = Callable[[int], Contrast]
-"""latent_dim -> contrast."""
+ContrastRecipe = Callable[[Shape, int, int], Contrast]
+"""(shape of a row of x, latent_dim, classes) -> contrast."""
 
 
 class PriorContrast(Contrast):
     """r(z|x) = p(z): the paper's Algorithm 1.
 
     Args:
-        latent_dim: given by the model.
+        data_shape, latent_dim, classes: given by the model.
     """
 
     context_dim = 0
 
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__()
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0) -> None:
+        super().__init__(classes)
 
-    def forward(self, q: Distribution, p: Distribution) -> Reference:
-        def rsample(samples: int) -> Tensor:
-            return p.expand(q.batch_shape).sample((samples,))
+    def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
+        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+            # log r - log p is 0, and so is its gradient in z. A learned prior still has to follow q: r is constant.
+            log_p = p.log_prob(z.detach())
+            return z, log_p.detach() - log_p if log_p.requires_grad else torch.zeros_like(log_p)
 
-        return Reference(lambda z: z, rsample, lambda z: z.new_zeros(z.shape[:-1]), None)
+        return Reference(view, lambda samples: p.expand(q.batch_shape).sample((samples,)))
+
+
+def _moments(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of q, constants to the gradient, from `draws` draws where no closed form is known."""
+    if hasattr(q, "moments"):
+        mean, scale = q.moments(draws)
+    else:
+        mean, scale = q.mean.detach(), q.stddev.detach()
+    return mean, scale.clamp_min(1e-6)  # r may be any density, so rows whose draws coincide cost nothing but accuracy
 
 
 class GaussianContrast(Contrast):
@@ -84,25 +101,78 @@ class GaussianContrast(Contrast):
     are constants to the gradient, here, in the critic's view and in log r alike.
 
     Args:
-        latent_dim: given by the model.
+        data_shape, latent_dim, classes: given by the model.
         draws: noise draws per row for the moments, at least 2; unused where q knows its moments.
     """
 
-    def __init__(self, latent_dim: int, draws: int = 16) -> None:
-        super().__init__()
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 16) -> None:
+        super().__init__(classes)
         self.context_dim, self.draws = 2 * latent_dim, at_least(2, draws=draws)
 
-    def forward(self, q: Distribution, p: Distribution) -> Reference:
-        mean, scale = q.moments(self.draws) if isinstance(q, Implicit) else (q.mean.detach(), q.stddev.detach())
-        scale = scale.clamp_min(1e-6)  # r may be any density, so rows whose draws coincide cost nothing but accuracy
+    def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
+        mean, scale = _moments(q, self.draws)
         r = DiagonalNormal(mean, scale)
+
+        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+            return (z - mean) / scale, r.log_prob(z) - p.log_prob(z)
 
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
 
-        return Reference(
-            standardise=lambda z: (z - mean) / scale,
-            rsample=rsample,
-            log_ratio=lambda z: r.log_prob(z) - p.log_prob(z),
-            context=torch.cat([mean, scale.log()], -1),
-        )
+        return Reference(view, rsample, torch.cat([mean, scale.log()], -1))
+
+
+class FlowContrast(GaussianContrast):
+    """r(z|x): a conditional flow on top of the Gaussian with q's moments, fitted to draws of q by maximum likelihood.
+
+    z standardised by q's moments, as in `GaussianContrast`, goes through a flow that sees features of x; the result,
+    N(0, I) for draws of r, is what the critic sees. The flow is the identity at the start, which is adaptive
+    contrast, and then takes over from the critic what q has of a shape. Scale and position stay matched by the
+    moments: a flow that had to follow them would lag, and the encoder would run away from it. The player `critic`
+    moves the flow too, on draws of q that are constants to it; in the model's loss its weights are constants.
+
+    Args:
+        data_shape, latent_dim, classes, draws: see `GaussianContrast`.
+        network: from x to the features.
+        features: how many.
+        kind, transforms, flow_hidden, bins: see `AutoregressiveFlow`.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        classes: int = 0,
+        draws: int = 16,
+        network: Network = MLP,
+        features: int = 32,
+        kind: FlowKind = "spline",
+        transforms: int = 2,
+        flow_hidden: Sequence[int] = (64, 64),
+        bins: int = 8,
+    ) -> None:
+        super().__init__(data_shape, latent_dim, classes, draws)
+        self.network = network(data_shape, (at_least(1, features=features),), classes)
+        self.flow = AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins)
+
+    def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
+        mean, scale = _moments(q, self.draws)
+        base = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
+        constant = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}
+        features = self.network(x, self.label(y, x)).to(mean.dtype)
+
+        def through(flow: nn.Module | Callable[[Tensor], object], z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+            u, ladj = flow(features).call_and_ladj((z - mean) / scale)  # type: ignore[attr-defined]
+            return u, base.log_prob(u) + ladj - scale.log().sum(-1)
+
+        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+            u, log_r = through(lambda f: torch.func.functional_call(self.flow, constant, (f,)), z, features.detach())
+            return u, log_r - p.log_prob(z)
+
+        def fit(z: Tensor) -> Tensor:
+            return -through(self.flow, z.detach(), features)[1]
+
+        def rsample(samples: int) -> Tensor:
+            return noise.normal((samples, *mean.shape), mean)
+
+        return Reference(view, rsample, torch.cat([mean, scale.log()], -1), fit)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution, constraints, register_kl
 
 from . import noise
@@ -78,7 +78,111 @@ def _kl(q: DiagonalNormal, p: DiagonalNormal) -> Tensor:
     return 0.5 * (ratio.square() + shift.square() - 1).sum(-1) - ratio.log().sum(-1)
 
 
-class Implicit(Distribution):
+class TriangularNormal(Distribution):
+    """Normal distribution with a full covariance, scale_tril scale_tril^T.
+
+    Args:
+        loc: `(batch, dim)`, the mean.
+        scale_tril: `(batch, dim, dim)`, lower triangular with a positive diagonal.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
+    support = constraints.real_vector
+    has_rsample = True
+
+    def __init__(self, loc: Tensor, scale_tril: Tensor) -> None:
+        self.loc, self.scale_tril = loc, scale_tril
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return self.scale_tril.square().sum(-1)
+
+    @property
+    def covariance_matrix(self) -> Tensor:
+        return self.scale_tril @ self.scale_tril.mT
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.rsample_and_log_prob(sample_shape)[0]
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Draws with their log-density, without solving for their noise again."""
+        eps = noise.normal((*sample_shape, *self.loc.shape), self.loc)
+        return self.loc + (self.scale_tril @ eps.unsqueeze(-1)).squeeze(-1), self._log_density(eps)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        shift = (value - self.loc).unsqueeze(-1)
+        return self._log_density(torch.linalg.solve_triangular(self.scale_tril, shift, upper=False).squeeze(-1))
+
+    def _log_density(self, standardised: Tensor) -> Tensor:
+        return -0.5 * (standardised.square().sum(-1) + self.loc.shape[-1] * _LOG_2PI) - self._log_volume
+
+    @property
+    def _log_volume(self) -> Tensor:
+        return self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+
+@register_kl(TriangularNormal, DiagonalNormal)
+def _kl_triangular(q: TriangularNormal, p: DiagonalNormal) -> Tensor:
+    shift = (q.loc - p.loc) / p.scale
+    spread = (q.scale_tril / p.scale.unsqueeze(-1)).square().sum(-1)
+    return 0.5 * (spread + shift.square() - 1).sum(-1) + p.scale.log().sum(-1) - q._log_volume
+
+
+class NormalMixture(Distribution):
+    """A mixture of normal distributions with independent dimensions, the same for every row.
+
+    Args:
+        logits: `(components,)`, unnormalised log-weights.
+        loc, scale: `(components, dim)`.
+        batch_shape: rows, all alike.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
+    support = constraints.real_vector
+
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, batch_shape: Sequence[int] = ()) -> None:
+        self.logits, self.loc, self.scale = logits.log_softmax(0), loc, scale
+        super().__init__(torch.Size(batch_shape), loc.shape[-1:], validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        parts = DiagonalNormal(self.loc, self.scale).log_prob(value.unsqueeze(-2))
+        return (parts + self.logits).logsumexp(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        shape = (*sample_shape, *self.batch_shape)
+        eps = noise.normal((*shape, self.loc.shape[-1] + 1), self.loc)
+        cuts = self.logits.exp().cumsum(0)[:-1]
+        component = torch.bucketize(torch.special.ndtr(eps[..., 0]).contiguous(), cuts)
+        return torch.addcmul(self.loc[component], self.scale[component], eps[..., 1:])
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> NormalMixture:
+        return NormalMixture(self.logits, self.loc, self.scale, batch_shape)
+
+
+class _Pushed(Distribution):
+    """Draws that a network makes of noise; mean and deviation are known from draws alone."""
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
+    support = constraints.real_vector
+    has_rsample = True
+
+    @torch.no_grad()
+    def moments(self, draws: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation, `(batch, dim)` each, constants to the gradient.
+
+        They come from `draws` new samples (at least 2) of every row, or from the closed form where there is one.
+        """
+        deviation, mean = torch.std_mean(self.rsample((draws,)), 0)
+        return mean, deviation
+
+
+class Implicit(_Pushed):
     """A black-box distribution: noise pushed through a network. It has draws and moments, and no density.
 
     Args:
@@ -87,10 +191,6 @@ class Implicit(Distribution):
         moments: mean and standard deviation, both `(batch, dim)`, where the architecture gives them in closed form;
             without it `moments` estimates them from draws.
     """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
-    support = constraints.real_vector
-    has_rsample = True
 
     def __init__(
         self,
@@ -108,16 +208,72 @@ class Implicit(Distribution):
 
     @torch.no_grad()
     def moments(self, draws: int) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation, `(batch, dim)` each, constants to the gradient.
+        if self._moments is None:
+            return super().moments(draws)
+        mean, deviation = self._moments()
+        return mean.detach(), deviation.detach()
 
-        They come from `draws` new samples (at least 2) of every row, or from the closed form where there is one.
-        """
-        if self._moments is not None:
-            mean, deviation = self._moments()
-            return mean.detach(), deviation.detach()
-        z = self._push(draws)
-        deviation, mean = torch.std_mean(z, 0)
-        return mean, deviation
+
+class Hierarchical(_Pushed):
+    """q(z|x) = the integral of q(z|e, x) q(e|x) over e: a distribution whose density is known in expectation only.
+
+    It has no `log_prob`. Its draws come with a number whose expectation, given z, is not below log q(z|x), so that
+    an ELBO with it stays a lower bound in expectation.
+
+    Args:
+        draw: maps a number of samples to draws `(samples, batch, dim)` and those numbers, `(samples, batch)`.
+        batch_shape, event_shape: `(batch,)` and `(dim,)`.
+    """
+
+    def __init__(
+        self, draw: Callable[[int], tuple[Tensor, Tensor]], batch_shape: torch.Size, event_shape: torch.Size
+    ) -> None:
+        self._draw = draw
+        super().__init__(batch_shape, event_shape, validate_args=False)
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.rsample_and_log_prob(sample_shape)[0]
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Draws, and for each the upper bound of its log-density."""
+        z, log_q = self._draw(math.prod(sample_shape))
+        return z.reshape(*sample_shape, *z.shape[1:]), log_q.reshape(*sample_shape, *log_q.shape[1:])
+
+
+class Flow(_Pushed):
+    """A normalizing flow: z = loc + scale * transform(eps), eps ~ N(0, I) (Rezende & Mohamed 2015).
+
+    Drawing goes through `transform`, the density of a given z through its inverse.
+
+    Args:
+        loc, scale: `(batch, dim)` or `(dim,)`.
+        transform: a bijection of vectors with `call_and_ladj` (zuko's transforms have it).
+    """
+
+    def __init__(self, loc: Tensor, scale: Tensor, transform: Any) -> None:
+        self.loc, self.scale, self.transform = loc, scale, transform
+        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=False)
+
+    @property
+    def _base(self) -> DiagonalNormal:
+        return DiagonalNormal(torch.zeros_like(self.loc), torch.ones_like(self.scale))
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        return self.rsample_and_log_prob(sample_shape)[0]
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Draws with their log-density: the flow is never inverted."""
+        eps, log_base = self._base.rsample_and_log_prob(sample_shape)
+        u, ladj = self.transform.call_and_ladj(eps)
+        return torch.addcmul(self.loc, self.scale, u), log_base - ladj - self.scale.log().sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        eps, ladj = self.transform.inv.call_and_ladj((value - self.loc) / self.scale)
+        return self._base.log_prob(eps) + ladj - self.scale.log().sum(-1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> Flow:
+        shape = (*batch_shape, *self.event_shape)
+        return Flow(self.loc.expand(shape), self.scale.expand(shape), self.transform)
 
 
 class Bernoulli(torch.distributions.Bernoulli):
@@ -149,3 +305,44 @@ class _BernoulliLogProb(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         logits, x = ctx.saved_tensors
         return (x - logits.sigmoid()) * gradient, logits * gradient if ctx.needs_input_grad[1] else None
+
+
+class DiscretizedLogistic(Distribution):
+    """The values k / (levels - 1), k = 0 .. levels - 1, with the mass that a logistic density has around each.
+
+    Args:
+        loc: the logistic's location, in units of x.
+        scale: its scale, broadcastable to `loc`.
+        levels: number of values.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
+
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256) -> None:
+        self.loc, self.scale, self.levels = loc, scale, levels
+        super().__init__(loc.shape, validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The location, kept to [0, 1]: the mean to within the mass that falls beyond."""
+        return self.loc.clamp(0, 1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        uniform = torch.rand((*sample_shape, *self.loc.shape), dtype=self.loc.dtype, device=self.loc.device)
+        x = self.loc + self.scale * torch.logit(uniform, 1e-6)
+        return (x * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        # F(b) - F(a) = (1 - exp(a - b)) sigmoid(b) sigmoid(-a): no difference of nearly equal numbers.
+        half, top = 0.5 / (self.levels - 1), 1 - 0.25 / (self.levels - 1)
+        above = (value - self.loc + half) / self.scale
+        below = (value - self.loc - half) / self.scale
+        width = torch.log(-torch.expm1(-2 * half / self.scale))
+        log_above, log_below = nn.functional.logsigmoid(above), nn.functional.logsigmoid(-below)
+        return torch.where(
+            value < 1 - top, log_above, torch.where(value > top, log_below, log_above + log_below + width)
+        )
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> DiscretizedLogistic:
+        return DiscretizedLogistic(self.loc.expand(tuple(batch_shape)), self.scale, self.levels)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, fields
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
@@ -104,17 +104,20 @@ class Game(pl.LightningModule, abc.ABC):
     """Base class of all models.
 
     Args:
-        latent_dim: dimensions of z.
-        players: a dataclass whose fields are the players' names and whose values are `Player`.
+        players: a dataclass whose fields are the players' names and whose values are `Player`. A player whose modules
+            have no parameters does not play.
         accumulate: work a batch off in so many pieces and step once: the memory of one piece, the gradient of the
             whole batch.
 
-    A model's own `__init__` also takes `data_shape`, the shape of a row of x, and hands it to `_build_for`; None: the
-    DataModule tells it when fitting starts.
+    A model's own `__init__` also takes the `facts`, `data_shape` first, the shape of a row of x, and hands them to
+    `_build_for`; None: the DataModule, which has attributes of these names, tells them when fitting starts.
 
     Raises:
         ConfigurationError: a number that makes no sense, with its name.
     """
+
+    facts: ClassVar[tuple[str, ...]] = ("data_shape",)
+    """What the data tells the model before it is built."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Game:
         game = super().__new__(cls)
@@ -126,14 +129,14 @@ class Game(pl.LightningModule, abc.ABC):
         game.__dict__["_given"] = dict(list(bound.arguments.items())[1:])
         return game
 
-    def __init__(self, latent_dim: int, players: Any, accumulate: int = 1) -> None:
+    def __init__(self, players: Any, accumulate: int = 1) -> None:
         super().__init__()
         self.automatic_optimization = False
         hyper_parameters = {name: plain(value, name) for name, value in self.__dict__.pop("_given").items()}
         self._log_hyperparams = True
         self._set_hparams({**hyper_parameters, "_class_path": class_path(type(self))})
         self._hparams_initial = copy.deepcopy(self._hparams)
-        self.latent_dim, self.accumulate = at_least(1, latent_dim=latent_dim), at_least(1, accumulate=accumulate)
+        self.accumulate = at_least(1, accumulate=accumulate)
         players = recipe(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
         self.data_shape: Shape | None = None
@@ -160,24 +163,27 @@ class Game(pl.LightningModule, abc.ABC):
 
     # Construction.
 
-    def _build_for(self, data_shape: Sequence[int] | None) -> None:
+    def _build_for(self, **facts: Any) -> None:
         """Builds the networks, once. A model's `__init__` ends with this call."""
-        if data_shape is None or self.data_shape is not None:
+        if facts["data_shape"] is None or self.data_shape is not None:
             return
-        self.data_shape = tuple(data_shape)
-        self._hparams["data_shape"] = self._hparams_initial["data_shape"] = list(self.data_shape)
+        self.data_shape = tuple(facts["data_shape"])
+        for name, value in {**facts, "data_shape": list(self.data_shape)}.items():
+            self._hparams[name] = self._hparams_initial[name] = value
         self.build(self.data_shape)
+        self.players = {name: player for name, player in self.players.items() if self._parameters_of(name)}
 
     def configure_model(self) -> None:
-        shape = getattr(getattr(self._trainer, "datamodule", None), "data_shape", None)
-        if self.data_shape is None and shape is None:
+        data = getattr(self._trainer, "datamodule", None)
+        told = {name: getattr(data, name, None) for name in self.facts}
+        if self.data_shape is None and told["data_shape"] is None:
             raise ConfigurationError(
                 "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"
             )
-        self._build_for(shape)
-        if shape is not None and tuple(shape) != self.data_shape:
+        self._build_for(**told)
+        if told["data_shape"] is not None and tuple(told["data_shape"]) != self.data_shape:
             raise ConfigurationError(
-                f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(shape)}"
+                f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(told['data_shape'])}"
             )
 
     def _parameters_of(self, player: str) -> list[nn.Parameter]:
@@ -223,7 +229,7 @@ class Game(pl.LightningModule, abc.ABC):
     # Resuming: moments, counters and positions from the checkpoint, hyper-parameters from the configuration.
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._build_for(checkpoint["hyper_parameters"].get("data_shape"))
+        self._build_for(**{name: checkpoint["hyper_parameters"].get(name) for name in self.facts})
         differences = list(_differences("model", checkpoint["hyper_parameters"], dict(self.hparams)))
         for key, theirs, ours in differences:
             rank_zero_info(f"{key}: {ours!r} from the configuration, in place of the checkpoint's {theirs!r}")

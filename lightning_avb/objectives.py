@@ -22,14 +22,13 @@ def density_ratio_loss(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
     return softplus(-on_posterior) + softplus(on_reference)
 
 
-def importance_weighted_bound(log_joint: Tensor, log_q: Tensor) -> Tensor:
-    """log 1/K sum_k p(x, z_k) / q(z_k|x), `(batch,)`: a lower bound of log p(x) in expectation (Burda et al. 2016).
+def log_mean_exp(log_weights: Tensor) -> Tensor:
+    """log 1/K sum_k exp(log w_k), `(batch,)`, of `(samples, batch)`.
 
-    Args:
-        log_joint: log p(x|z) + log p(z), `(samples, batch)`.
-        log_q: log q(z|x) of the same draws.
+    With log w = log p(x, z) - log q(z|x) it is the importance-weighted bound: below log p(x) in expectation
+    (Burda et al. 2016).
     """
-    return torch.logsumexp(log_joint - log_q, 0) - math.log(len(log_joint))
+    return log_weights.logsumexp(0) - math.log(len(log_weights))
 
 
 class SharedPass:

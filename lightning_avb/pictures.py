@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -51,11 +52,12 @@ def tiles(rows: Tensor, columns: int) -> Picture:
     return make_grid(rows.clamp(0, 1), nrow=columns, padding=2, pad_value=0.5)
 
 
-def samples(model: Any, count: int = 64) -> Picture:
-    """Draws of the model: means of p(x|z) for z from the prior."""
+def samples(model: Any, count: int = 64, labels: Sequence[int] | None = None) -> Picture:
+    """Draws of the model: means of p(x|z) for z from the prior; a column a label if the model is class-conditional."""
     require(model, "sample", "sample")
     at_least(1, count=count)
-    return tiles(model.sample(count), max(1, round(count**0.5)))
+    columns = (len(labels) if labels else getattr(model, "classes", 0)) or max(1, round(count**0.5))
+    return tiles(model.sample(count, labels), columns)
 
 
 def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
@@ -63,32 +65,52 @@ def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
     require(model, "reconstruct", "encode", "decode")
     at_least(1, count=count)
     x, y = batch.x[:count], batch.y[:count] if batch.y is not None else None
-    return tiles(torch.stack([x, model.decode(model.encode(x, y))], 1).flatten(0, 1), 16)
+    return tiles(torch.stack([x, model.decode(model.encode(x, y), y)], 1).flatten(0, 1), 16)
 
 
 def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
-    """A line a row, from the code of one datum to the code of another, through the decoder."""
+    """A line a row, from the code of one datum to the code of another, with the label of the first."""
     require(model, "interpolate", "encode", "decode")
     at_least(1, rows=rows)
     at_least(2, steps=steps)
     count = min(2 * rows, len(batch.x) // 2 * 2)
-    z = model.encode(batch.x[:count], batch.y[:count] if batch.y is not None else None)
+    y = batch.y[:count] if batch.y is not None else None
+    z = model.encode(batch.x[:count], y)
     start, end = z[0::2, None], z[1::2, None]
     share = torch.linspace(0, 1, steps, device=z.device).view(1, -1, 1)
-    return tiles(model.decode(start + share * (end - start)).flatten(0, 1), steps)
+    labels = y[0::2, None].expand(-1, steps) if y is not None else None
+    return tiles(model.decode(start + share * (end - start), labels).flatten(0, 1), steps)
 
 
-def traversal(model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0) -> Picture:
-    """A latent dimension a row, from -limit to limit, the others 0."""
+def traversal(
+    model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0, label: int | None = None
+) -> Picture:
+    """A latent dimension a row, from -limit to limit, the others 0; `label`: for a class-conditional model."""
     require(model, "traverse", "decode")
     at_least(2, steps=steps)
     latent = model.latent_dim
     if dimensions is not None and not 1 <= dimensions <= latent:
         raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the model's latent_dim of {latent}")
+    classes = getattr(model, "classes", 0)
+    if (label is None) != (not classes) or (label is not None and not 0 <= label < classes):
+        expected = f"a class-conditional model needs one of 0..{classes - 1}" if classes else "the model knows none"
+        raise ConfigurationError(f"label: {label}; {expected}")
     rows = torch.eye(latent, device=model.device)[: dimensions or latent]
     z = rows[:, None] * torch.linspace(-limit, limit, steps, device=model.device).view(1, -1, 1)
     with torch.no_grad():
-        return tiles(model.decode(z).flatten(0, 1), steps)
+        y = torch.full(z.shape[:-1], label, device=model.device) if label is not None else None
+        return tiles(model.decode(z, y).flatten(0, 1), steps)
+
+
+def restorations(seen: Tensor, x: Tensor, restored: Tensor) -> Picture:
+    """A datum a row: what was seen, what was there, and draws of what it may have been.
+
+    Args:
+        seen, x: `(count, *data_shape)`.
+        restored: `(draws, count, *data_shape)`.
+    """
+    columns = torch.cat([seen[None], x[None], restored])
+    return tiles(columns.transpose(0, 1).flatten(0, 1), len(columns))
 
 
 def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
@@ -141,6 +163,11 @@ def figure(draw: Callable[[Any], None], size: tuple[float, float], panels: int |
     pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)
     height, width = Image.open(buffer).size[::-1]
     return pixels.view(height, width, 3).permute(2, 0, 1).float() / 255
+
+
+def read_mask(path: str) -> Tensor:
+    """`(height, width)`, False where the picture in the file is darker than grey."""
+    return torch.from_numpy(np.array(Image.open(path).convert("L"))) > 127
 
 
 def write(picture: Picture, path: Path) -> None:

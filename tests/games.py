@@ -35,21 +35,35 @@ def vae(**options: Any) -> avb.VAE:
 
 
 def adversarial(contrast: Any, steps: int = 2, **options: Any) -> avb.AVB:
-    players = AVBPlayers(avb.Player(ADAM, avb.Cosine), avb.Player(ADAM, avb.Cosine, steps=steps))
+    players = AVBPlayers(avb.Player(ADAM, avb.Cosine), avb.Player(ADAM, avb.Cosine, steps=steps), avb.Player(ADAM))
     return avb.AVB(
         2,
-        partial(avb.BoundedNoiseEncoder, hidden=(8,), noise_hidden=(8, 8), extra_noise=2),
+        partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8, 8), extra_noise=2),
         partial(avb.BernoulliDecoder, network=SMALL),
-        partial(avb.ResidualCritic, width=8, blocks=1),
+        partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL),
         contrast,
         **{"players": players, **options},
     )
 
 
+def iaf(**options: Any) -> avb.VAE:
+    """With all that a VAE can have: a flow, a learned prior, importance weights, labels."""
+    encoder = partial(avb.FlowEncoder, network=SMALL, flow_hidden=(8,), features=4)
+    options = {"players": VAEPlayers(avb.Player(ADAM, avb.Cosine)), "estimator": "importance_weighted", **options}
+    decoder = partial(avb.BernoulliDecoder, network=SMALL)
+    return avb.VAE(2, encoder, decoder, avb.MixturePrior, samples=2, conditional=True, **options)
+
+
 MODELS = {
     "vae": vae,
+    "iaf": iaf,
     "avb": partial(adversarial, avb.PriorContrast),
     "avb_ac": partial(adversarial, partial(avb.GaussianContrast, draws=4)),
+    "avb_flow": partial(
+        adversarial,
+        partial(avb.FlowContrast, draws=4, network=SMALL, features=4, flow_hidden=(8,)),
+        gradient_penalty=0.1,
+    ),
 }
 
 
@@ -148,8 +162,9 @@ def main() -> None:
             model = MODELS[name]()
             fit.fit(model, data, ckpt_path=options.ckpt)
         if options.devices > 1:
-            critic = sum(p.numel() for p in model.critic.parameters()) if name != "vae" else 0
-            assert set(reduced.sizes) == ({critic} if critic else set()), "extra steps reduce the critic alone"
+            opponents = [p for name, part in model.cast().items() if name != "model" for m in part for p in m.parameters()]
+            extra = {sum(p.numel() for p in opponents)} if opponents else set()
+            assert set(reduced.sizes) == extra, "extra steps reduce the critic and its contrast alone"
             reduced.sizes.clear()
 
 

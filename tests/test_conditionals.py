@@ -9,28 +9,42 @@ import pytest
 import torch
 from monte_carlo import assert_mean
 from torch.autograd.functional import jacobian
+from torch.distributions import Distribution
+from worlds import LINEAR, perturbed
 
 from lightning_avb import (
     MLP,
+    AuxiliaryEncoder,
     BernoulliDecoder,
     BoundedNoiseEncoder,
+    DiscretizedLogisticDecoder,
+    FlowContrast,
+    FlowEncoder,
+    FullGaussianEncoder,
     GaussianDecoder,
     GaussianEncoder,
     InnerProductCritic,
     NoiseBasisEncoder,
     NoiseInjectionEncoder,
     ResidualCritic,
-    StandardNormal,
+    SemiImplicitEncoder,
     noise,
 )
-from lightning_avb.distributions import DiagonalNormal, Implicit
+from lightning_avb.conditionals import Conditional
+from lightning_avb.distributions import DiscretizedLogistic, TriangularNormal
 from lightning_avb.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-SMALL_BASIS = partial(NoiseBasisEncoder, hidden=(16,), basis=4, noise_dim=3, basis_hidden=(8, 8), start=0.0)
+SMALL = partial(MLP, hidden=(16,))
+SMALL_BASIS = partial(NoiseBasisEncoder, network=SMALL, basis=4, noise_dim=3, basis_hidden=(8, 8), start=0.0)
 ENCODERS = {
     "gaussian": GaussianEncoder,
+    "full gaussian": FullGaussianEncoder,
+    "affine flow": FlowEncoder,
+    "spline flow": partial(FlowEncoder, kind="spline", bins=4, transforms=3),
+    "semi-implicit": partial(SemiImplicitEncoder, mixing=3),
+    "auxiliary": AuxiliaryEncoder,
     "noise injection": NoiseInjectionEncoder,
     "noise at the first layer": partial(NoiseInjectionEncoder, every_layer=False),
     "noise basis": SMALL_BASIS,
@@ -40,14 +54,15 @@ DECODERS = {
     "bernoulli": BernoulliDecoder,
     "gaussian": GaussianDecoder,
     "fixed scale": partial(GaussianDecoder, scale=0.5),
+    "discretized logistic": DiscretizedLogisticDecoder,
 }
 CRITICS = {
     "residual": ResidualCritic,
-    "residual, x first": partial(ResidualCritic, hidden=(16,)),
+    "residual, x linear": partial(ResidualCritic, network=LINEAR),
     "inner product": InnerProductCritic,
 }
 SHAPES = [(3,), (1, 4, 5)]
-LATENT = 2
+LATENT, CLASSES = 2, 3
 
 
 def every(parts):
@@ -55,14 +70,11 @@ def every(parts):
 
 
 every_shape = pytest.mark.parametrize("shape", SHAPES, ids=["table", "image"])
+with_and_without_labels = pytest.mark.parametrize("classes", [0, CLASSES], ids=["", "labels"])
 
 
-def perturbed(module):
-    """The module with its zero-initialised layers moved: they would block the first gradient of those before."""
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return module
+def labels(classes, rows=4):
+    return torch.arange(rows) % classes if classes else None
 
 
 def assert_every_parameter_moves(module, output):
@@ -75,41 +87,59 @@ def assert_every_parameter_moves(module, output):
     assert not missed
 
 
-def draws_of_rows(encoder, x, index, samples=3):
+def drawn(q, samples=3):
+    """Draws of q, and what it says of their log-density, if anything."""
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob((samples,))
+    return (q.rsample((samples,)),)
+
+
+def draws_of_rows(encoder, x, index, y=None):
     with noise.use(noise.OfRows(index=index)):
-        return encoder(x).rsample((samples,))
+        return drawn(encoder(x, y))
 
 
 @every(ENCODERS)
 @every_shape
 class TestEncoders:
-    def test_shapes(self, part, shape):
-        q = part(shape, LATENT)(torch.rand(4, *shape))
-        assert (q.batch_shape, q.event_shape) == ((4,), (LATENT,))
-        assert q.rsample((5,)).shape == (5, 4, LATENT)
-        if isinstance(q, Implicit):
+    @pytest.mark.parametrize("latent_dim", [1, 2, 3])
+    def test_shapes(self, part, shape, latent_dim):
+        q = perturbed(part(shape, latent_dim))(torch.rand(4, *shape))
+        assert (q.batch_shape, q.event_shape) == ((4,), (latent_dim,))
+        assert q.rsample((5,)).shape == (5, 4, latent_dim)
+        if hasattr(q, "moments"):
             mean, deviation = q.moments(8)
-            assert mean.shape == deviation.shape == (4, LATENT) and (deviation > 0).all()
         else:
-            assert q.log_prob(q.rsample((5,))).shape == (5, 4)
+            mean, deviation = q.mean, q.stddev
+        assert mean.shape == deviation.shape == (4, latent_dim) and (deviation > 0).all()
+        if hasattr(q, "rsample_and_log_prob"):
             z, log_q = q.rsample_and_log_prob((5,))
+            assert z.shape == (5, 4, latent_dim) and log_q.shape == (5, 4)
+        if type(q).log_prob is not Distribution.log_prob:
             torch.testing.assert_close(log_q, q.log_prob(z))
 
     def test_every_sample_and_row_is_a_new_draw(self, part, shape):
         z = part(shape, LATENT)(torch.rand(1, *shape).expand(4, *shape)).rsample((5,))
         assert len(z.unique()) == z.numel()
 
-    def test_gradient_reaches_every_parameter(self, part, shape):
-        encoder = perturbed(part(shape, LATENT))
-        assert_every_parameter_moves(encoder, encoder(torch.rand(4, *shape)).rsample((5,)).square().sum())
+    @with_and_without_labels
+    def test_gradient_reaches_every_parameter(self, part, shape, classes):
+        encoder = perturbed(part(shape, LATENT, classes))
+        z, *log_q = drawn(encoder(torch.rand(4, *shape), labels(classes)), 5)
+        assert_every_parameter_moves(encoder, z.square().sum() + sum(log_q).sum() if log_q else z.square().sum())
 
-    def test_rows_do_not_see_each_other(self, part, shape):
-        encoder, x, index = perturbed(part(shape, LATENT)), torch.rand(4, *shape), torch.arange(4)
-        whole = draws_of_rows(encoder, x, index)
-        pieces = [draws_of_rows(encoder, *rows) for rows in zip(x.split(3), index.split(3), strict=True)]
-        torch.testing.assert_close(whole, torch.cat(pieces, 1))
+    @with_and_without_labels
+    def test_rows_do_not_see_each_other(self, part, shape, classes):
+        encoder, x, index = perturbed(part(shape, LATENT, classes)), torch.rand(4, *shape), torch.arange(4)
+        y = labels(classes)
+        whole = draws_of_rows(encoder, x, index, y)
+        for rows in (slice(0, 3), slice(3, 4)):
+            pieces = draws_of_rows(encoder, x[rows], index[rows], None if y is None else y[rows])
+            for one, all_of_them in zip(pieces, whole, strict=True):
+                torch.testing.assert_close(one, all_of_them[:, rows])
 
     def test_samples_do_not_see_each_other(self, part, shape):
+        """But for the draws beyond those of the samples, which a semi-implicit q shares among them."""
         encoder, x, noises = perturbed(part(shape, LATENT)), torch.rand(4, *shape), []
 
         def record(shape, like):
@@ -117,36 +147,78 @@ class TestEncoders:
             return noises[-1]
 
         with noise.use(record):
-            z = encoder(x).rsample((3,))
+            whole = drawn(encoder(x))
         for i in range(3):
-            with noise.use(lambda shape, like, i=i: noises[0][i : i + 1]):
-                torch.testing.assert_close(encoder(x).rsample((1,)), z[i : i + 1])
+            own = iter([torch.cat([eps[i : i + 1], eps[3:]]) for eps in noises])
+            with noise.use(lambda shape, like, own=own: next(own)):
+                for one, all_of_them in zip(drawn(encoder(x), 1), whole, strict=True):
+                    torch.testing.assert_close(one, all_of_them[i : i + 1])
 
     def test_x_matters(self, part, shape):
         encoder, index = perturbed(part(shape, LATENT)), torch.arange(4)
         first, second = (draws_of_rows(encoder, torch.rand(4, *shape), index) for _ in range(2))
-        assert (first != second).all()
+        for one, other in zip(first, second, strict=True):
+            assert (one != other).all()
+
+    def test_labels_matter_where_there_are_any(self, part, shape):
+        x, index, y = torch.rand(4, *shape), torch.arange(4), labels(CLASSES)
+        encoder = perturbed(part(shape, LATENT, CLASSES))
+        first, second = (draws_of_rows(encoder, x, index, labels) for labels in (y, (y + 1) % CLASSES))
+        for one, other in zip(first, second, strict=True):
+            assert (one != other).all()
+        encoder = perturbed(part(shape, LATENT))
+        first, second = (draws_of_rows(encoder, x, index, labels) for labels in (y, None))
+        for one, other in zip(first, second, strict=True):
+            assert torch.equal(one, other)
 
 
 @every(DECODERS)
 @every_shape
 class TestDecoders:
+    @with_and_without_labels
     @pytest.mark.parametrize("rows", [(4,), (5, 4)], ids=["batch", "samples"])
-    def test_shapes(self, part, shape, rows):
-        p = part(shape, LATENT)(torch.randn(*rows, LATENT))
+    def test_shapes(self, part, shape, rows, classes):
+        p = part(shape, LATENT, classes)(torch.randn(*rows, LATENT), labels(classes))
         assert p.mean.shape == p.sample().shape == (*rows, *shape)
+        assert p.base_dist.log_prob(torch.rand(4, *shape).round()).shape == (*rows, *shape)
         assert p.log_prob(torch.rand(4, *shape).round()).shape == rows
 
-    def test_samples_are_decoded_one_by_one(self, part, shape):
-        decoder, z, x = part(shape, LATENT), torch.randn(5, 4, LATENT), torch.rand(4, *shape).round()
-        torch.testing.assert_close(decoder(z).log_prob(x)[2, 1:3], decoder(z[2, 1:3]).log_prob(x[1:3]))
+    @with_and_without_labels
+    def test_samples_are_decoded_one_by_one(self, part, shape, classes):
+        decoder, z, x = part(shape, LATENT, classes), torch.randn(5, 4, LATENT), torch.rand(4, *shape).round()
+        y = labels(classes)
+        one = decoder(z[2, 1:3], None if y is None else y[1:3]).log_prob(x[1:3])
+        torch.testing.assert_close(decoder(z, y).log_prob(x)[2, 1:3], one)
 
-    def test_gradient_reaches_every_parameter_and_z(self, part, shape):
-        decoder, z = part(shape, LATENT), torch.randn(5, 4, LATENT, requires_grad=True)
-        log_likelihood = decoder(z).log_prob(torch.rand(4, *shape).round()).sum()
+    @with_and_without_labels
+    def test_gradient_reaches_every_parameter_and_z(self, part, shape, classes):
+        decoder, z = part(shape, LATENT, classes), torch.randn(5, 4, LATENT, requires_grad=True)
+        log_likelihood = decoder(z, labels(classes)).log_prob(torch.rand(4, *shape).round()).sum()
         (by_z,) = torch.autograd.grad(log_likelihood, z, retain_graph=True)
         assert by_z.all()
         assert_every_parameter_moves(decoder, log_likelihood)
+
+    def test_labels_matter_where_there_are_any(self, part, shape):
+        z, x, y = torch.randn(5, 4, LATENT), torch.rand(4, *shape).round(), labels(CLASSES)
+        decoder = part(shape, LATENT, CLASSES)
+        assert (decoder(z, y).log_prob(x) != decoder(z, (y + 1) % CLASSES).log_prob(x)).all()
+        decoder = part(shape, LATENT)
+        assert torch.equal(decoder(z, y).log_prob(x), decoder(z).log_prob(x))
+
+
+@every(ENCODERS | DECODERS)
+def test_without_the_label_that_it_needs_nothing_is_computed(part):
+    conditional = part((3,), LATENT, CLASSES)
+    with pytest.raises(ValueError, match="without labels"):
+        conditional(torch.rand(4, LATENT if part in DECODERS.values() else 3))
+
+
+def test_labels_are_told_one_by_one():
+    like, y = torch.zeros(1, dtype=torch.float32), torch.tensor([[2, 0], [1, 1]])
+    told = Conditional(3).label(y, like)
+    assert told.dtype == torch.float32
+    assert told.tolist() == [[[0, 0, 1], [1, 0, 0]], [[0, 1, 0], [0, 1, 0]]]
+    assert Conditional(0).label(y, like) is None
 
 
 @every_shape
@@ -177,10 +249,84 @@ def rows_of(*tensors):
     return zip(*(tensor.flatten(1).tolist() for tensor in tensors), strict=True)
 
 
-def test_standard_normal():
-    p = StandardNormal(LATENT)()
-    assert isinstance(p, DiagonalNormal) and not list(StandardNormal(LATENT).parameters())
-    torch.testing.assert_close(p.log_prob(torch.tensor([1.0, 2.0])).item(), -math.log(2 * math.pi) - 2.5)
+@every_shape
+def test_discretized_logistic_log_prob_by_hand(shape):
+    """One scale for every dimension of x; the network's zero is a grey of 1/2."""
+    decoder, z = perturbed(DiscretizedLogisticDecoder(shape, LATENT)), torch.randn(4, LATENT)
+    x = torch.randint(256, (4, *shape)) / 255
+    assert len(decoder.log_scale.unique()) == math.prod(shape)
+    mean = decoder.network(z) + 0.5
+    by_hand = DiscretizedLogistic(mean, decoder.log_scale.exp()).log_prob(x).flatten(1).sum(-1)
+    torch.testing.assert_close(decoder(z).log_prob(x), by_hand)
+    torch.testing.assert_close(decoder(z).mean, mean.clamp(0, 1))
+    new = DiscretizedLogisticDecoder(shape, LATENT, scale=0.3)
+    torch.testing.assert_close(new.log_scale, torch.full(shape, math.log(0.3)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_grey_values_of_eight_bits_are_accepted(dtype):
+    """The two of binary data among them."""
+    decoder, x = DiscretizedLogisticDecoder((256,), LATENT), torch.arange(256).to(torch.uint8).to(dtype) / 255
+    decoder.check(x.expand(4, 256))
+    decoder.check(x.round().expand(4, 256))
+
+
+@pytest.mark.parametrize("x", [0.5 / 255, 254.9 / 255, -1 / 255, 256 / 255, 3 / 16, float("nan"), float("inf")])
+def test_other_grey_values_are_refused(x):
+    values = torch.zeros(4, 3)
+    values[2, 1] = x
+    with pytest.raises(ConfigurationError, match=r"^decoder: DiscretizedLogisticDecoder scores 8-bit pixels"):
+        DiscretizedLogisticDecoder((3,), LATENT).check(values)
+
+
+@pytest.mark.parametrize("x", [0.5, -1.0, 2.0, float("nan")])
+def test_a_bernoulli_refuses_what_is_not_binary(x):
+    values = torch.zeros(4, 3)
+    BernoulliDecoder((3,), LATENT).check(values.round())
+    values[2, 1] = x
+    with pytest.raises(ConfigurationError, match=r"^data\.binarize: "):
+        BernoulliDecoder((3,), LATENT).check(values)
+
+
+@pytest.mark.parametrize("latent_dim", [1, 3])
+def test_covariance_of_the_full_gaussian(latent_dim):
+    """S (I + T) (I + T)^T S."""
+    encoder, x = FullGaussianEncoder((3,), latent_dim), torch.rand(4, 3)
+    mean, log_scale, triangle = encoder.network(x).tensor_split([latent_dim, 2 * latent_dim], -1)
+    q = encoder(x)
+    assert isinstance(q, TriangularNormal)
+    torch.testing.assert_close(q.mean, mean)
+    for row in range(4):
+        unit = torch.eye(latent_dim)
+        pairs = [(i, j) for i in range(latent_dim) for j in range(i)]
+        for (i, j), value in zip(pairs, triangle[row], strict=True):
+            unit[i, j] = value
+        tril = log_scale[row].exp().diag() @ unit
+        torch.testing.assert_close(q.covariance_matrix[row], tril @ tril.T)
+        assert (tril.diagonal() > 0).all() and (tril.tril() == tril).all()
+
+
+STARTS = {
+    "affine flow": FlowEncoder,
+    "spline flow": partial(FlowEncoder, kind="spline"),
+    "semi-implicit": SemiImplicitEncoder,
+    "auxiliary": AuxiliaryEncoder,
+}
+
+
+@every(STARTS)
+def test_it_starts_as_a_gaussian(part):
+    encoder, x, noises = part((3,), LATENT), torch.rand(4, 3), []
+
+    def record(shape, like):
+        noises.append(torch.randn(shape))
+        return noises[-1]
+
+    with noise.use(record):
+        z = encoder(x).rsample((200,))
+    first = 2 * encoder.auxiliary_dim if isinstance(encoder, AuxiliaryEncoder) else 0
+    mean, log_scale = encoder.network(x)[:, first : first + 2 * LATENT].chunk(2, -1)
+    torch.testing.assert_close(z, mean + log_scale.exp() * noises[-1])
 
 
 def shift_of(encoder, x):
@@ -269,17 +415,27 @@ class TestCritics:
         assert (t[0, 0] - t[0, 1] - t[1, 0] + t[1, 1]).abs().min() > 1e-6
 
 
-REFUSED = {
-    "bound": partial(BoundedNoiseEncoder, bound=0.0),
-    "noise_hidden": partial(BoundedNoiseEncoder, noise_hidden=()),
-    "hidden": partial(NoiseInjectionEncoder, hidden=()),
-    "noise_dim": partial(NoiseInjectionEncoder, noise_dim=0),
-    "scale": partial(GaussianDecoder, scale=-1.0),
-    "activation": partial(GaussianEncoder, network=partial(MLP, activation="rellu")),
-}
+REFUSED = [
+    ("kind", partial(FlowEncoder, kind="cubic")),
+    ("transforms", partial(FlowEncoder, transforms=0)),
+    ("bins", partial(FlowEncoder, kind="spline", bins=1)),
+    ("features", partial(FlowEncoder, features=0)),
+    ("mixing", partial(SemiImplicitEncoder, mixing=0)),
+    ("noise_dim", partial(SemiImplicitEncoder, noise_dim=0)),
+    ("auxiliary_dim", partial(AuxiliaryEncoder, auxiliary_dim=0)),
+    ("draws", partial(FlowContrast, draws=1)),
+    ("features", partial(FlowContrast, features=0)),
+    ("bound", partial(BoundedNoiseEncoder, bound=0.0)),
+    ("noise_hidden", partial(BoundedNoiseEncoder, noise_hidden=())),
+    ("hidden", partial(NoiseInjectionEncoder, hidden=())),
+    ("noise_dim", partial(NoiseInjectionEncoder, noise_dim=0)),
+    ("scale", partial(GaussianDecoder, scale=-1.0)),
+    ("scale", partial(DiscretizedLogisticDecoder, scale=0.0)),
+    ("activation", partial(GaussianEncoder, network=partial(MLP, activation="rellu"))),
+]
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_makes_no_sense_is_refused_by_name(name):
+@pytest.mark.parametrize(("name", "part"), REFUSED)
+def test_what_makes_no_sense_is_refused_by_name(name, part):
     with pytest.raises(ConfigurationError, match=f"^{name}: "):
-        REFUSED[name]((3,), LATENT)
+        part((3,), LATENT)

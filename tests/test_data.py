@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,8 +11,19 @@ import pytest
 import torch
 
 import datamodules
-from datamodules import MNIST, Digits, FourPoints, Split, TensorDataModule
-from datamodules.tensors import fast_uniform
+from datamodules import (
+    MNIST,
+    Digits,
+    FashionMNIST,
+    FourPoints,
+    FreyFaces,
+    Olivetti,
+    Split,
+    StaticMNIST,
+    TensorDataModule,
+    tensors,
+)
+from datamodules.tensors import cut, fast_uniform
 from lightning_avb.errors import ConfigurationError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -141,16 +154,184 @@ def test_mnist_in_place():
     assert sizes == {"train": 50000, "val": 10000, "test": 10000}
 
 
+@pytest.mark.skipif(not (SHARED / "static_mnist").exists(), reason="the file of the static MNIST is not at hand")
+def test_static_mnist_in_place():
+    data = StaticMNIST(str(SHARED), batch_size=1000)
+    assert [data.rows(stage) for stage in ("train", "val", "test")] == [50000, 10000, 10000]
+    batch = next(iter(data.test_dataloader()))
+    assert batch.x.shape == (500, 1, 28, 28)
+    assert batch.y is None
+    assert set(batch.x.unique().tolist()) == {0.0, 1.0}
+    if (SHARED / "MNIST").exists():  # a grey value is the probability of a one: the standard error is at most 0.005
+        grey = MNIST(str(SHARED)).split("test").x / 255
+        assert (data.split("test").x.float().mean(0) - grey.mean(0)).abs().max() < 0.025
+
+
+@pytest.mark.skipif(not (SHARED / "frey_faces").exists(), reason="the file of the Frey faces is not at hand")
+def test_frey_faces_in_place():
+    splits = FreyFaces(str(SHARED)).load()
+    rows = {stage: split.rows for stage, split in splits.items()}
+    assert {stage: len(its) for stage, its in rows.items()} == {"train": 1565, "val": 200, "test": 200}
+    assert torch.equal(torch.cat(list(rows.values())).sort()[0], torch.arange(1965))
+    near = (rows["test"].unsqueeze(1) - rows["train"]).abs().min(1)[0]
+    assert near.float().mean() > 10  # frames from the next one that was trained on; 1.1 if rows were drawn one by one
+    batch = next(iter(FreyFaces(str(SHARED)).val_dataloader()))
+    assert batch.x.shape == (200, 1, 28, 20)
+    assert 0 <= batch.x.min() < 0.1 < 0.9 < batch.x.max() <= 1
+
+
+@pytest.mark.skipif(not (SHARED / "olivetti").exists(), reason="the file of the Olivetti faces is not at hand")
+def test_olivetti_in_place():
+    data = Olivetti(str(SHARED))
+    rows = torch.cat([split.rows for split in data.load().values()])
+    assert torch.equal(rows.sort()[0], torch.arange(400))
+    for stage, count in (("train", 8), ("val", 1), ("test", 1)):
+        assert torch.equal(data.split(stage).y.bincount(), torch.full((40,), count))
+    assert data.split("val").x.shape == (40, 1, 64, 64)
+
+
+@pytest.mark.parametrize("kind", [StaticMNIST, FreyFaces, Olivetti])
+def test_a_missing_file_is_named(tmp_path, kind):
+    with pytest.raises(ConfigurationError, match=rf"data\.root: there is no file '{tmp_path}/.*npz'; it must hold"):
+        kind(root=str(tmp_path)).setup("fit")
+
+
+class Bytes(TensorDataModule):
+    """300 rows of bytes, in an order of their own in memory."""
+
+    white = 255.0
+
+    def __init__(self, batch_size=32, eval_batch_size=50, binarize="none", resident=None):
+        super().__init__(batch_size, eval_batch_size, binarize, resident)
+
+    def load(self):
+        generator = torch.Generator().manual_seed(3)
+        x = torch.randint(256, (300, 2, 3), generator=generator, dtype=torch.uint8)
+        parts = cut(torch.arange(300), 1, val=0.3, test=0.1)
+        return {stage: Split(x, torch.arange(300), rows) for stage, rows in parts.items()}
+
+
+def same(ours, theirs):
+    """Whether two batches are, bit for bit."""
+    return all(a is b is None or torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("binarize", ["none", "dynamic", "static"])
+def test_where_the_data_lies_changes_no_bit(binarize):
+    for rank, processes, epoch, done in ((0, 1, 0, 0), (1, 2, 3, 1)):
+        kept, read = (
+            place(Bytes(binarize=binarize, resident=resident), rank, processes, epoch, done)
+            for resident in (True, False)
+        )
+        for loader in ("train_dataloader", "val_dataloader", "test_dataloader"):
+            pairs = list(zip(getattr(kept, loader)(), getattr(read, loader)(), strict=True))
+            assert pairs
+            assert all(same(*pair) for pair in pairs)
+        assert kept.split("train").rows is None
+        assert len(read.split("train").x) == 300  # nothing was copied
+
+
+@pytest.mark.parametrize("resident", [True, False])
+def test_rows_of_a_split_are_those_that_load_names(resident):
+    data = Bytes(resident=resident)
+    whole = data.load()["val"]
+    seen = list(data.val_dataloader())
+    assert torch.equal(torch.cat([batch.y for batch in seen]), whole.rows)
+    assert torch.equal(torch.cat([batch.x for batch in seen]), whole.x[whole.rows] / 255)
+    assert data.rows("val") == 90
+    assert data.data_shape == (2, 3)
+
+
+def test_memory_decides_where_the_data_lies(monkeypatch, caplog):
+    needed = 300 * 6
+    for free, processes, kept in ((2 * needed, 1, True), (2 * needed - 2, 1, False), (2 * needed, 2, False)):
+        monkeypatch.setattr(tensors, "free_memory", lambda device, free=free: float(free))
+        data = place(Bytes(), 0, processes)
+        with caplog.at_level("INFO"):
+            data.setup("validate")
+        assert (data.split("val").rows is None) == kept
+        assert ("kept on cpu" if kept else "read batch by batch") in caplog.messages[-1]
+
+
+def test_free_memory():
+    assert tensors.free_memory(torch.device("cpu")) > 2**26
+
+
+def test_leaving_an_epoch_early_leaves_no_thread():
+    before = threading.active_count()
+    for batch in Bytes(resident=False).train_dataloader():
+        assert len(batch.x) == 32
+        break
+    gc.collect()
+    assert threading.active_count() == before
+
+
+def test_shares_are_cut_off_at_random_and_fixed():
+    parts = cut(torch.arange(100, 1100), 0, test=0.2, val=0.1)
+    assert {name: len(part) for name, part in parts.items()} == {"test": 200, "val": 100, "train": 700}
+    assert torch.equal(torch.cat(list(parts.values())).sort()[0], torch.arange(100, 1100))
+    again, other = (
+        cut(torch.arange(100, 1100), 0, test=0.2, val=0.3),
+        cut(torch.arange(100, 1100), 1, test=0.2, val=0.1),
+    )
+    assert torch.equal(parts["test"], again["test"])  # does not depend on the share of the others
+    assert not torch.equal(parts["test"].sort()[0], other["test"].sort()[0])
+    assert parts["test"].double().mean() == pytest.approx(599.5, abs=5 * 289 / 200**0.5)
+
+
+@pytest.mark.parametrize(
+    ("seed", "shares", "message"),
+    [
+        (0, {"val": 0.0}, r"data\.val_share: 0\.0 is not between 0 and 1"),
+        (0, {"test": 1.5}, r"data\.test_share: 1\.5"),
+        (0, {"val": 0.5, "test": 0.5}, "data.val_share: 0.5 and data.test_share: 0.5 leave none of the 10 rows"),
+        (-1, {}, r"data\.split_seed: -1"),
+    ],
+)
+def test_shares_that_make_no_sense_are_named(seed, shares, message):
+    with pytest.raises(ConfigurationError, match=message):
+        cut(torch.arange(10), seed, **shares)
+
+
+def test_hyper_parameters_make_the_same_data_again():
+    for data in (FourPoints(copies=7), Bytes(resident=False), MNIST(Path("somewhere"))):
+        arguments = dict(data.hparams)
+        cls = arguments.pop("_class_path")
+        assert cls == f"{type(data).__module__}.{type(data).__qualname__}"
+        assert dict(type(data)(**arguments).hparams) == dict(data.hparams)
+        assert all(value is None or type(value) in (bool, int, float, str) for value in arguments.values())
+
+
+def test_labels_that_are_not_those_of_the_checkpoint_are_refused():
+    data = Bytes()
+    data.label_names = ["cat", "dog"]
+    stored = data.state_dict()
+    assert stored == {"label_names": ["cat", "dog"]}
+    other = Bytes()
+    other.load_state_dict(stored)
+    assert other.label_names == ["cat", "dog"]
+    other.label_names = ["cat", "emu"]
+    with pytest.raises(ConfigurationError, match=r"label names are \['cat', 'emu'\], those of the checkpoint"):
+        other.setup("validate")
+
+
 def test_a_new_data_set_is_a_small_class():
     class Coins(TensorDataModule):
-        data_shape = (3,)
-
         def load(self):
             return {stage: Split(torch.randint(2, (20, 3))) for stage in ("train", "val", "test")}
 
-    batch = next(iter(Coins(10).train_dataloader()))
+    data = Coins(10)
+    batch = next(iter(data.train_dataloader()))
     assert batch.x.shape == (10, 3)
     assert batch.y is None
+    assert data.data_shape == (3,)
+    assert data.classes is data.columns is None
+    assert data.log_volume == 0
+    assert torch.equal(data.restore(batch.x), batch.x)
+
+
+def test_numbers_of_classes():
+    assert [kind.classes for kind in (FourPoints, Digits, MNIST, FashionMNIST, StaticMNIST)] == [4, 10, 10, 10, None]
 
 
 def test_everything_is_exported():

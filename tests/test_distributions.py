@@ -1,59 +1,217 @@
-"""Densities against torch's own; black-box draws and moments."""
+"""Densities against torch's own and against the calculus; draws, moments and discretised data."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 from monte_carlo import assert_mean
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import (
+    Categorical,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+    kl_divergence,
+)
+from worlds import bounded_moments, perturbed
 
 from lightning_avb import noise
-from lightning_avb.distributions import Bernoulli, DiagonalNormal, Implicit
+from lightning_avb.distributions import (
+    Bernoulli,
+    DiagonalNormal,
+    DiscretizedLogistic,
+    Flow,
+    Hierarchical,
+    Implicit,
+    NormalMixture,
+    TriangularNormal,
+)
+from lightning_avb.evaluation import Quadrature
+from lightning_avb.networks.flows import AutoregressiveFlow
 
 pytestmark = pytest.mark.usefixtures("float64")
 
 
-def pair(*shape):
+def diagonal(*shape):
     """The same distribution, ours and torch's."""
     loc, scale = torch.randn(shape), torch.rand(shape) + 0.2
     return DiagonalNormal(loc, scale), Independent(Normal(loc, scale), 1)
 
 
+def triangular(*shape):
+    loc, tril = torch.randn(shape), torch.randn(*shape, shape[-1]).tril(-1)
+    tril = tril + (torch.rand(shape) + 0.2).diag_embed()
+    return TriangularNormal(loc, tril), MultivariateNormal(loc, scale_tril=tril)
+
+
+def mixture(*shape):
+    logits, loc, scale = torch.tensor([3.0, 5.0, 4.0]), torch.randn(3, shape[-1]), torch.rand(3, shape[-1]) + 0.2
+    ours = NormalMixture(logits, loc, scale, shape[:-1])
+    return ours, MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, scale), 1)).expand(shape[:-1])
+
+
+every_density = pytest.mark.parametrize("pair", [diagonal, triangular, mixture])
+every_normal = pytest.mark.parametrize("pair", [diagonal, triangular])
+
+
+@every_density
 @pytest.mark.parametrize("shape", [(3,), (4, 3)])
-def test_density_and_entropy(shape):
+def test_density(pair, shape):
     ours, theirs = pair(*shape)
     z = torch.randn(6, 4, 3)
     assert (ours.batch_shape, ours.event_shape) == (theirs.batch_shape, theirs.event_shape)
     assert ours.log_prob(z).shape == (6, 4)
     torch.testing.assert_close(ours.log_prob(z), theirs.log_prob(z))
-    torch.testing.assert_close(ours.entropy(), theirs.entropy())
+
+
+@every_normal
+@pytest.mark.parametrize("shape", [(3,), (4, 3)])
+def test_moments(pair, shape):
+    ours, theirs = pair(*shape)
     torch.testing.assert_close(ours.mean, theirs.mean)
     torch.testing.assert_close(ours.stddev, theirs.stddev)
     torch.testing.assert_close(ours.variance, theirs.variance)
+    if isinstance(ours, TriangularNormal):
+        torch.testing.assert_close(ours.covariance_matrix, theirs.covariance_matrix)
+    else:
+        torch.testing.assert_close(ours.entropy(), theirs.entropy())
 
 
+@every_normal
 @pytest.mark.parametrize("prior_shape", [(3,), (4, 3)])
-def test_kl(prior_shape):
-    (q, torch_q), (p, torch_p) = pair(4, 3), pair(*prior_shape)
+def test_kl(pair, prior_shape):
+    (q, torch_q), (p, torch_p) = pair(4, 3), diagonal(*prior_shape)
+    if pair is triangular:
+        torch_p = MultivariateNormal(p.loc, p.variance.diag_embed())
     torch.testing.assert_close(kl_divergence(q, p), kl_divergence(torch_q, torch_p))
-    torch.testing.assert_close(kl_divergence(q, q), torch.zeros(4))
+
+
+def test_kl_from_itself_is_zero():
+    q, _ = diagonal(4, 3)
+    for same in (q, TriangularNormal(q.loc, q.scale.diag_embed())):
+        torch.testing.assert_close(kl_divergence(same, q), torch.zeros(4))
+
+
+# Normalizing flows.
+
+FLOWS = {
+    "affine": {"kind": "affine"},
+    "spline": {"kind": "spline", "bins": 5},
+    "coupling splines": {"kind": "spline", "passes": 2},
+}
+every_flow = pytest.mark.parametrize("options", FLOWS.values(), ids=FLOWS)
+every_dim = pytest.mark.parametrize("dim", [1, 2])
+
+
+def flow(dim, options, inverse=False, by=0.1, rows=2):
+    """A flow of its own for every row, away from the identity."""
+    transform = perturbed(AutoregressiveFlow(dim, 3, hidden=(8,), **options), by)(torch.randn(rows, 3))
+    return Flow(
+        0.5 * torch.randn(rows, dim), 0.8 + 0.4 * torch.rand(rows, dim), transform.inv if inverse else transform
+    )
+
+
+def gaussian_start(q):
+    return DiagonalNormal(q.loc, q.scale)
+
+
+@torch.no_grad()
+def on_a_grid(q, limit, cells, function=lambda z: torch.ones(len(z), 1)):
+    """The integral of q(z) f(z)."""
+    points, log_weight = Quadrature.grid(q.event_shape[0], limit, cells)
+    density = (q.log_prob(points.unsqueeze(1)) + log_weight).exp()
+    return density.T @ function(points)
+
+
+@every_flow
+@every_dim
+@pytest.mark.parametrize("inverse", [False, True], ids=["", "inverse"])
+def test_a_flow_has_a_density_and_draws_from_it(options, dim, inverse):
+    q = flow(dim, options, inverse)
+    limit, cells = (30, 8000) if dim == 1 else (9, 200)
+    torch.testing.assert_close(on_a_grid(q, limit, cells), torch.ones(2, 1), rtol=0, atol=2e-3)
+    with torch.no_grad():
+        z, log_q = q.rsample_and_log_prob((20000,))
+    distance = (log_q - gaussian_start(q).log_prob(z)).abs().mean(0)
+    assert (distance > 0.1).all(), "the flow is close to the identity"
+    truth = on_a_grid(q, limit, cells, bounded_moments)
+    assert_mean(bounded_moments(z), truth, resolution=0.05)
+
+
+@every_flow
+@pytest.mark.parametrize("dim", [1, 3])
+@pytest.mark.parametrize("inverse", [False, True], ids=["", "inverse"])
+def test_draws_of_a_flow_come_with_their_density(options, dim, inverse):
+    """As its inverse says, and as the Jacobian of the draws says."""
+    q, eps = flow(dim, options, inverse), torch.randn(5, 2, dim)
+    with noise.use(lambda shape, like: eps):
+        z, log_q = q.rsample_and_log_prob((5,))
+        torch.testing.assert_close(q.rsample((5,)), z)
+    torch.testing.assert_close(log_q, q.log_prob(z))
+
+    def drawn(eps):
+        with noise.use(lambda shape, like: eps):
+            return q.rsample((5,)).sum((0, 1))  # each draw depends on its own noise alone
+
+    jacobian = torch.func.jacrev(drawn)(eps).permute(1, 2, 0, 3)
+    standard = DiagonalNormal(torch.zeros(dim), torch.ones(dim))
+    torch.testing.assert_close(log_q, standard.log_prob(eps) - torch.linalg.slogdet(jacobian)[1])
+
+
+@every_flow
+@pytest.mark.parametrize("dim", [1, 3])
+def test_a_new_flow_is_the_identity(options, dim):
+    q = flow(dim, options, by=0.0)
+    z = torch.cat([torch.randn(5, 2, dim), 10 * torch.randn(5, 2, dim)])
+    torch.testing.assert_close(q.log_prob(z), gaussian_start(q).log_prob(z))
+    eps = torch.randn(5, 2, dim)
+    with noise.use(lambda shape, like: eps):
+        torch.testing.assert_close(q.rsample((5,)), q.loc + q.scale * eps)
+
+
+@pytest.mark.parametrize("options", [FLOWS["affine"], FLOWS["spline"]], ids=["affine", "spline"])
+def test_every_dimension_of_a_flow_sees_every_other(options):
+    """The order is reversed from one transform to the next; one alone leaves the first dimension by itself."""
+    eps = torch.randn(1, 1, 3)
+    for transforms, zeros in ((1, 3), (2, 0)):
+        transform = perturbed(AutoregressiveFlow(3, 0, transforms=transforms, **options), 0.5)()
+        jacobian = torch.func.jacrev(lambda eps, transform=transform: transform(eps))(eps).view(3, 3)
+        assert (jacobian == 0).sum() == zeros
+
+
+# What all of them promise.
+
+EXPANDED = {
+    "normal": lambda: diagonal(3)[0],
+    "mixture": lambda: mixture(3)[0],
+    "flow": lambda: Flow(torch.randn(3), torch.rand(3) + 0.5, perturbed(AutoregressiveFlow(3))()),
+}
+
+
+@pytest.mark.parametrize("make", EXPANDED.values(), ids=EXPANDED)
+def test_expanded_is_the_same_for_every_row(make):
+    p = make()
+    rows = p.expand(torch.Size([4]))
+    z = rows.sample((5,))
+    assert (rows.batch_shape, rows.event_shape) == ((4,), (3,))
+    assert z.shape == (5, 4, 3) and len(z.unique()) == 60
+    torch.testing.assert_close(rows.log_prob(z), p.log_prob(z))
 
 
 def test_density_integrates_to_one():
-    q, _ = pair(4, 2)
-    line = (torch.arange(400) + 0.5) / 20 - 10
-    grid = torch.cartesian_prod(line, line).unsqueeze(1)
-    torch.testing.assert_close(q.log_prob(grid).exp().sum(0) / 400, torch.ones(4))
+    torch.testing.assert_close(on_a_grid(diagonal(4, 2)[0], 10, 400), torch.ones(4, 1))
 
 
-def test_draws_come_with_their_density():
+@every_normal
+def test_draws_come_with_their_density(pair):
     q, _ = pair(4, 3)
     z, log_q = q.rsample_and_log_prob((5,))
     assert z.shape == (5, 4, 3)
     torch.testing.assert_close(log_q, q.log_prob(z))
 
 
-def test_both_ways_to_draw_use_the_same_noise():
+@every_normal
+def test_both_ways_to_draw_use_the_same_noise(pair):
     q, _ = pair(4, 3)
     with noise.use(noise.OfRows(index=torch.arange(4))):
         z = q.rsample((5,))
@@ -61,22 +219,44 @@ def test_both_ways_to_draw_use_the_same_noise():
         assert torch.equal(z, q.rsample_and_log_prob((5,))[0])
     with noise.use(noise.OfRows(index=torch.arange(4))):
         eps = noise.normal((5, 4, 3), z)
-    torch.testing.assert_close(z, q.loc + q.scale * eps)
+    scaled = q.scale * eps if pair is diagonal else torch.einsum("bij,sbj->sbi", q.scale_tril, eps)
+    torch.testing.assert_close(z, q.loc + scaled)
 
 
-def test_moments_of_the_draws():
-    q, _ = pair(4, 3)
-    standardised = (q.rsample((20000,)) - q.mean) / q.stddev
-    assert_mean(standardised, 0.0, resolution=0.05)
-    assert_mean(standardised.square(), 1.0, resolution=0.1)
+def second_moments(z):
+    return z.unsqueeze(-1) * z.unsqueeze(-2)
 
 
-def test_expanded_is_the_same_for_every_row():
-    p, _ = pair(3)
-    rows = p.expand(torch.Size([4]))
-    z = rows.rsample((5,))
-    assert z.shape == (5, 4, 3) and len(z.unique()) == 60
-    torch.testing.assert_close(rows.log_prob(z), p.log_prob(z))
+@every_density
+def test_moments_of_the_draws(pair):
+    ours, theirs = pair(4, 3)
+    z = ours.sample((20000,))
+    if pair is mixture:
+        weights, parts = theirs.mixture_distribution.probs, theirs.component_distribution
+        spread = second_moments(parts.mean) + parts.variance.diag_embed()
+        second = (weights[..., None, None] * spread).sum(-3)
+    elif pair is diagonal:
+        second = second_moments(theirs.mean) + theirs.variance.diag_embed()
+    else:
+        second = second_moments(theirs.mean) + theirs.covariance_matrix
+    assert_mean(z, theirs.mean, resolution=0.2)
+    assert_mean(second_moments(z), second, resolution=0.5)
+
+
+def test_draws_of_a_mixture_are_of_one_component_and_of_their_row():
+    loc = torch.tensor([[0.0, 0.0], [10.0, 20.0], [-10.0, 30.0]])
+    p = NormalMixture(torch.tensor([0.2, 0.3, 0.5]).log(), loc, torch.full((3, 2), 0.01), (4,))
+
+    def draw(rows):
+        with noise.use(noise.OfRows(index=rows)):
+            return p.expand(rows.shape).sample((2000,))
+
+    z = draw(torch.arange(4))
+    distance = (z.unsqueeze(-2) - loc).abs().amax(-1)
+    assert (distance.min(-1).values < 0.1).all()
+    shares = (distance < 0.1).double().flatten(0, 1)
+    assert_mean(shares, torch.tensor([0.2, 0.3, 0.5]), resolution=0.05)
+    torch.testing.assert_close(draw(torch.tensor([2, 3])), z[:, 2:])
 
 
 def test_draws_of_a_prior_carry_no_gradient_and_reparametrised_ones_do():
@@ -85,6 +265,9 @@ def test_draws_of_a_prior_carry_no_gradient_and_reparametrised_ones_do():
     assert not q.sample((2,)).requires_grad
     (gradient,) = torch.autograd.grad(q.rsample((2,)).sum(), loc)
     assert torch.equal(gradient, torch.full((4, 3), 2.0))
+
+
+# Black boxes.
 
 
 def implicit(scale, closed=None):
@@ -97,6 +280,18 @@ def implicit(scale, closed=None):
 @pytest.mark.parametrize("sample_shape", [(), (5,), (2, 5)])
 def test_implicit_shapes(sample_shape):
     assert implicit(torch.ones(3)).rsample(sample_shape).shape == (*sample_shape, 4, 3)
+
+
+def test_what_has_no_density_does_not_pretend():
+    draws = torch.randn(6, 4, 3), torch.randn(6, 4)
+    hierarchical = Hierarchical(lambda samples: draws, torch.Size([4]), torch.Size([3]))
+    for q in (hierarchical, implicit(torch.ones(3))):
+        with pytest.raises(NotImplementedError):
+            q.log_prob(draws[0])
+    z, log_q = hierarchical.rsample_and_log_prob((2, 3))
+    assert torch.equal(z, draws[0].view(2, 3, 4, 3)) and torch.equal(log_q, draws[1].view(2, 3, 4))
+    deviation, mean = torch.std_mean(draws[0], 0)
+    assert all(map(torch.equal, hierarchical.moments(6), (mean, deviation)))
 
 
 def test_implicit_moments_are_those_of_its_draws():
@@ -153,3 +348,62 @@ def test_bernoulli_in_single_precision_loses_nothing():
 def test_bernoulli_has_second_derivatives():
     logits, x = torch.randn(4, requires_grad=True), torch.ones(4)
     assert torch.autograd.gradgradcheck(lambda logits: Bernoulli(logits).log_prob(x), logits)
+
+
+# Discretised data.
+
+
+def values(levels):
+    return torch.arange(levels) / (levels - 1.0)
+
+
+def with_scales(*scales):
+    """Every location, beyond [0, 1] too, with every scale."""
+    return torch.cartesian_prod(torch.tensor([-0.7, 0.0, 0.25, 0.5, 1.0, 1.6]), torch.tensor([*map(float, scales)])).T
+
+
+@pytest.mark.parametrize("levels", [2, 16, 256])
+def test_masses_of_a_discretized_logistic_sum_to_one(levels):
+    loc, scale = with_scales(1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 1e3)
+    log_mass = DiscretizedLogistic(loc, scale, levels).log_prob(values(levels).unsqueeze(-1))
+    torch.testing.assert_close(log_mass.logsumexp(0), torch.zeros(len(loc)), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("levels", [16, 256])
+def test_discretized_logistic_is_a_difference_of_distribution_functions(levels):
+    """Where the difference is accurate; the edges take everything beyond."""
+    loc, scale = with_scales(0.05, 0.2, 1.0)
+    x, half = values(levels).unsqueeze(-1), 0.5 / (levels - 1)
+    above, below = (((x + side - loc) / scale).sigmoid() for side in (half, -half))
+    above[-1], below[0] = 1.0, 0.0
+    mass = DiscretizedLogistic(loc, scale, levels).log_prob(x).exp()
+    torch.testing.assert_close(mass, above - below, rtol=1e-6, atol=1e-14)
+
+
+def test_discretized_logistic_in_single_precision():
+    """Values as data come, and finite gradients however large or small the scale has become."""
+    x = (torch.arange(256, dtype=torch.uint8).float() / 255).unsqueeze(-1)
+    loc, log_scale = with_scales(*range(-20, 21, 2))
+    exact = DiscretizedLogistic(loc, log_scale.exp()).log_prob(values(256).unsqueeze(-1))
+    loc, log_scale = loc.float().requires_grad_(), log_scale.float().requires_grad_()
+    found = DiscretizedLogistic(loc, log_scale.exp()).log_prob(x)
+    assert found.dtype == torch.float32
+    usual = log_scale > -7  # below, the rounding of x itself shows
+    torch.testing.assert_close(found[:, usual].double(), exact[:, usual], rtol=1e-4, atol=1e-3)
+    for gradient in torch.autograd.grad(found.sum(), [loc, log_scale]):
+        assert gradient.isfinite().all() and gradient.any()
+
+
+def test_gradient_of_a_discretized_logistic():
+    loc, scale = (part.clone().requires_grad_() for part in with_scales(0.1))
+    x = values(16)[[0, 3, 5, 8, 12, 15]]
+    assert torch.autograd.gradcheck(lambda loc, scale: DiscretizedLogistic(loc, scale, 16).log_prob(x), [loc, scale])
+
+
+def test_draws_of_a_discretized_logistic():
+    p = DiscretizedLogistic(torch.tensor([-0.1, 0.4, 0.9]), torch.tensor([0.2, 0.3, 0.2]), 8)
+    x, mass = p.expand((3,)).sample((50000,)), p.log_prob(values(8).unsqueeze(-1)).exp()
+    torch.testing.assert_close(7 * x, (7 * x).round())
+    for function in (torch.Tensor.clone, torch.square, lambda x: (x < 0.01).double(), lambda x: (x > 0.99).double()):
+        assert_mean(function(x), function(values(8)) @ mass, resolution=0.02)
+    assert p.mean.tolist() == [0.0, 0.4, 0.9]

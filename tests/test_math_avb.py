@@ -15,49 +15,69 @@ from monte_carlo import assert_mean, flat_gradient
 from torch.distributions import kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import softplus
-from worlds import LINEAR, BlackBox, LinearGaussian, TwoShapes
+from worlds import LINEAR, BlackBox, LinearGaussian, TwoShapes, perturbed
 
 from lightning_avb import (
     AVB,
+    MLP,
     Batch,
     BoundedNoiseEncoder,
+    FlowContrast,
+    FlowEncoder,
+    FlowPrior,
+    FullGaussianEncoder,
     GaussianContrast,
     GaussianDecoder,
     GaussianEncoder,
     InnerProductCritic,
+    MixturePrior,
     NoiseBasisEncoder,
     NoiseInjectionEncoder,
-    Play,
+    Player,
     PriorContrast,
     ResidualCritic,
+    SemiImplicitEncoder,
     StandardNormal,
     noise,
 )
 from lightning_avb.distributions import DiagonalNormal
-from lightning_avb.models.avb import Verdict
+from lightning_avb.errors import ConfigurationError
+from lightning_avb.models.avb import AVBPlayers, Verdict
 from lightning_avb.networks import Critic
+from lightning_avb.objectives import density_ratio_loss
 
 float64 = pytest.mark.usefixtures("float64")
-CONTRASTS = {"prior": PriorContrast, "gaussian": partial(GaussianContrast, draws=8)}
+SMALL = partial(MLP, hidden=(8,))
+CONTRASTS = {
+    "prior": PriorContrast,
+    "gaussian": partial(GaussianContrast, draws=8),
+    "flow": partial(FlowContrast, draws=8, network=SMALL, features=4, flow_hidden=(8,), transforms=1, bins=4),
+}
 every_contrast = pytest.mark.parametrize("contrast", CONTRASTS.values(), ids=CONTRASTS)
 DECODER = partial(GaussianDecoder, network=LINEAR)
+
+
+def standard_log_prob(z):
+    return StandardNormal(z.shape[-1]).to(z)().log_prob(z)
 
 
 class OptimalCritic(Critic):
     """T*(x, z) = log q(z|x) - log r(z|x), from the density of q and from what the critic is told of r."""
 
-    def __init__(self, encoder):
+    def __init__(self, encoder, contrast, prior):
         super().__init__()
         self.encoder = encoder
+        self.contrast, self.prior = (deepcopy(part).requires_grad_(False) for part in (contrast, prior))
 
     def forward(self, x, z, context=None):
-        if context is None:
-            r = StandardNormal(z.shape[-1])()
-        else:
+        log_r = (self.prior() if context is None else StandardNormal(z.shape[-1])()).log_prob(z)
+        if isinstance(self.contrast, FlowContrast):
+            z, ladj = self.contrast.flow(self.contrast.network(x)).inv.call_and_ladj(z)
+            log_r = log_r - ladj
+        if context is not None:
             mean, log_scale = context.chunk(2, -1)
-            r = DiagonalNormal(mean, log_scale.exp())
-            z = mean + log_scale.exp() * z
-        return self.encoder.log_prob(x, z) - r.log_prob(z)
+            z, log_r = mean + log_scale.exp() * z, log_r - log_scale.sum(-1)
+        return self.encoder.log_prob(x, z) - log_r
 
 
 def two_shapes():
@@ -67,7 +87,7 @@ def two_shapes():
 
 def black_box():
     """Two dimensions, a Gaussian of its own for every x, moments from draws."""
-    encoder, x = BlackBox(GaussianEncoder((3,), 2, LINEAR)), torch.randn(4, 3)
+    encoder, x = BlackBox(GaussianEncoder((3,), 2, network=LINEAR)), torch.randn(4, 3)
     torch.nn.init.normal_(encoder.inside.network.layers[0].weight, std=0.4)
     return encoder, x, lambda x: kl_divergence(encoder.inside(x), StandardNormal(2)())
 
@@ -75,11 +95,16 @@ def black_box():
 every_posterior = pytest.mark.parametrize("posterior", [two_shapes, black_box])
 
 
-def game(encoder, x, contrast, critic=None, samples=1, **options):
-    """AVB with the given encoder and critic; the optimal critic where none is given."""
+def game(encoder, x, contrast, optimal_for=None, samples=1, **options):
+    """AVB with the given encoder and its optimal critic, beside a contrast and a prior that have left their start.
+
+    The critic knows a copy of the encoder that stands still, or the one that it is given.
+    """
     latent_dim = encoder(x).event_shape[0]
     model = AVB(latent_dim, decoder=DECODER, contrast=contrast, samples=samples, data_shape=x.shape[1:], **options)
-    model.encoder, model.critic = encoder, critic or OptimalCritic(deepcopy(encoder).requires_grad_(False))
+    perturbed(model.contrast), perturbed(model.prior)
+    optimal_for = optimal_for or deepcopy(encoder).requires_grad_(False)
+    model.encoder, model.critic = encoder, OptimalCritic(optimal_for, model.contrast, model.prior)
     return model
 
 
@@ -110,7 +135,8 @@ def test_the_optimal_critic_gives_the_divergence(posterior, contrast):
 def test_the_optimal_critic_cannot_be_improved(posterior, contrast):
     """Its loss, convex in T, has no slope at T* towards T* + c and towards c T*."""
     encoder, x, _ = posterior()
-    _, on_posterior, on_reference = (t.detach() for t in judged(game(encoder, x, contrast, samples=40000), x))
+    verdict = judged(game(encoder, x, contrast, samples=40000), x)
+    on_posterior, on_reference = verdict.on_posterior.detach(), verdict.on_reference.detach()
     slope = on_reference.sigmoid() - (-on_posterior).sigmoid()
     assert_mean(slope, 0.0, resolution=0.02)
     slope = on_reference * on_reference.sigmoid() - on_posterior * (-on_posterior).sigmoid()
@@ -124,10 +150,10 @@ def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
     """E_q[grad_phi T*(x, z)] = 0 at fixed z (proposition 2): why AVB may treat the critic's weights as constants."""
     encoder, x, _ = posterior()
     parameters = [*encoder.parameters()]
-    model = game(encoder, x, contrast, OptimalCritic(encoder))
+    model = game(encoder, x, contrast, optimal_for=encoder)
 
     def draw():
-        z = encoder(x).rsample((1000,)).detach()
+        z = encoder(x).rsample((1300,)).detach()
         return flat_gradient(judged(model, x, z).on_posterior.mean(), parameters)
 
     draws = torch.stack([draw() for _ in range(100)])
@@ -141,10 +167,24 @@ def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
 def test_gradient_through_the_draws_is_that_of_the_divergence(posterior, contrast):
     encoder, x, kl = posterior()
     parameters = [*encoder.parameters()]
-    model = game(encoder, x, contrast, samples=400)
+    model = game(encoder, x, contrast, samples=500)
     truth = flat_gradient(kl(x).mean(), parameters)
     draws = torch.stack([flat_gradient(judged(model, x).kl.mean(), parameters) for _ in range(100)])
     assert truth.abs().max() > 0.3
+    assert_mean(draws, truth, resolution=0.15)
+
+
+@float64
+@every_contrast
+def test_gradient_of_the_divergence_reaches_a_learned_prior(contrast):
+    """Also where the prior is the reference, and T* depends on it."""
+    encoder, x, _ = black_box()
+    model = game(encoder, x, contrast, samples=500, prior=partial(MixturePrior, components=1))
+    p = DiagonalNormal(model.prior.loc[0], model.prior.log_scale[0].exp())
+    parameters = [model.prior.loc, model.prior.log_scale, *encoder.parameters()]
+    truth = flat_gradient(kl_divergence(encoder.inside(x), p).mean(), parameters)
+    draws = torch.stack([flat_gradient(judged(model, x).kl.mean(), parameters) for _ in range(100)])
+    assert (truth[:4].abs() > 0.05).all()
     assert_mean(draws, truth, resolution=0.15)
 
 
@@ -158,48 +198,81 @@ class Blind(ResidualCritic):
 
 class SwappedLabels(AVB):
     def judge(self, batch, p, q, z):
-        kl, on_posterior, on_reference = super().judge(batch, p, q, z)
-        return Verdict(kl, on_reference, on_posterior)
+        verdict = super().judge(batch, p, q, z)
+        swapped = density_ratio_loss(verdict.on_reference, verdict.on_posterior)
+        return verdict._replace(losses={**verdict.losses, "critic": swapped})
 
 
 class ReferenceTwice(AVB):
-    def learn_critic(self, batch):
-        with torch.no_grad():
-            p, q = self.prior(), self.encoder(batch.x)
-            z = q.rsample((self.samples,))
-        verdict = self.judge(batch, p, q, z)
-        return Play({"critic": verdict.critic_loss + softplus(verdict.on_reference)}, {})
+    def judge(self, batch, p, q, z):
+        verdict = super().judge(batch, p, q, z)
+        twice = verdict.losses["critic"] + softplus(verdict.on_reference)
+        return verdict._replace(losses={**verdict.losses, "critic": twice})
 
 
 class PriorTooWide(PriorContrast):
-    def forward(self, q, p):
-        reference = super().forward(q, p)
+    def forward(self, q, p, x, y=None):
+        reference = super().forward(q, p, x, y)
         return reference._replace(rsample=lambda samples: 2 * reference.rsample(samples))
 
 
 class GaussianTooWide(GaussianContrast):
-    def forward(self, q, p):
-        reference = super().forward(q, p)
+    def forward(self, q, p, x, y=None):
+        reference = super().forward(q, p, x, y)
+        return reference._replace(rsample=lambda samples: 2 * reference.rsample(samples))
+
+
+class FlowTooWide(FlowContrast):
+    def forward(self, q, p, x, y=None):
+        reference = super().forward(q, p, x, y)
         return reference._replace(rsample=lambda samples: 2 * reference.rsample(samples))
 
 
 class NoRatio(GaussianContrast):
-    def forward(self, q, p):
-        return super().forward(q, p)._replace(log_ratio=lambda z: z.new_zeros(z.shape[:-1]))
+    def forward(self, q, p, x, y=None):
+        reference = super().forward(q, p, x, y)
+        return reference._replace(view=lambda z: (reference.view(z)[0], z.new_zeros(z.shape[:-1])))
 
 
 class RatioWithoutScale(GaussianContrast):
     """log r of the standardised z, as if its volume were that of z."""
 
-    def forward(self, q, p):
-        reference = super().forward(q, p)
-        return reference._replace(log_ratio=lambda z: p.log_prob(reference.standardise(z)) - p.log_prob(z))
+    def forward(self, q, p, x, y=None):
+        reference = super().forward(q, p, x, y)
+
+        def view(z):
+            seen, _ = reference.view(z)
+            return seen, p.log_prob(seen) - p.log_prob(z)
+
+        return reference._replace(view=view)
 
 
 class DividedByTheVariance(GaussianContrast):
-    def forward(self, q, p):
-        mean, scale = q.moments(self.draws)
-        return super().forward(q, p)._replace(standardise=lambda z: (z - mean) / scale.square())
+    def forward(self, q, p, x, y=None):
+        reference, (mean, scale) = super().forward(q, p, x, y), q.moments(self.draws)
+        return reference._replace(view=lambda z: ((z - mean) / scale.square(), reference.view(z)[1]))
+
+
+class FlowWithoutVolume(FlowContrast):
+    """log r as if the flow kept volumes."""
+
+    def forward(self, q, p, x, y=None):
+        reference = super().forward(q, p, x, y)
+        _, log_scale = reference.context.chunk(2, -1)
+
+        def view(z):
+            seen, _ = reference.view(z)
+            return seen, standard_log_prob(seen) - log_scale.sum(-1) - p.log_prob(z)
+
+        return reference._replace(view=view)
+
+
+class SeenBeforeTheFlow(FlowContrast):
+    """The critic is shown z as it goes into the flow, and draws of r as they come out of it."""
+
+    def forward(self, q, p, x, y=None):
+        reference, (mean, scale) = super().forward(q, p, x, y), q.moments(self.draws)
+        return reference._replace(view=lambda z: ((z - mean) / scale, reference.view(z)[1]))
 
 
 TOLERANCE = 0.06
@@ -220,20 +293,28 @@ LEARNERS = {
     "gaussian, no log r": (False, NoRatio, ResidualCritic, AVB),
     "gaussian, log r without scale": (False, RatioWithoutScale, ResidualCritic, AVB),
     "gaussian, divided by the variance": (False, DividedByTheVariance, ResidualCritic, AVB),
+    "flow": (True, FlowContrast, ResidualCritic, AVB),
+    "flow, reference counted twice": (False, FlowContrast, ResidualCritic, ReferenceTwice),
+    "flow, reference too wide": (False, FlowTooWide, ResidualCritic, AVB),
+    "flow, log r without volume": (False, FlowWithoutVolume, ResidualCritic, AVB),
+    "flow, critic sees z before the flow": (False, SeenBeforeTheFlow, ResidualCritic, AVB),
 }
 
 
 def learned_divergence(contrast, critic, method, steps=300):
     """What a small critic says of KL(q, p) after some steps on its own loss, for x = 0 and x = 1."""
-    critic = partial(critic, width=32)
+    critic = partial(critic, width=32, network=LINEAR)
+    if issubclass(contrast, FlowContrast):
+        contrast = partial(contrast, network=SMALL, features=4, flow_hidden=(16,), transforms=1)
     model = method(1, decoder=DECODER, critic=critic, contrast=contrast, samples=16, data_shape=(1,))
     model.encoder = TwoShapes()
-    optimizer = torch.optim.Adam(model.critic.parameters(), 1e-2)
+    learning = [model.critic, model.contrast]
+    optimizer = torch.optim.Adam([p for module in learning for p in module.parameters()], 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     both = torch.tensor([[0.0], [1.0]])
     for _ in range(steps):
         optimizer.zero_grad()
-        model.learn_critic(Batch(both.repeat(32, 1))).losses["critic"].mean().backward()
+        sum(loss.mean() for loss in model.learn_critic(Batch(both.repeat(32, 1))).losses.values()).backward()
         optimizer.step()
         schedule.step()
     model.samples = 20000
@@ -252,38 +333,58 @@ def test_a_learned_critic_finds_the_divergence_and_a_broken_one_does_not(correct
 
 ENCODERS = {
     "gaussian": GaussianEncoder,
+    "full gaussian": FullGaussianEncoder,
+    "flow": partial(FlowEncoder, network=SMALL, features=4, flow_hidden=(8,)),
+    "semi-implicit": partial(SemiImplicitEncoder, network=SMALL, mixing=2, features=8, noise_dim=4),
     "noise injection": partial(NoiseInjectionEncoder, hidden=(8,), noise_dim=4),
-    "noise basis": partial(NoiseBasisEncoder, hidden=(8,), basis=3, noise_dim=2, basis_hidden=(4,), start=0.0),
-    "bounded noise": partial(BoundedNoiseEncoder, hidden=(8,), noise_hidden=(8,)),
+    "noise basis": partial(NoiseBasisEncoder, network=SMALL, basis=3, noise_dim=2, basis_hidden=(4,), start=0.0),
+    "bounded noise": partial(BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,)),
+}
+PRIORS = {
+    "mixture": partial(MixturePrior, components=3),
+    "flow": partial(FlowPrior, transforms=2, hidden=(8,), bins=4),
 }
 every_encoder = pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 
 
 def small_game(encoder, contrast, critic=ResidualCritic, **options):
-    critic = partial(critic, width=8)
-    return AVB(2, encoder, GaussianDecoder, critic, contrast, data_shape=(3,), **options)
+    """A game away from its start, where no gradient vanishes."""
+    critic = partial(critic, width=8, network=SMALL)
+    return perturbed(AVB(2, encoder, DECODER, critic, contrast, data_shape=(3,), **options))
 
 
 def separate_losses(model, batch):
-    """Both players' losses from two critic passes, in which everything that is constant has been detached."""
-    p, q = model.prior(), model.encoder(batch.x)
+    """All players' losses from passes of their own, in which everything that is constant has been detached."""
+    x, y = batch.x, batch.y
+    p, q = model.prior(), model.encoder(x, y)
     z = q.rsample((model.samples,))
-    reference = model.contrast(q, p)
+    reference = model.contrast(q, p, x, y)
     drawn = reference.rsample(model.samples).detach()
-    context, seen, log_ratio = None, z, 0.0
-    if reference.context is not None:
-        context = reference.context.detach()
-        mean, log_scale = context.chunk(2, -1)
+    told = [] if y is None else [torch.nn.functional.one_hot(y, model.classes).to(x)]
+    losses = {}
+    if isinstance(model.contrast, PriorContrast):
+        seen, log_ratio = z, p.log_prob(z).detach() - p.log_prob(z.detach())
+    else:
+        told.insert(0, reference.context.detach())
+        mean, log_scale = reference.context.detach().chunk(2, -1)
         seen = (z - mean) / log_scale.exp()
         log_ratio = DiagonalNormal(mean, log_scale.exp()).log_prob(z) - p.log_prob(z)
+    if isinstance(model.contrast, FlowContrast):
+        label = told[-1] if len(told) == 2 else None
+        standardised, r = seen, model.contrast
+        u, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised.detach())
+        losses["contrast"] = log_scale.sum(-1) - ladj - standard_log_prob(u)
+        r = deepcopy(r).requires_grad_(False)
+        seen, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised)
+        log_ratio = standard_log_prob(seen) + ladj - log_scale.sum(-1) - p.log_prob(z)
+    context = torch.cat(told, -1) if told else None
     weights = {name: parameter.detach() for name, parameter in model.critic.named_parameters()}
-    kl = functional_call(model.critic, weights, (batch.x, seen, context)) + log_ratio
-    on_posterior = model.critic(batch.x, seen.detach(), context)
-    on_reference = model.critic(batch.x, drawn, context)
-    return {
-        "model": model.kl_weight * kl - model.decoder(z).log_prob(batch.x),
-        "critic": softplus(-on_posterior) + softplus(on_reference),
-    }
+    kl = functional_call(model.critic, weights, (x, seen, context)) + log_ratio
+    on_posterior = model.critic(x, seen.detach(), context)
+    on_reference = model.critic(x, drawn, context)
+    losses["model"] = model.kl_weight * kl - model.decoder(z, y).log_prob(x)
+    losses["critic"] = softplus(-on_posterior) + softplus(on_reference)
+    return losses
 
 
 def gradients(losses, model):
@@ -297,58 +398,172 @@ def assert_same_gradients(model, found, expected):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
 
 
-@float64
-@every_contrast
-@every_encoder
-@pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
-def test_every_player_gets_the_gradient_of_its_own_loss(encoder, contrast, critic):
-    """One backward pass over the summed losses, as the engine plays it, against two over separate graphs."""
-    model, batch = small_game(encoder, contrast, critic, samples=3, kl_warmup=2), Batch(torch.randn(5, 3))
+def assert_every_player_gets_the_gradient_of_its_own_loss(model, batch):
+    """One backward pass over the summed losses, as the engine plays it, against separate graphs."""
     torch.manual_seed(1)
     play = model.learn(batch)
     torch.manual_seed(1)
     expected = separate_losses(model, batch)
-    assert set(play.losses) == set(expected) == set(model.cast())
+    assert set(play.losses) == set(expected) == set(model.players)
     for player, loss in expected.items():
         torch.testing.assert_close(play.losses[player], loss)
     of_play, of_losses = gradients(play.losses, model), gradients(expected, model)
-    assert all(gradient is not None for gradient in of_losses)
+    # the noise beyond z's own of a semi-implicit encoder has no part in z: all other parameters move
+    assert all(gradient is not None and gradient.any() for gradient in of_losses)
     assert_same_gradients(model, of_play, of_losses)
 
 
 @float64
 @every_contrast
 @every_encoder
-def test_a_phase_for_one_player_gives_the_same_gradient(encoder, contrast):
+@pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
+def test_every_player_gets_the_gradient_of_its_own_loss(encoder, contrast, critic):
+    model = small_game(encoder, contrast, critic, samples=3, kl_warmup=2)
+    assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
+
+
+@float64
+@every_contrast
+@pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+def test_a_learned_prior_plays_with_the_model(prior, contrast):
+    model = small_game(ENCODERS["bounded noise"], contrast, prior=prior, samples=3)
+    assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
+
+
+@float64
+@every_contrast
+@pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
+def test_every_player_is_told_the_label(contrast, critic):
+    model = small_game(ENCODERS["bounded noise"], contrast, critic, samples=3, conditional=True, classes=4)
+    batch = Batch(torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 0]))
+    assert_every_player_gets_the_gradient_of_its_own_loss(model, batch)
+
+
+@float64
+@every_contrast
+@every_encoder
+def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
     model, batch = small_game(encoder, contrast, samples=3), Batch(torch.randn(5, 3))
-    for phase, player in ((model.learn_model, "model"), (model.learn_critic, "critic")):
+    opponents = set(model.players) - {"model"}
+    assert opponents == ({"critic", "contrast"} if contrast is CONTRASTS["flow"] else {"critic"})
+    for phase, players in ((model.learn_model, {"model"}), (model.learn_critic, opponents)):
         torch.manual_seed(1)
         play = phase(batch)
         torch.manual_seed(1)
         expected = separate_losses(model, batch)
-        assert set(play.losses) == {player}
-        parameters = [p for module in model.cast()[player] for p in module.parameters()]
-        ours, theirs = (flat_gradient(losses[player].mean(), parameters) for losses in (play.losses, expected))
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
-        assert theirs.any()
+        assert set(play.losses) == players
+        for player in players:
+            parameters = [p for module in model.cast()[player] for p in module.parameters()]
+            ours, theirs = (flat_gradient(losses[player].mean(), parameters) for losses in (play.losses, expected))
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+            assert theirs.any()
 
 
-def test_the_critic_learns_on_draws_that_carry_no_gradient():
-    model = small_game(ENCODERS["noise injection"], PriorContrast)
-    model.learn_critic(Batch(torch.randn(5, 3))).losses["critic"].mean().backward()
-    assert all(parameter.grad is None for parameter in [*model.encoder.parameters(), *model.decoder.parameters()])
-    assert all(parameter.grad is not None for parameter in model.critic.parameters())
+@every_contrast
+def test_the_critic_learns_on_draws_that_carry_no_gradient(contrast):
+    model = small_game(ENCODERS["noise injection"], contrast, prior=MixturePrior)
+    sum(loss.mean() for loss in model.learn_critic(Batch(torch.randn(5, 3))).losses.values()).backward()
+    for module in (model.encoder, model.decoder, model.prior):
+        assert all(parameter.grad is None for parameter in module.parameters())
+    for module in (model.critic, model.contrast):
+        assert all(parameter.grad is not None for parameter in module.parameters())
 
 
 @every_contrast
 @every_encoder
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_mixed_precision_has_finite_gradients(encoder, contrast, dtype):
-    model = small_game(encoder, contrast, samples=3)
+    model = small_game(encoder, contrast, samples=3, gradient_penalty=0.1)
     with torch.autocast("cpu", dtype):
         losses = model.learn(Batch(torch.randn(5, 3))).losses
+    assert all(loss.dtype == torch.float32 for loss in losses.values())
     for gradient in gradients(losses, model):
         assert gradient.isfinite().all()
+
+
+def test_who_steps_when():
+    """The contrast steps with the critic; without parameters it does not play."""
+    for contrast, opponents in ((PriorContrast, ("critic",)), (CONTRASTS["flow"], ("critic", "contrast"))):
+        for steps in (0, 1, 3):
+            players = AVBPlayers(critic=Player(steps=steps))
+            model = small_game(GaussianEncoder, contrast, players=players)
+            assert tuple(model.players) == ("model", *opponents)
+            phases = [(phase.players, phase.play.__name__) for phase in model.phases()]
+            if steps == 0:
+                assert phases == [(("model",), "learn_model")]
+            else:
+                assert phases == [(("model", *opponents), "learn"), *[(opponents, "learn_critic")] * (steps - 1)]
+    for wrong in (AVBPlayers(contrast=Player(steps=2)), AVBPlayers(model=Player(steps=0))):
+        with pytest.raises(ConfigurationError, match=r"^players\.model\.steps"):
+            AVB(2, players=wrong)
+
+
+# The penalty on the critic's slope.
+
+
+class Quadratic(Critic):
+    """T(x, z) = a/2 |z|^2 + <b, z> sum(x) + <c, z> sum(context), of which every slope is known."""
+
+    def __init__(self, data_shape, latent_dim, context_dim):
+        super().__init__()
+        self.a = torch.nn.Parameter(torch.tensor(0.7))
+        self.b, self.c = (torch.nn.Parameter(torch.randn(latent_dim)) for _ in range(2))
+
+    def forward(self, x, z, context=None):
+        weight = self.b * x.sum(-1, keepdim=True)
+        if context is not None:
+            weight = weight + self.c * context.sum(-1, keepdim=True)
+        return 0.5 * self.a * z.square().sum(-1) + (weight * z).sum(-1)
+
+
+@float64
+@every_contrast
+def test_gradient_penalty_by_hand(contrast):
+    """gamma/2 |a z + b sum(x) + c sum(context)|^2 at q's draws as the critic sees them; nobody else feels it."""
+    gamma, x = 0.3, torch.randn(5, 3)
+    model = AVB(2, ENCODERS["bounded noise"], DECODER, Quadratic, contrast, samples=3, data_shape=(3,))
+    shown = []
+    perturbed(model).critic.register_forward_hook(lambda critic, given, _: shown.append(given))
+    plays = []
+    for model.gradient_penalty in (0.0, gamma):
+        torch.manual_seed(1)
+        plays.append(model.learn(Batch(x)).losses)
+    without, found = plays
+    _, seen, context = shown[0]
+    a, b, c = model.critic.parameters()
+    slope = a * seen[:3].detach() + b * x.sum(-1, keepdim=True)
+    slope = slope if context is None else slope + c * context.sum(-1, keepdim=True)
+    penalty = 0.5 * gamma * slope.square().sum(-1)
+    assert (penalty > 1e-3).all()
+    assert set(found) == set(without) == set(model.players)
+    for player in found:
+        torch.testing.assert_close(found[player], without[player] + (penalty if player == "critic" else 0))
+    parameters = [*model.parameters()]
+    of_without, of_found = (flat_gradient(sum(map(torch.mean, play.values())), parameters) for play in plays)
+    of_penalty = flat_gradient(penalty.mean(), parameters)
+    felt_by = [a, b] if context is None else [a, b, c]
+    assert of_penalty.count_nonzero() == sum(parameter.numel() for parameter in felt_by)
+    torch.testing.assert_close(of_found, of_without + of_penalty, rtol=1e-9, atol=1e-12)
+
+
+@float64
+def test_the_penalty_smooths_every_step_of_the_critic_and_is_not_reported():
+    model, batch = small_game(GaussianEncoder, GaussianContrast), Batch(torch.randn(5, 3))
+
+    def critic_loss(of, penalty):
+        torch.manual_seed(1)
+        model.gradient_penalty = penalty
+        return of(batch).losses["critic"]
+
+    for of in (model.learn, model.learn_critic):
+        assert (critic_loss(of, 0.5) > critic_loss(of, 0.0)).all()
+    with torch.no_grad():
+        assert torch.equal(critic_loss(model.learn, 0.5), critic_loss(model.learn, 0.0))
+
+
+def test_a_negative_penalty_is_refused():
+    with pytest.raises(ConfigurationError, match=r"^gradient_penalty: -0\.1"):
+        AVB(2, gradient_penalty=-0.1)
 
 
 # The moments of adaptive contrast.
@@ -363,11 +578,11 @@ class Watching(ResidualCritic):
 
 
 @float64
-def test_moments_come_from_other_draws_than_those_scored():
+@pytest.mark.parametrize("contrast", [GaussianContrast, CONTRASTS["flow"]], ids=["gaussian", "flow"])
+def test_moments_come_from_other_draws_than_those_scored(contrast):
     """Found again from the noise that was handed out."""
-    contrast = partial(GaussianContrast, draws=16)
-    model, x = small_game(ENCODERS["noise injection"], contrast, Watching, samples=3), torch.randn(5, 3)
-    handed_out = []
+    model = small_game(ENCODERS["noise injection"], partial(contrast, draws=16), Watching, samples=3)
+    x, handed_out = torch.randn(5, 3), []
 
     def record(shape, like):
         handed_out.append(torch.randn(shape, dtype=like.dtype))
@@ -381,46 +596,10 @@ def test_moments_come_from_other_draws_than_those_scored():
     assert for_moments.shape[0] == 16 and scored.shape[0] == 3
     assert not torch.isin(scored, for_moments).any()
     torch.testing.assert_close(model.critic.context, torch.cat([mean, deviation.log()], -1))
-    z = network(network.features(x), scored)
-    torch.testing.assert_close(model.critic.z, torch.cat([(z - mean) / deviation, of_reference]))
-
-
-@float64
-@every_encoder
-def test_moments_are_constants(encoder):
-    """In the critic's view of z, in its context, in the draws of r and in log r alike."""
-    encoder, x = encoder((3,), 2), torch.randn(5, 3)
-    q, p = encoder(x), StandardNormal(2)()
-    assert q.rsample((1,)).requires_grad
-    reference = GaussianContrast(2)(q, p)
-    z = torch.randn(4, 5, 2)
-    views = [reference.context, reference.standardise(z), reference.rsample(4), reference.log_ratio(z)]
-    assert not any(view.requires_grad for view in views)
-
-
-@float64
-def test_the_same_moments_everywhere():
-    """Standardised draws have the density r says: the change of variables, with the moments the critic is told."""
-    encoder, x, _ = black_box()
-    p, z = StandardNormal(2)(), torch.randn(6, 4, 2)
-    reference = GaussianContrast(2)(encoder(x), p)
-    log_scale = reference.context.chunk(2, -1)[1]
-    log_r = p.log_prob(reference.standardise(z)) - log_scale.sum(-1)
-    torch.testing.assert_close(reference.log_ratio(z), log_r - p.log_prob(z))
-
-
-def test_closed_moments_are_preferred_to_draws():
-    encoder, x = TwoShapes(), torch.tensor([[0.0], [1.0]])
-    mean, log_scale = GaussianContrast(1)(encoder(x), StandardNormal(1)()).context.chunk(2, -1)
-    assert torch.equal(mean, torch.full((2, 1), encoder.mean.item()))
-    torch.testing.assert_close(log_scale, torch.full((2, 1), encoder.log_scale.item()))
-
-
-@float64
-@every_contrast
-def test_every_row_has_its_own_reference_draws(contrast):
-    encoder, x, _ = black_box()
-    assert len(contrast(2)(encoder(x), StandardNormal(2)()).rsample(6).unique()) == 6 * 4 * 2
+    z = (network(network.features(x), scored) - mean) / deviation
+    if isinstance(model.contrast, FlowContrast):
+        z = model.contrast.flow(model.contrast.network(x))(z)
+    torch.testing.assert_close(model.critic.z, torch.cat([z, of_reference]))
 
 
 # What is reported.
@@ -428,9 +607,9 @@ def test_every_row_has_its_own_reference_draws(contrast):
 
 def test_accuracy_of_a_critic():
     t = torch.tensor([[1.0, -1.0]])
-    assert Verdict(t, t, -t).accuracy.tolist() == [[1.0, 0.0]]
-    assert Verdict(t, t, t).accuracy.tolist() == [[0.5, 0.5]]
-    assert Verdict(t, 0 * t, 0 * t).accuracy.tolist() == [[0.5, 0.5]]
+    assert Verdict(t, t, -t, {}).accuracy.tolist() == [[1.0, 0.0]]
+    assert Verdict(t, t, t, {}).accuracy.tolist() == [[0.5, 0.5]]
+    assert Verdict(t, 0 * t, 0 * t, {}).accuracy.tolist() == [[0.5, 0.5]]
 
 
 @float64
@@ -440,6 +619,7 @@ def test_scores_add_up(contrast):
     scores = model.scores(Batch(torch.randn(5, 3)))
     torch.testing.assert_close(scores["elbo_estimate"], -scores["reconstruction"] - scores["kl_estimate"])
     assert all(score.shape == (3, 5) for score in scores.values())
+    assert ("contrast_loss" in scores) == (contrast is CONTRASTS["flow"]) and "critic_loss" in scores
 
 
 # The equilibrium of the linear-Gaussian game with the prior contrast.

@@ -8,10 +8,24 @@ from functools import partial
 import pytest
 import torch
 from monte_carlo import assert_mean, flat_gradient
-from torch.distributions import kl_divergence
-from worlds import LINEAR, LinearGaussian
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
+from worlds import LINEAR, LinearGaussian, LinearShift
 
-from lightning_avb import VAE, Batch, BernoulliDecoder, GaussianDecoder, GaussianEncoder, StandardNormal
+from lightning_avb import (
+    VAE,
+    AuxiliaryEncoder,
+    Batch,
+    BernoulliDecoder,
+    BoundedNoiseEncoder,
+    FlowEncoder,
+    FullGaussianEncoder,
+    GaussianDecoder,
+    GaussianEncoder,
+    MixturePrior,
+    SemiImplicitEncoder,
+    StandardNormal,
+    noise,
+)
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import Quadrature, log_likelihood
 
@@ -19,6 +33,7 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 ESTIMATORS = ("analytic", "monte_carlo")
 every_estimator = pytest.mark.parametrize("estimator", ESTIMATORS)
+every_elbo = pytest.mark.parametrize("estimator", (*ESTIMATORS, "importance_weighted"))
 
 
 def at_the_posterior(world, estimator, samples, **options):
@@ -51,14 +66,14 @@ def world(float64):
     return LinearGaussian.example()
 
 
-@every_estimator
+@every_elbo
 def test_bound_is_tight_at_the_posterior(world, estimator):
     x = world.sample(4)
     scores = at_the_posterior(world, estimator, samples=20000).scores(Batch(x))
     assert_mean(scores["elbo"], world.log_marginal(x), resolution=0.1)
 
 
-@every_estimator
+@every_elbo
 def test_bound_is_below_by_the_divergence_from_the_posterior(world, estimator):
     x = world.sample(4)
     model = away_from_it(world, estimator, samples=50000)
@@ -99,6 +114,288 @@ def test_warm_up_weighs_the_kl_term_alone(world, estimator):
     play = at_the_posterior(world, estimator, samples=5, kl_warmup=4).learn(Batch(world.sample(3)))
     expected = 0.25 * play.scores["kl"] + play.scores["reconstruction"]
     torch.testing.assert_close(play.losses["model"], expected)
+
+
+@every_estimator
+def test_a_full_covariance_holds_a_posterior_that_a_diagonal_one_cannot(estimator):
+    world = LinearGaussian.correlated()
+    x = world.sample(4)
+    encoder, decoder = (partial(part, network=LINEAR) for part in (FullGaussianEncoder, GaussianDecoder))
+    model = VAE(2, encoder, decoder, estimator=estimator, samples=20000, data_shape=(3,))
+    model.encoder, model.decoder = world.full_encoder(), world.decoder()
+    correlation = model.encoder(x).covariance_matrix[0]
+    assert correlation[0, 1].abs() > 0.5 * correlation.diagonal().prod().sqrt()
+    elbo = model.scores(Batch(x))["elbo"]
+    assert_mean(elbo, world.log_marginal(x), resolution=0.1)
+    if estimator == "monte_carlo":
+        torch.testing.assert_close(elbo, world.log_marginal(x).expand_as(elbo))
+
+
+# The importance-weighted bound.
+
+
+def log_weights_by_hand(model, x, eps):
+    """log p(x, z) - log q(z|x) of a linear model at z = m + s eps."""
+    (mean, log_scale), layer = model.encoder.network(x).chunk(2, -1), model.decoder.network.layers[0]
+    z = mean + log_scale.exp() * eps
+    log_likelihood = Normal(z @ layer.weight.T + layer.bias, model.decoder.log_scale.exp()).log_prob(x).sum(-1)
+    log_q = (-0.5 * eps.square() - log_scale - 0.5 * math.log(2 * math.pi)).sum(-1)
+    return log_likelihood + Normal(0.0, 1.0).log_prob(z).sum(-1) - log_q
+
+
+@pytest.mark.parametrize("samples", [1, 7])
+def test_importance_weighted_loss_and_gradient_by_hand(world, samples):
+    x, eps = world.sample(4), torch.randn(samples, 4, 2)
+    model = away_from_it(world, "importance_weighted", samples=samples)
+    with noise.use(lambda shape, like: eps):
+        play, scores = model.learn(Batch(x)), model.scores(Batch(x))
+    log_weights = log_weights_by_hand(model, x, eps)
+    by_hand = -log_weights.exp().mean(0).log()
+    torch.testing.assert_close(play.losses["model"], by_hand)
+    torch.testing.assert_close(scores["iw_bound"], -by_hand)
+    torch.testing.assert_close(scores["elbo"], log_weights)
+    parameters = [*model.parameters()]
+    found, truth = (flat_gradient(loss.mean(), parameters) for loss in (play.losses["model"], by_hand))
+    torch.testing.assert_close(found, truth, rtol=1e-9, atol=1e-12)
+    assert truth.abs().max() > 0.1
+
+
+def test_importance_weighted_bound_rises_from_the_elbo_to_log_p_of_x(world):
+    x = world.sample(4)
+    of_x = x.repeat(2000, 1)  # bounds that are independent
+    model, bounds, errors = away_from_it(world, "importance_weighted", samples=1), [], []
+    for model.samples in (1, 4, 256):
+        with torch.no_grad():
+            found = model.scores(Batch(of_x))["iw_bound"].view(2000, 4)
+        bounds.append(found.mean(0))
+        errors.append(5 * found.std(0) / 2000**0.5)
+    gap = kl_divergence(model.encoder(x), world.encoder()(x)).detach()
+    assert (gap > 0.15).all()
+    assert ((bounds[0] - (world.log_marginal(x) - gap)).abs() < errors[0]).all()
+    for i in range(2):
+        assert (bounds[i + 1] - bounds[i] > errors[i] + errors[i + 1]).all()
+    assert (bounds[-1] < world.log_marginal(x) + errors[-1]).all()
+    assert (bounds[-1] > world.log_marginal(x) - 0.3 * gap).all()
+
+
+def test_importance_weights_at_the_posterior_are_log_p_of_x(world):
+    """Every draw of them; and the decoder's gradient is that of maximum likelihood."""
+    x = world.sample(50)
+    model = at_the_posterior(world, "importance_weighted", samples=5)
+    torch.testing.assert_close(model.scores(Batch(x))["iw_bound"], world.log_marginal(x))
+    layer, parameters = model.decoder.network.layers[0], [*model.decoder.parameters()]
+    likelihood = LinearGaussian(layer.weight, layer.bias, model.decoder.log_scale.exp()).log_marginal(x)
+    truth = flat_gradient(-likelihood.mean(), parameters)
+    draws = [flat_gradient(model.learn(Batch(x)).losses["model"].mean(), parameters) for _ in range(200)]
+    assert truth.abs().max() > 0.1
+    assert_mean(torch.stack(draws), truth, resolution=0.15)
+
+
+def test_warm_up_weighs_the_kl_term_within_the_importance_weights(world):
+    x = world.sample(3)
+    play = away_from_it(world, "importance_weighted", samples=5, kl_warmup=4).learn(Batch(x))
+    log_weights = -0.25 * play.scores["kl"] - play.scores["reconstruction"]
+    torch.testing.assert_close(play.losses["model"], -log_weights.exp().mean(0).log())
+    torch.testing.assert_close(play.scores["iw_bound"], play.scores["elbo"].exp().mean(0).log())
+
+
+# Posteriors whose density is known in expectation only, where the test knows it.
+
+
+def near_the_posterior(encoder, world, first=0):
+    """Has the encoder's Gaussian start, which its linear network gives from output `first` on, near p(z|x)."""
+    layer, exact, start = encoder.network.layers[0], world.encoder().network.layers[0], slice(first, first + 4)
+    with torch.no_grad():
+        layer.weight[start], layer.bias[start] = exact.weight, exact.bias - torch.tensor([0.1, -0.1, 0.3, 0.4])
+    return encoder
+
+
+def shift(dim, size=1.0):
+    return LinearShift(size * torch.tensor([[0.4, 0.1], [-0.3, 0.3]])[:, :dim])
+
+
+def semi_implicit(world, mixing, size=1.0):
+    """N(mean(x) + A e, scale(x)^2), e ~ N(0, I): the encoder, and its q(z|x) and q(e|z, x) as functions of x."""
+    encoder = SemiImplicitEncoder((3,), 2, network=LINEAR, mixing=mixing, noise_dim=2, features=4)
+    near_the_posterior(encoder, world).conditional = shift(2, size)
+    of_e = torch.zeros(2), torch.ones(2)
+
+    def start(x):
+        return encoder.network(x)[:, :4]
+
+    return (
+        encoder,
+        lambda x: encoder.conditional.marginal(start(x), *of_e),
+        lambda x, z: encoder.conditional.reverse(start(x), *of_e, z),
+    )
+
+
+def excess(encoder, marginal, x, samples=1):
+    """What the upper bound of log q(z|x) says beyond it, for draws of q."""
+    with torch.no_grad():
+        z, log_q = encoder(x).rsample_and_log_prob((samples,))
+        return log_q - marginal(x).log_prob(z)
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+@pytest.mark.parametrize("mixing", [1, 5])
+def test_semi_implicit_importance_weights_are_unbiased(world, mixing, samples):
+    """E[q(z|x) / average density] is 1, z's own e among those averaged: sharper than any inequality."""
+    (encoder, marginal, _), x = semi_implicit(world, mixing, size=0.4), world.sample(2)
+    beyond = excess(encoder, marginal, x.repeat(10000, 1), samples).view(samples, 10000, 2)
+    assert_mean((-beyond).exp().mean(0), 1.0, resolution=0.05)
+
+
+def test_semi_implicit_density_is_bounded_from_above_and_gets_tight(world):
+    x, means = world.sample(2), []
+    for mixing in (1, 4, 16, 64, 256):
+        encoder, marginal, _ = semi_implicit(world, mixing)
+        beyond = excess(encoder, marginal, x.repeat(2000, 1)).view(2000, 2)
+        error = 5 * beyond.std(0) / 2000**0.5
+        assert (beyond.mean(0) > -error).all()
+        if means:
+            assert (means[-1][0] - beyond.mean(0) > 0.2 * means[-1][0]).all(), "no fall"
+        means.append((beyond.mean(0), error))
+    assert (means[0][0] > 0.3).all() and (means[-1][0] < 0.02).all()
+
+
+@pytest.mark.parametrize("mixing", [1, 5])
+def test_semi_implicit_density_is_bounded_given_z_too(world, mixing):
+    """At chosen z: its own e comes from q(e|z, x), the others from their prior."""
+    encoder, marginal, reverse = semi_implicit(world, mixing)
+    x = world.sample(2)
+    x, z = (part.repeat(4000, 1) for part in (x, marginal(x).sample() + 0.5))
+    with torch.no_grad():
+        own = reverse(x, z).sample()
+        q = encoder.conditional(encoder.network(x)[:, :4], None, own)
+        noises = iter([torch.cat([own[None], torch.randn(mixing, 8000, 2)]), ((z - q.loc) / q.scale)[None]])
+        with noise.use(lambda shape, like: next(noises)):
+            drawn, log_q = encoder(x).rsample_and_log_prob((1,))
+    torch.testing.assert_close(drawn[0], z)
+    beyond = (log_q - marginal(x).log_prob(z))[0].view(4000, 2)
+    assert (beyond.mean(0) > 5 * beyond.std(0) / 4000**0.5).all()
+
+
+class Reverse(torch.nn.Module):
+    """r(a|z, x): the exact one, or one that is off."""
+
+    def __init__(self, of, shift=0.0, log_stretch=0.0):
+        super().__init__()
+        self.of, self.shift, self.log_stretch = of, shift, log_stretch
+
+    def distribution(self, z):
+        q = self.of(z)
+        return Normal(q.mean + self.shift, (q.variance.log() / 2 + self.log_stretch).exp())
+
+    def forward(self, z, features):
+        r = self.distribution(z)
+        return torch.cat([r.mean, r.stddev.log()], -1)
+
+
+def auxiliary(world, x, **off):
+    """N(mean(x) + A a, scale(x)^2), a of one dimension: the encoder, its q(z|x), and its q(a|z, x) within."""
+    encoder = AuxiliaryEncoder((3,), 2, network=LINEAR, auxiliary_dim=1, features=4)
+    near_the_posterior(encoder, world, first=2).conditional = shift(1)
+    of_a, start, _ = encoder.network(x).split(encoder.widths, -1)
+    mean, log_scale = of_a.chunk(2, -1)
+    parts = start, mean, log_scale.exp()
+    encoder.reverse = Reverse(lambda z: encoder.conditional.reverse(*parts, z), **off)
+    return encoder, encoder.conditional.marginal(*parts)
+
+
+def test_the_exact_reverse_model_makes_the_auxiliary_bound_tight(world):
+    """Every draw comes with log q(z|x) itself."""
+    x = world.sample(4)
+    encoder, marginal = auxiliary(world, x)
+    z, log_q = encoder(x).rsample_and_log_prob((20000,))
+    torch.testing.assert_close(log_q, marginal.log_prob(z))
+    assert_mean(z, marginal.mean, resolution=0.1)
+    assert_mean(z[..., 0] * z[..., 1], marginal.covariance_matrix[:, 0, 1] + marginal.mean.prod(-1), resolution=0.2)
+    assert (marginal.covariance_matrix[:, 0, 1].abs() > 0.01).all(), "an ordinary Gaussian"
+
+
+@pytest.mark.parametrize("off", [{"shift": 0.4}, {"log_stretch": 0.5}, {"shift": -0.3, "log_stretch": -0.4}], ids=str)
+def test_another_reverse_model_costs_its_divergence(world, off):
+    """E[log q] exceeds log q(z|x) by KL(q(a|z, x), r(a|z, x))."""
+    x = world.sample(4)
+    encoder, marginal = auxiliary(world, x, **off)
+    with torch.no_grad():
+        z, log_q = encoder(x).rsample_and_log_prob((20000,))
+        exact = encoder.reverse.of(z)
+        cost = kl_divergence(Normal(exact.mean, exact.stddev), encoder.reverse.distribution(z)).sum(-1)
+        assert (cost > 0.05).all()
+        assert_mean(log_q - marginal.log_prob(z) - cost, 0.0, resolution=0.1)
+
+
+def at_world(world, encoder, estimator="monte_carlo", samples=1):
+    model = VAE(2, decoder=partial(GaussianDecoder, network=LINEAR), estimator=estimator, data_shape=world.data_shape)
+    model.encoder, model.decoder, model.samples = encoder, world.decoder(), samples
+    return model
+
+
+def posterior(world, x):
+    q = world.encoder()(x)
+    return MultivariateNormal(q.mean, q.variance.diag_embed())
+
+
+@torch.no_grad()
+def bound_of(model, x, name, repeats):
+    """Independent draws of it, `(repeats, batch)`."""
+    found = model.scores(Batch(x.repeat(repeats, 1)))[name]
+    return found.view(-1, repeats, len(x)).mean(0)
+
+
+@pytest.mark.parametrize("mixing", [1, 64])
+def test_elbo_of_a_semi_implicit_posterior_is_a_bound(world, mixing):
+    """Below log p(x) - KL(q(z|x), p(z|x)), which it nears as `mixing` grows; importance weights lift it, not over
+    log p(x)."""
+    x = world.sample(2)
+    encoder, marginal, _ = semi_implicit(world, mixing)
+    tight = world.log_marginal(x) - kl_divergence(marginal(x), posterior(world, x)).detach()
+    elbo = bound_of(at_world(world, encoder), x, "elbo", 4000)
+    beyond = excess(encoder, marginal, x.repeat(4000, 1)).view(4000, 2)
+    assert_mean(elbo + beyond, tight, resolution=0.2)  # independent draws of both
+    assert_mean(elbo, tight - beyond.mean(0), resolution=0.2)
+    if mixing == 1:
+        assert (elbo.mean(0) + 5 * elbo.std(0) / 4000**0.5 < tight).all()
+    weighted = bound_of(at_world(world, encoder, "importance_weighted", 50), x, "iw_bound", 1000)
+    error = 5 * weighted.std(0) / 1000**0.5
+    assert (weighted.mean(0) > tight + error).all()
+    assert (weighted.mean(0) < world.log_marginal(x) + error).all()
+
+
+def test_elbo_of_an_auxiliary_posterior_is_a_bound(world):
+    x = world.sample(2)
+    for off in ({}, {"shift": 0.5}):
+        torch.manual_seed(1)
+        encoder, marginal = auxiliary(world, x.repeat(5000, 1), **off)
+        q = MultivariateNormal(marginal.mean[:2], marginal.covariance_matrix[:2])
+        tight = world.log_marginal(x) - kl_divergence(q, posterior(world, x)).detach()
+        elbo = bound_of(at_world(world, encoder), x, "elbo", 5000)
+        if off:
+            assert (elbo.mean(0) + 5 * elbo.std(0) / 5000**0.5 < tight).all()
+        else:
+            assert_mean(elbo, tight, resolution=0.2)
+
+
+# What an estimator cannot do.
+
+
+@pytest.mark.parametrize("parts", [{"encoder": FlowEncoder}, {"encoder": SemiImplicitEncoder}, {"prior": MixturePrior}])
+def test_a_divergence_without_closed_form_is_refused(parts):
+    x = Batch(torch.randn(4, 3))
+    model = VAE(2, decoder=GaussianDecoder, estimator="analytic", data_shape=(3,), **parts)
+    with pytest.raises(ConfigurationError, match=r"^estimator: 'analytic' needs a KL divergence in closed form"):
+        model.learn(x)
+    for estimator in ("monte_carlo", "importance_weighted"):
+        VAE(2, decoder=GaussianDecoder, estimator=estimator, data_shape=(3,), **parts).learn(x)
+
+
+@every_elbo
+def test_a_black_box_is_refused(estimator):
+    model = VAE(2, BoundedNoiseEncoder, GaussianDecoder, estimator=estimator, data_shape=(3,))
+    with pytest.raises(ConfigurationError, match=r"^encoder: a VAE needs q\(z\|x\) with a density"):
+        model.learn(Batch(torch.randn(4, 3)))
 
 
 @pytest.mark.parametrize("latent_dim", [1, 2])

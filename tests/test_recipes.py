@@ -10,7 +10,18 @@ import pytest
 import torch
 from torch.optim import SGD, Adam
 
-from lightning_avb import MLP, Cosine, GaussianEncoder, Player, ResidualCritic
+from lightning_avb import (
+    AVB,
+    MLP,
+    Cosine,
+    FlowContrast,
+    FlowPrior,
+    GaussianEncoder,
+    MixturePrior,
+    Player,
+    ResidualCritic,
+    SemiImplicitEncoder,
+)
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.recipes import plain, recipe
@@ -23,9 +34,12 @@ VALUES = {
     "class": GaussianEncoder,
     "partial": partial(ResidualCritic, width=32),
     "nested": partial(GaussianEncoder, network=partial(MLP, hidden=[8, 8])),
+    "critic with a network": partial(ResidualCritic, network=partial(MLP, hidden=[4])),
+    "contrast": partial(FlowContrast, network=partial(MLP, hidden=[4]), kind="affine", flow_hidden=[8]),
+    "prior": partial(FlowPrior, kind="spline", hidden=[8]),
     "parts in a list": [MLP, partial(MLP, hidden=[3])],
     "player": Player(partial(SGD, lr=0.1), partial(Cosine, total=10), clip_norm=2.0, steps=3),
-    "players": AVBPlayers(Player(), Player(partial(Adam, lr=1e-4, betas=[0.5, 0.999]), steps=2)),
+    "players": AVBPlayers(Player(), Player(partial(Adam, lr=1e-4, betas=[0.5, 0.999]), steps=2), Player(SGD)),
 }
 
 
@@ -49,6 +63,20 @@ def test_three_spellings_of_one_thing():
 def test_nested_recipes_build():
     encoder = recipe(plain(VALUES["nested"]))((2,), 3)
     assert isinstance(encoder, GaussianEncoder) and encoder.network.layers[0].out_features == 8
+
+
+def test_a_model_is_made_again_from_what_it_wrote_down():
+    """All its parts, those inside parts too."""
+    encoder = partial(SemiImplicitEncoder, network=partial(MLP, hidden=(5,)), mixing=3)
+    critic, contrast = VALUES["critic with a network"], VALUES["contrast"]
+    model = AVB(2, encoder, critic=critic, contrast=contrast, prior=partial(MixturePrior, components=3), samples=2,
+                gradient_penalty=0.5, conditional=True, weight_prior=2.0, data_shape=(4,), classes=3)  # fmt: skip
+    written = json.loads(json.dumps({key: value for key, value in model.hparams.items() if key != "_class_path"}))
+    again = AVB(**written)
+    assert {name: p.shape for name, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
+    assert (again.classes, again.gradient_penalty, again.weight_prior, again.encoder.mixing) == (3, 0.5, 2.0, 3)
+    assert again.encoder.network.layers[0].out_features == 5 and again.contrast.context_dim == 4
+    assert again.hparams == model.hparams
 
 
 def test_a_dataclass_comes_back_as_its_value():

@@ -10,15 +10,30 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from lightning_avb import MLP, GaussianDecoder, GaussianEncoder, noise
+from lightning_avb import MLP, FullGaussianEncoder, GaussianDecoder, GaussianEncoder, noise
 from lightning_avb.conditionals import Encoder
 from lightning_avb.distributions import DiagonalNormal, Implicit
 
 LINEAR = partial(MLP, hidden=())
 
 
+def perturbed(module: nn.Module, by: float = 0.1) -> nn.Module:
+    """The module with all its parameters moved: where some start at zero, it is no special case any more."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(by * torch.randn_like(parameter))
+    return module
+
+
+def bounded_moments(z: Tensor) -> Tensor:
+    """Functions of z, `(..., 2 * dim + 1)`, whose expectations tell distributions apart, whatever their tails."""
+    z = z.tanh()
+    return torch.cat([z, z.square(), z[..., :1] * z[..., -1:]], -1)
+
+
 class LinearGaussian(NamedTuple):
-    """p(z) = N(0, I) and p(x|z) = N(W z + b, s^2 I). W has orthogonal columns, which makes the posterior diagonal."""
+    """p(z) = N(0, I) and p(x|z) = N(W z + b, s^2 I). W has orthogonal columns where nothing else is said,
+    which makes the posterior diagonal."""
 
     weight: Tensor
     bias: Tensor
@@ -29,6 +44,11 @@ class LinearGaussian(NamedTuple):
         """Three dimensions of x, two of z."""
         weight = torch.tensor([[1.0, 0.5], [1.0, -0.5], [0.0, 0.7]])
         return cls(weight, torch.tensor([0.3, -0.2, 0.5]), 0.6)
+
+    @classmethod
+    def correlated(cls) -> LinearGaussian:
+        """The same with a W whose columns are not orthogonal: the posterior is no diagonal Gaussian."""
+        return cls.example()._replace(weight=torch.tensor([[1.0, 0.8], [1.0, 0.9], [0.0, 0.7]]))
 
     @classmethod
     def most_likely(cls, x: Tensor, latent_dim: int) -> LinearGaussian:
@@ -57,7 +77,7 @@ class LinearGaussian(NamedTuple):
 
     def decoder(self) -> GaussianDecoder:
         """p(x|z), with a learned scale."""
-        decoder = GaussianDecoder(self.data_shape, self.latent_dim, LINEAR)
+        decoder = GaussianDecoder(self.data_shape, self.latent_dim, network=LINEAR)
         layer = decoder.network.layers[0]
         with torch.no_grad():
             layer.weight.copy_(self.weight)
@@ -69,12 +89,58 @@ class LinearGaussian(NamedTuple):
         """The exact posterior."""
         precision = 1 + self.weight.square().sum(0) / self.scale**2
         slope = self.weight.T / self.scale**2 / precision.unsqueeze(-1)
-        encoder = GaussianEncoder(self.data_shape, self.latent_dim, LINEAR)
+        encoder = GaussianEncoder(self.data_shape, self.latent_dim, network=LINEAR)
         layer = encoder.network.layers[0]
         with torch.no_grad():
             layer.weight.copy_(torch.cat([slope, torch.zeros_like(slope)]))
             layer.bias.copy_(torch.cat([-slope @ self.bias, -0.5 * precision.log()]))
         return encoder
+
+    def full_encoder(self) -> FullGaussianEncoder:
+        """The exact posterior, for a W with any columns."""
+        precision = torch.eye(self.latent_dim) + self.weight.T @ self.weight / self.scale**2
+        covariance = precision.inverse()
+        slope, tril = covariance @ self.weight.T / self.scale**2, torch.linalg.cholesky(covariance)
+        rows, columns = torch.tril_indices(self.latent_dim, self.latent_dim, -1)
+        diagonal = tril.diagonal()
+        encoder = FullGaussianEncoder(self.data_shape, self.latent_dim, network=LINEAR)
+        layer = encoder.network.layers[0]
+        with torch.no_grad():
+            layer.weight.zero_()[: self.latent_dim] = slope
+            layer.bias.copy_(torch.cat([-slope @ self.bias, diagonal.log(), tril[rows, columns] / diagonal[rows]]))
+        return encoder
+
+
+class LinearShift(nn.Module):
+    """N(mean + A e, scale^2), for the part of a hierarchical encoder that its noise e enters.
+
+    With e ~ N(m, s^2) all is Gaussian: q(z|x) = N(mean + A m, scale^2 + A s^2 A^T), and q(e|z, x) too.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, start: Tensor, features: Tensor, eps: Tensor) -> DiagonalNormal:
+        mean, log_scale = start.chunk(2, -1)
+        mean = mean + eps @ self.weight.T
+        return DiagonalNormal(mean, log_scale.exp().expand_as(mean))
+
+    def marginal(self, start: Tensor, mean_of_e: Tensor, scale_of_e: Tensor) -> MultivariateNormal:
+        """q(z|x)."""
+        mean, log_scale = start.chunk(2, -1)
+        mixed = self.weight * scale_of_e.unsqueeze(-2)
+        covariance = (2 * log_scale).exp().diag_embed() + mixed @ mixed.mT
+        return MultivariateNormal(mean + mean_of_e @ self.weight.T, covariance)
+
+    def reverse(self, start: Tensor, mean_of_e: Tensor, scale_of_e: Tensor, z: Tensor) -> MultivariateNormal:
+        """q(e|z, x)."""
+        mean, log_scale = start.chunk(2, -1)
+        weighted = self.weight / (2 * log_scale).exp().unsqueeze(-1)
+        prior_precision = scale_of_e.square().reciprocal()
+        precision = prior_precision.diag_embed() + self.weight.T @ weighted
+        pull = (prior_precision * mean_of_e + ((z - mean).unsqueeze(-2) @ weighted).squeeze(-2)).unsqueeze(-1)
+        return MultivariateNormal(torch.linalg.solve(precision, pull).squeeze(-1), precision_matrix=precision)
 
 
 class BlackBox(Encoder):

@@ -1,5 +1,47 @@
 """Estimators of log p(x), as pure functions of a decoder, a prior and data."""
 
+from .annealing import (
+    Annealed,
+    Annealing,
+    Bidirectional,
+    annealed_importance_sampling,
+    bidirectional,
+    schedule,
+    simulate,
+    tune,
+)
+from .importance import Importance, importance_weighting, log_joint, resample
+from .parzen import Parzen, parzen_window
+from .posterior import Decomposition, critic_error, decompose, histogram, kl_to_posterior, on_grid
+from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood
+from .rows import over_rows
 
-__all__ = ["Quadrature", "log_likelihood"]
+__all__ = [
+    "Annealed",
+    "Annealing",
+    "Bidirectional",
+    "Decomposition",
+    "DefensiveStudent",
+    "Importance",
+    "Parzen",
+    "Quadrature",
+    "annealed_importance_sampling",
+    "bidirectional",
+    "critic_error",
+    "decompose",
+    "fitted_proposal",
+    "histogram",
+    "importance_weighting",
+    "kl_to_posterior",
+    "log_joint",
+    "log_likelihood",
+    "on_grid",
+    "over_rows",
+    "parzen_window",
+    "refined_proposal",
+    "resample",
+    "schedule",
+    "simulate",
+    "tune",
+]

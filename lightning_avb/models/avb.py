@@ -10,16 +10,20 @@ by the logistic loss, its optimum is T* = log q(z|x) - log r(z|x) (equation 3.3,
 
     KL(q(z|x), p(z)) = E_q[ T*(x, z) + log r(z|x) - log p(z) ].
 
-r = p(z) is Algorithm 1; r = the Gaussian with q's moments is adaptive contrast. T* depends on the encoder's weights
+r = p(z) is Algorithm 1; r = the Gaussian with q's moments is adaptive contrast; r = a flow fitted to q's draws is one
+step further. T* depends on the encoder's weights
 phi, but E_q[ grad_phi T* ] = 0 (proposition 2), so the gradient reaches phi through z alone.
 
-Two players, `model` (encoder, decoder, prior) and `critic`. One phase moves both, from the same point:
+Three players, `model` (encoder, decoder, prior), `critic` and, where r has parameters, `contrast`. One phase moves all,
+from the same point:
 
-    model:   -log p(x|z) + T(x, z) + log r(z|x) - log p(z),      the critic's weights constant,
-    critic:  -log sigmoid T(x, z) - log sigmoid -T(x, z_r),      z constant;
+    model:     -log p(x|z) + T(x, z) + log r(z|x) - log p(z),    the weights of critic and contrast constant,
+    critic:    -log sigmoid T(x, z) - log sigmoid -T(x, z_r),    z constant,
+    contrast:  -log r(z|x),                                      z constant;
 
-then `steps - 1` phases with new noise move the critic alone. A critic that stands still (steps: 0) is a fixed function
-for the encoder to exploit; with the prior as contrast nothing then keeps q from turning deterministic.
+then `steps - 1` phases with new noise move the critic, and the contrast with it. A critic that stands still (steps: 0)
+is a fixed function for the encoder to exploit; with the prior as contrast nothing then keeps q from turning
+deterministic.
 """
 
 from __future__ import annotations
@@ -43,7 +47,7 @@ from ..conditionals import (
 )
 from ..contrasts import ContrastRecipe, GaussianContrast
 from ..errors import ConfigurationError
-from ..game import Phase, Play, Player
+from ..game import Losses, Phase, Play, Player
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
 from ..objectives import SharedPass, density_ratio_loss, full_precision_in_half
@@ -57,10 +61,12 @@ class AVBPlayers:
     Args:
         model: encoder, decoder and prior.
         critic: T(x, z); its `steps` are critic steps a batch.
+        contrast: r(z|x), if it has parameters; it steps whenever the critic does.
     """
 
     model: Player = Player()
     critic: Player = Player()
+    contrast: Player = Player()
 
 
 class AVB(LatentVariableModel):
@@ -71,12 +77,15 @@ class AVB(LatentVariableModel):
         encoder: q(z|x); needs no density.
         decoder: p(x|z).
         critic: T(x, z).
-        contrast: r(z|x): `PriorContrast` (Algorithm 1) or `GaussianContrast` (adaptive contrast).
+        contrast: r(z|x): `PriorContrast` (Algorithm 1), `GaussianContrast` (adaptive contrast) or `FlowContrast`.
         prior: p(z).
         samples: noise samples a row.
-        kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: the bound from the first step.
-        players: optimizer, schedule, clip norm and steps of `model` and `critic`.
-        accumulate, data_shape: see `Game`.
+        gradient_penalty: weight gamma of R1 (Mescheder, Geiger & Nowozin 2018): the critic's loss gets
+            gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates. It smooths T, and biases it.
+        conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
+        players: optimizer, schedule, clip norm and steps of `model`, `critic` and `contrast`.
+        accumulate: see `Game`.
+        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
 
     Raises:
         ConfigurationError: a number that makes no sense, with the argument's name.
@@ -91,48 +100,78 @@ class AVB(LatentVariableModel):
         contrast: ContrastRecipe = GaussianContrast,
         prior: PriorRecipe = StandardNormal,
         samples: int = 1,
+        gradient_penalty: float = 0.0,
+        conditional: bool = False,
         kl_warmup: int = 0,
+        weight_prior: float | None = None,
         players: AVBPlayers = AVBPlayers(),
         accumulate: int = 1,
         data_shape: Sequence[int] | None = None,
+        classes: int | None = None,
     ) -> None:
         recipes = {"encoder": encoder, "decoder": decoder, "critic": critic, "contrast": contrast, "prior": prior}
-        super().__init__(latent_dim, recipes, samples, kl_warmup, players, accumulate)
-        if self.players["model"].steps != 1:
-            raise ConfigurationError("players.model.steps: the model takes one step a batch; the critic may take more")
-        self._build_for(data_shape)
+        super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
+        if self.players["model"].steps != 1 or self.players["contrast"].steps != 1:
+            raise ConfigurationError(
+                "players.model.steps, players.contrast.steps: one a batch; the critic may take more, the contrast follows it"
+            )
+        if gradient_penalty < 0:
+            raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
+        self.gradient_penalty = gradient_penalty
+        self._build_for(data_shape=data_shape, classes=classes)
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        self.contrast = self.recipes["contrast"](self.latent_dim)
-        self.critic = self.recipes["critic"](data_shape, self.latent_dim, self.contrast.context_dim)
+        self.contrast = self.recipes["contrast"](data_shape, self.latent_dim, self.classes)
+        self.critic = self.recipes["critic"](data_shape, self.latent_dim, self.contrast.context_dim + self.classes)
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
-        return {"model": [self.encoder, self.decoder, self.prior], "critic": [self.critic]}
+        return {
+            "model": [self.encoder, self.decoder, self.prior],
+            "critic": [self.critic],
+            "contrast": [self.contrast],
+        }
 
     def phases(self) -> list[Phase]:
         steps = self.players["critic"].steps
+        opponents = tuple(name for name in self.players if name != "model")
         if steps == 0:
             return [Phase(("model",), self.learn_model)]
-        return [Phase(("model", "critic"), self.learn), *[Phase(("critic",), self.learn_critic)] * (steps - 1)]
+        return [Phase(("model", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * (steps - 1)]
 
     def judge(self, batch: Batch, p: Distribution, q: Distribution, z: Tensor) -> Verdict:
         """The critic's opinion of z drawn from q, in one pass over the draws of q and of the reference."""
-        reference, crossing = self.contrast(q, p), SharedPass()
-        seen = torch.cat([reference.standardise(crossing.enter(z)), reference.rsample(len(z))])
-        context = reference.context.to(batch.x) if reference.context is not None else None
+        reference, crossing = self.contrast(q, p, batch.x, batch.y), SharedPass()
+        view, log_ratio = reference.view(z)
+        seen = torch.cat([crossing.enter(view), reference.rsample(len(z))]).to(batch.x)
+        told = [part for part in (reference.context, self.encoder.label(batch.y, batch.x)) if part is not None]
+        context = torch.cat(told, -1).to(batch.x) if told else None
         with full_precision_in_half(z.device.type):
-            t = self.critic(batch.x, seen.to(batch.x), context).to(batch.x)
+            t = self.critic(batch.x, seen, context).to(batch.x)
         for_model, for_critic = crossing.leave(t[: len(z)])
-        return Verdict(for_model + reference.log_ratio(z), for_critic, t[len(z) :])
+        critic_loss = density_ratio_loss(for_critic, t[len(z) :])
+        if self.gradient_penalty and torch.is_grad_enabled():
+            critic_loss = critic_loss + 0.5 * self.gradient_penalty * self._squared_slope(
+                batch.x, seen[: len(z)], context
+            )
+        losses = {"critic": critic_loss, **({"contrast": reference.fit(z)} if reference.fit else {})}
+        return Verdict(for_model + log_ratio, for_critic, t[len(z) :], losses)
+
+    def _squared_slope(self, x: Tensor, seen: Tensor, context: Tensor | None) -> Tensor:
+        """|grad_z T(x, z)|^2, `(samples, batch)`."""
+        seen = seen.detach().requires_grad_()
+        with full_precision_in_half(x.device.type):
+            t = self.critic(x, seen, context)
+        (slope,) = torch.autograd.grad(t.sum(), seen, create_graph=True)
+        return slope.square().sum(-1)
 
     def learn(self, batch: Batch) -> Play:
         p, q = self.prior(), self.encoder(batch.x, batch.y)
         z = q.rsample((self.samples,))
         verdict = self.judge(batch, p, q, z)
-        log_likelihood = self.decoder(z, batch.y).log_prob(batch.x)
-        losses = {"model": self.kl_weight * verdict.kl - log_likelihood, "critic": verdict.critic_loss}
-        return Play(losses, _scores(log_likelihood, verdict))
+        log_likelihood = self.log_likelihood(batch, z)
+        loss = self.kl_weight * verdict.kl - log_likelihood + self.weight_penalty
+        return Play({"model": loss, **verdict.losses}, self._scores(log_likelihood, verdict))
 
     def learn_model(self, batch: Batch) -> Play:
         """Beside a critic that stands still."""
@@ -143,11 +182,22 @@ class AVB(LatentVariableModel):
         with torch.no_grad():
             p, q = self.prior(), self.encoder(batch.x, batch.y)
             z = q.rsample((self.samples,))
-        return Play({"critic": self.judge(batch, p, q, z).critic_loss}, {})
+        return Play(self.judge(batch, p, q, z).losses, {})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         play = self.learn(batch)
-        return {**play.scores, "critic_loss": play.losses["critic"]}
+        return {**play.scores, **{f"{name}_loss": loss for name, loss in play.losses.items() if name != "model"}}
+
+    def _scores(self, log_likelihood: Tensor, verdict: Verdict) -> dict[str, Tensor]:
+        estimate = log_likelihood - verdict.kl
+        bits = {f"{name}_estimate": value for name, value in self.bits_per_dim(estimate).items()}
+        return {
+            "elbo_estimate": estimate,
+            "reconstruction": -log_likelihood,
+            "kl_estimate": verdict.kl,
+            "critic_accuracy": verdict.accuracy,
+            **bits,
+        }
 
 
 class Verdict(NamedTuple):
@@ -155,27 +205,16 @@ class Verdict(NamedTuple):
 
     Attributes:
         kl: T(x, z) + log r(z|x) - log p(z), whose mean estimates KL(q(z|x), p(z)); moves the encoder.
-        on_posterior, on_reference: T on draws of q and of r; move the critic.
+        on_posterior, on_reference: T on draws of q and of r.
+        losses: of the players `critic` and `contrast`.
     """
 
     kl: Tensor
     on_posterior: Tensor
     on_reference: Tensor
-
-    @property
-    def critic_loss(self) -> Tensor:
-        return density_ratio_loss(self.on_posterior, self.on_reference)
+    losses: Losses
 
     @property
     def accuracy(self) -> Tensor:
         """How often the critic is right: 0.5 where it cannot tell q from r."""
         return 0.5 * ((self.on_posterior > 0).float() + (self.on_reference <= 0).float())
-
-
-def _scores(log_likelihood: Tensor, verdict: Verdict) -> dict[str, Tensor]:
-    return {
-        "elbo_estimate": log_likelihood - verdict.kl,
-        "reconstruction": -log_likelihood,
-        "kl_estimate": verdict.kl,
-        "critic_accuracy": verdict.accuracy,
-    }

@@ -2,63 +2,150 @@
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Shape
-from ..conditionals import Decoder
-from ..errors import at_least
+from ..conditionals import Decoder, Encoder
+from ..errors import ConfigurationError, at_least
 from ..game import Game
 from ..recipes import recipe
 
 
 class LatentVariableModel(Game):
-    """A model with `encoder`, `decoder` and `prior`, modules that return distributions."""
+    """A model with `encoder`, `decoder` and `prior`, modules that return distributions.
 
-    encoder: nn.Module
+    Args:
+        latent_dim: dimensions of z.
+        recipes: name -> recipe of `encoder`, `decoder`, `prior` and of what else a model has.
+        conditional: a class-conditional model: the label enters encoder, decoder and critic.
+        samples: noise samples a row.
+        kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: the bound from the first step.
+        weight_prior: standard deviation of a Gaussian prior on the decoder's weights, which makes the decoder a
+            maximum a posteriori (MAP) estimate; None: maximum likelihood.
+        players, accumulate: see `Game`.
+    """
+
+    facts: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
+    encoder: Encoder
     decoder: Decoder
     prior: nn.Module
+    log_volume: Tensor
 
     def __init__(
         self,
         latent_dim: int,
         recipes: dict[str, Any],
+        conditional: bool,
         samples: int,
         kl_warmup: int,
+        weight_prior: float | None,
         players: Any,
         accumulate: int,
     ) -> None:
-        super().__init__(latent_dim, players, accumulate)
+        super().__init__(players, accumulate)
+        self.latent_dim = at_least(1, latent_dim=latent_dim)
         self.recipes = {name: recipe(value) for name, value in recipes.items()}
         self.samples, self.kl_warmup = at_least(1, samples=samples), at_least(0, kl_warmup=kl_warmup)
+        if weight_prior is not None and not weight_prior > 0:
+            raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")
+        self.conditional, self.weight_prior, self.rows = conditional, weight_prior, 0
+        self.register_buffer("log_volume", torch.zeros(()))
+
+    @property
+    def classes(self) -> int:
+        """Labels that the parts are told of, 0 in a model that is not conditional."""
+        return (self.hparams.get("classes") or 0) if self.conditional else 0
 
     def build(self, data_shape: Shape) -> None:
-        self.encoder = self.recipes["encoder"](data_shape, self.latent_dim)
-        self.decoder = self.recipes["decoder"](data_shape, self.latent_dim)
+        if self.conditional and not self.classes:
+            raise ConfigurationError("conditional: the data has no labels to condition on")
+        self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
+        self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
         self.prior = self.recipes["prior"](self.latent_dim)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        data = getattr(self._trainer, "datamodule", None)
+        if data is None:
+            return
+        if self.classes and self.classes != data.classes:
+            raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {data.classes}")
+        self.log_volume.fill_(getattr(data, "log_volume", 0.0))
+        self.rows = data.rows("train") if self.weight_prior is not None and hasattr(data, "rows") else 0
 
     @property
     def kl_weight(self) -> float:
         """Weight of the KL term in the training loss: 1 once the warm-up is over."""
         return min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
 
+    @property
+    def weight_penalty(self) -> Tensor | float:
+        """-log p(weights of the decoder) / rows of the training data, up to a constant; 0 for maximum likelihood.
+
+        The mean of the loss over rows plus this is the MAP objective, divided by the number of rows.
+        """
+        if self.weight_prior is None:
+            return 0.0
+        if not self.rows:
+            raise ConfigurationError("weight_prior: needs a datamodule that tells how many rows it has")
+        squares = torch.stack([parameter.square().sum() for parameter in self.decoder.parameters()]).sum()
+        return squares / (2 * self.weight_prior**2 * self.rows)
+
+    def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
+        """log p(x|z), `(samples, batch)`, in nats of the units that x had before it was standardised."""
+        return self.decoder(z, batch.y).log_prob(batch.x) + self.log_volume
+
+    def bits_per_dim(self, bound: Tensor) -> dict[str, Tensor]:
+        """A bound of log p(x) in bits per dimension of x, for decoders of data with a fixed number of values."""
+        if self.decoder.levels is None or self.data_shape is None:
+            return {}
+        return {"bits_per_dim": bound / (-math.log(2) * math.prod(self.data_shape))}
+
+    def _check(self, batch: Batch, batch_idx: int) -> None:
+        """Checks that likelihood and labels fit the data, on the first batch of an epoch."""
+        if batch_idx:
+            return
+        batch = Batch(*batch)
+        self.decoder.check(batch.x)
+        if self.classes and (batch.y is None or not ((batch.y >= 0) & (batch.y < self.classes)).all()):
+            raise ConfigurationError(f"conditional: a row has no label, or one that is not in 0..{self.classes - 1}")
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Checks that the likelihood fits the data, on the first batch of an epoch."""
-        if batch_idx == 0:
-            self.decoder.check(Batch(*batch).x)
+        self._check(batch, batch_idx)
 
     def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.on_train_batch_start(batch, batch_idx)
+        self._check(batch, batch_idx)
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self.on_train_batch_start(batch, batch_idx)
+        self._check(batch, batch_idx)
 
     @torch.no_grad()
-    def sample(self, count: int) -> Tensor:
-        """`(count, *data_shape)`: means of p(x|z) for z drawn from the prior."""
-        return self.decoder(self.prior().sample((count,))).mean
+    def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
+        """`(count, *data_shape)`: p(x|z) for z drawn from the prior, its mean or a draw.
+
+        Args:
+            count: how many.
+            labels: for a class-conditional model, used in turn; None: all of them.
+            mean: the mean of p(x|z), as is usual for pictures, or a draw.
+
+        Raises:
+            ConfigurationError: labels that the model does not know.
+        """
+        if labels is not None and not self.classes:
+            raise ConfigurationError("labels: the model is not class-conditional")
+        if labels is not None and (not labels or min(labels) < 0 or max(labels) >= self.classes):
+            raise ConfigurationError(f"labels: {list(labels)} are not in 0..{self.classes - 1}")
+        y = None
+        if self.classes:
+            turns = torch.tensor(list(range(self.classes)) if labels is None else list(labels), device=self.device)
+            y = turns[torch.arange(count, device=self.device) % len(turns)]
+        p = self.decoder(self.prior().sample((count,)), y)
+        return p.mean if mean else p.sample()
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -66,9 +153,9 @@ class LatentVariableModel(Game):
         return self.encoder(x, y).rsample((1,))[0]
 
     @torch.no_grad()
-    def decode(self, z: Tensor) -> Tensor:
-        """Means of p(x|z), `(..., *data_shape)`, for z `(..., latent_dim)`."""
-        return self.decoder(z).mean
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """Means of p(x|z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
+        return self.decoder(z, y).mean
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """One posterior draw a row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""

@@ -1,16 +1,21 @@
-"""The variational autoencoder (Kingma & Welling 2013).
+"""The variational autoencoder (Kingma & Welling 2013), importance-weighted training included (Burda et al. 2016).
 
 For any q(z|x) the evidence lower bound
 
     ELBO(x) = E_q[ log p(x|z) + log p(z) - log q(z|x) ] = log p(x) - KL(q(z|x), p(z|x))
 
 is maximised in the decoder (maximum likelihood, when the bound is tight) and in the encoder (the bound gets tight).
-z = g(eps, x) is reparametrised, so that both gradients pass through the draws. Two estimators of it:
+z = g(eps, x) is reparametrised, so that both gradients pass through the draws. Three estimators:
 
 * `monte_carlo` (equation 6 of the paper, SGVB A): the mean over draws of log p(x|z) + log p(z) - log q(z|x);
 * `analytic` (equation 7, SGVB B): the mean of log p(x|z), minus KL(q(z|x), p(z)) in closed form. It has
   the smaller variance as a rule (not at the exact posterior, where every Monte Carlo draw gives log p(x) itself), and
-  needs a q and a prior whose divergence torch knows.
+  needs a q and a prior whose divergence is known;
+* `importance_weighted`: the bound log 1/K sum_k p(x, z_k) / q(z_k|x) of the importance-weighted autoencoder, K =
+  `samples`, which lies between the ELBO and log p(x).
+
+An encoder whose density is known in expectation only (semi-implicit, auxiliary) keeps all of this a lower bound and
+needs `monte_carlo` or `importance_weighted`.
 
 One player, `model`: encoder, decoder and prior.
 """
@@ -22,7 +27,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from torch import Tensor, nn
-from torch.distributions import kl_divergence
+from torch.distributions import Distribution, kl_divergence
 
 from ..batch import Batch
 from ..conditionals import (
@@ -33,9 +38,9 @@ from ..conditionals import (
     PriorRecipe,
     StandardNormal,
 )
-from ..distributions import Implicit
 from ..errors import ConfigurationError
 from ..game import Phase, Play, Player
+from ..objectives import log_mean_exp
 from .latent import LatentVariableModel
 
 
@@ -58,11 +63,12 @@ class VAE(LatentVariableModel):
         encoder: q(z|x), with a density.
         decoder: p(x|z).
         prior: p(z).
-        estimator: `analytic` or `monte_carlo`, see the module.
-        samples: noise samples a row (the paper's L).
-        kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: the bound from the first step.
+        estimator: `analytic`, `monte_carlo` or `importance_weighted`, see the module.
+        samples: noise samples a row (the paper's L, or K of the importance-weighted bound).
+        conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
         players: optimizer, schedule and clip norm.
-        accumulate, data_shape: see `Game`.
+        accumulate: see `Game`.
+        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
 
     Raises:
         ConfigurationError: a number or a name that makes no sense, with the argument's name.
@@ -74,21 +80,26 @@ class VAE(LatentVariableModel):
         encoder: EncoderRecipe = GaussianEncoder,
         decoder: DecoderRecipe = BernoulliDecoder,
         prior: PriorRecipe = StandardNormal,
-        estimator: Literal["analytic", "monte_carlo"] = "analytic",
+        estimator: Literal["analytic", "monte_carlo", "importance_weighted"] = "analytic",
         samples: int = 1,
+        conditional: bool = False,
         kl_warmup: int = 0,
+        weight_prior: float | None = None,
         players: VAEPlayers = VAEPlayers(),
         accumulate: int = 1,
         data_shape: Sequence[int] | None = None,
+        classes: int | None = None,
     ) -> None:
         recipes = {"encoder": encoder, "decoder": decoder, "prior": prior}
-        super().__init__(latent_dim, recipes, samples, kl_warmup, players, accumulate)
-        if estimator not in ("analytic", "monte_carlo"):
-            raise ConfigurationError(f"estimator: {estimator!r} is neither 'analytic' nor 'monte_carlo'")
+        super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
+        if estimator not in ("analytic", "monte_carlo", "importance_weighted"):
+            raise ConfigurationError(
+                f"estimator: {estimator!r} is none of 'analytic', 'monte_carlo', 'importance_weighted'"
+            )
         if self.players["model"].steps != 1:
             raise ConfigurationError("players.model.steps: a VAE has one player, which takes one step a batch")
         self.estimator = estimator
-        self._build_for(data_shape)
+        self._build_for(data_shape=data_shape, classes=classes)
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {"model": [self.encoder, self.decoder, self.prior]}
@@ -96,25 +107,41 @@ class VAE(LatentVariableModel):
     def phases(self) -> list[Phase]:
         return [Phase(("model",), self.learn)]
 
-    def bound(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p(x|z) `(samples, batch)`, and the KL term of the chosen estimator, `(batch,)` or `(samples, batch)`."""
         q, p = self.encoder(batch.x, batch.y), self.prior()
-        if isinstance(q, Implicit):
+        if not hasattr(q, "rsample_and_log_prob"):
             raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
-            z, kl = q.rsample((self.samples,)), kl_divergence(q, p)
+            z, kl = q.rsample((self.samples,)), _divergence(q, p)
         else:
             z, log_q = q.rsample_and_log_prob((self.samples,))
             kl = log_q - p.log_prob(z)
-        return self.decoder(z, batch.y).log_prob(batch.x), kl
+        return self.log_likelihood(batch, z), kl
 
     def learn(self, batch: Batch) -> Play:
-        log_likelihood, kl = self.bound(batch)
-        return Play({"model": self.kl_weight * kl - log_likelihood}, _scores(log_likelihood, kl))
+        log_likelihood, kl = self.terms(batch)
+        loss = self.kl_weight * kl - log_likelihood
+        if self.estimator == "importance_weighted":
+            loss = -log_mean_exp(-loss)
+        return Play({"model": loss + self.weight_penalty}, self._scores(log_likelihood, kl))
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        return _scores(*self.bound(batch))
+        return self._scores(*self.terms(batch))
+
+    def _scores(self, log_likelihood: Tensor, kl: Tensor) -> dict[str, Tensor]:
+        elbo = bound = log_likelihood - kl
+        scores = {"elbo": elbo, "reconstruction": -log_likelihood, "kl": kl}
+        if self.estimator == "importance_weighted":
+            scores["iw_bound"] = bound = log_mean_exp(elbo)
+        return {**scores, **self.bits_per_dim(bound)}
 
 
-def _scores(log_likelihood: Tensor, kl: Tensor) -> dict[str, Tensor]:
-    return {"elbo": log_likelihood - kl, "reconstruction": -log_likelihood, "kl": kl}
+def _divergence(q: Distribution, p: Distribution) -> Tensor:
+    try:
+        return kl_divergence(q, p)
+    except NotImplementedError as error:
+        raise ConfigurationError(
+            f"estimator: 'analytic' needs a KL divergence in closed form, and there is none between "
+            f"{type(q).__name__} and {type(p).__name__}; take 'monte_carlo'"
+        ) from error

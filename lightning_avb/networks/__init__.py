@@ -1,18 +1,22 @@
 """Tensors in, tensors out."""
 
+from .conv import ConvNet, DeconvNet
 from .critics import Critic, InnerProductCritic, ResidualCritic
-from .mlp import MLP, Network, Residual, activation_function, check_widths
+from .mlp import MLP, Network, Residual, ResidualMLP, activation_function, check_widths
 from .noisy import NoiseBasis, NoisyMLP
 
 __all__ = [
     "MLP",
+    "ConvNet",
     "Critic",
+    "DeconvNet",
     "InnerProductCritic",
     "Network",
     "NoiseBasis",
     "NoisyMLP",
     "Residual",
     "ResidualCritic",
+    "ResidualMLP",
     "activation_function",
     "check_widths",
 ]

@@ -7,21 +7,20 @@ and treats the pairs independently of each other (no batch normalisation): `Shar
 from __future__ import annotations
 
 import abc
-import math
 from collections.abc import Callable, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from ..batch import Shape
-from .mlp import MLP, Residual, activation_function, check_widths
+from .mlp import MLP, Network, Residual, activation_function, check_widths
 
 
 class Critic(nn.Module, abc.ABC):
     """`critic(x, z, context)` is T, `(samples, batch)`.
 
     `x` is `(batch, *data_shape)`, `z` is `(samples, batch, latent_dim)`; `context`, `(batch, context_dim)` or None,
-    holds what the critic must know of the reference density (the drawn moments of adaptive contrast).
+    holds what the critic must know besides: of the reference density (the drawn moments of adaptive contrast), and
+    the label in a class-conditional model.
     """
 
     @abc.abstractmethod
@@ -32,11 +31,6 @@ CriticRecipe = Callable[[Shape, int, int], Critic]
 """(shape of a row of x, latent_dim, context_dim) -> critic."""
 
 
-def _condition(x: Tensor, context: Tensor | None) -> Tensor:
-    rows = x.flatten(1)
-    return rows if context is None else torch.cat([rows, context], -1)
-
-
 class ResidualCritic(Critic):
     """A residual MLP on (x, z).
 
@@ -44,7 +38,7 @@ class ResidualCritic(Critic):
         data_shape, latent_dim, context_dim: given by the model.
         width: of every layer.
         blocks: number of residual blocks.
-        hidden: widths of layers that read x before it meets z; none: x enters the first layer linearly.
+        network: reads x and the context before they meet z; an MLP without hidden layers lets them enter linearly.
         activation: see `MLP`.
     """
 
@@ -55,12 +49,12 @@ class ResidualCritic(Critic):
         context_dim: int = 0,
         width: int = 128,
         blocks: int = 2,
-        hidden: Sequence[int] = (),
+        network: Network = MLP,
         activation: str = "silu",
     ) -> None:
         super().__init__()
         check_widths(width=[width])
-        self.x_branch = MLP((math.prod(data_shape) + context_dim,), (width,), hidden, activation)
+        self.x_branch = network(data_shape, (width,), context_dim)
         self.z_branch = nn.Linear(latent_dim, width, bias=False)
         self.trunk = nn.Sequential(
             *(Residual(width, activation) for _ in range(blocks)), activation_function(activation)
@@ -68,7 +62,7 @@ class ResidualCritic(Critic):
         self.head = nn.Linear(width, 1)
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.x_branch(_condition(x, context)) + self.z_branch(z)
+        h = self.x_branch(x, context) + self.z_branch(z)
         return self.head(self.trunk(h)).squeeze(-1)
 
 
@@ -80,8 +74,9 @@ class InnerProductCritic(Critic):
     Args:
         data_shape, latent_dim, context_dim: given by the model.
         width: length of f and g.
-        hidden: widths of the hidden layers of f and of g.
-        activation: see `MLP`.
+        network: f, reads x and the context.
+        hidden: widths of the hidden layers of g.
+        activation: of g, see `MLP`.
     """
 
     def __init__(
@@ -90,15 +85,16 @@ class InnerProductCritic(Critic):
         latent_dim: int,
         context_dim: int = 0,
         width: int = 128,
+        network: Network = MLP,
         hidden: Sequence[int] = (256, 256),
         activation: str = "silu",
     ) -> None:
         super().__init__()
         check_widths(width=[width])
-        self.x_branch = MLP((math.prod(data_shape) + context_dim,), (width + 1,), hidden, activation)
-        self.z_branch = MLP((latent_dim,), (width + 1,), hidden, activation)
+        self.x_branch = network(data_shape, (width + 1,), context_dim)
+        self.z_branch = MLP((latent_dim,), (width + 1,), hidden=hidden, activation=activation)
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
-        f, g = self.x_branch(_condition(x, context)), self.z_branch(z)
+        f, g = self.x_branch(x, context), self.z_branch(z)
         product = (f[..., :-1] * g[..., :-1]).sum(-1) * (f.shape[-1] - 1) ** -0.5
         return product + f[..., -1] + g[..., -1]

@@ -8,10 +8,14 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from ..batch import Shape
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, at_least
 
-Network = Callable[[Shape, Shape], nn.Module]
-"""A recipe for a network: (shape of an input, shape of an output) -> module that maps `(..., *in)` to `(..., *out)`."""
+Network = Callable[[Shape, Shape, int], nn.Module]
+"""A recipe for a network: (shape of an input, shape of an output, context_dim) -> module.
+
+`network(x, context)` maps x `(..., *in_shape)` to `(..., *out_shape)`. The context, a label as one-hot or what a critic
+must know, is `(..., context_dim)` with leading dimensions that broadcast to those of x; None where context_dim is 0.
+"""
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "elu": nn.ELU,
@@ -41,17 +45,48 @@ def check_widths(**widths: Sequence[int]) -> None:
             raise ConfigurationError(f"{name}: {list(sizes)} has a layer without units")
 
 
+class Context(nn.Module):
+    """Adds a linear map of the context to the first layer's output.
+
+    The layer then reads input and context as one vector, and a context that all samples share is mapped once.
+    """
+
+    def __init__(self, context_dim: int, width: int) -> None:
+        super().__init__()
+        self.context_dim = at_least(0, context_dim=context_dim)
+        self.linear = nn.Linear(context_dim, width, bias=False) if context_dim else None
+
+    def forward(self, h: Tensor, context: Tensor | None) -> Tensor:
+        """`(..., width)`.
+
+        Raises:
+            ValueError: the context has not the dimensions that the network was built for.
+        """
+        given = 0 if context is None else context.shape[-1]
+        if given != self.context_dim:
+            raise ValueError(
+                f"a network built for a context of {self.context_dim} dimensions was called with one of {given}"
+            )
+        return h if self.linear is None else h + self.linear(context)
+
+
 class MLP(nn.Module):
     """Linear layers with an activation between them.
 
     Args:
         in_shape, out_shape: of one row, without leading dimensions.
+        context_dim: length of the context, 0: none.
         hidden: widths of the hidden layers.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
     """
 
     def __init__(
-        self, in_shape: Shape, out_shape: Shape, hidden: Sequence[int] = (64, 64), activation: str = "silu"
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        context_dim: int = 0,
+        hidden: Sequence[int] = (64, 64),
+        activation: str = "silu",
     ) -> None:
         super().__init__()
         check_widths(hidden=hidden, out_shape=out_shape)
@@ -62,10 +97,46 @@ class MLP(nn.Module):
             layers += [nn.Linear(width, size), activation_function(activation)]
             width = size
         self.layers = nn.Sequential(*layers, nn.Linear(width, math.prod(self.out_shape)))
+        self.context = Context(context_dim, [*hidden, math.prod(self.out_shape)][0])
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         rows = x.shape[: x.ndim - len(self.in_shape)]
-        return self.layers(x.reshape(*rows, -1)).reshape(*rows, *self.out_shape)
+        first, *rest = self.layers
+        h = self.context(first(x.reshape(*rows, math.prod(self.in_shape))), context)
+        for layer in rest:
+            h = layer(h)
+        return h.reshape(*h.shape[:-1], *self.out_shape)
+
+
+class ResidualMLP(nn.Module):
+    """Residual blocks between two linear layers.
+
+    Args:
+        in_shape, out_shape, context_dim: see `MLP`.
+        width: of every layer.
+        blocks: number of residual blocks.
+        activation: see `MLP`.
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        context_dim: int = 0,
+        width: int = 256,
+        blocks: int = 2,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__()
+        check_widths(width=[width])
+        self.first = MLP(in_shape, (width,), context_dim, hidden=())
+        self.trunk = nn.Sequential(
+            *(Residual(width, activation) for _ in range(at_least(0, blocks=blocks))), activation_function(activation)
+        )
+        self.last = MLP((width,), out_shape, hidden=())
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        return self.last(self.trunk(self.first(x, context)))
 
 
 class Residual(nn.Module):

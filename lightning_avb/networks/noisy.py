@@ -12,18 +12,19 @@ from torch import Tensor, nn
 from .. import noise
 from ..batch import Shape
 from ..errors import ConfigurationError
-from .mlp import activation_function, check_widths
+from .mlp import Context, activation_function, check_widths
 
 
 class NoisyMLP(nn.Module):
     """An MLP with Gaussian noise added, through a linear map of its own, to the input of its layers.
 
-    The part of the first layer that reads x is worked out once for all samples.
+    The part of the first layer that reads x and the context is worked out once for all samples.
 
     Args:
         in_shape, out_dim: shape of a row of x, length of the output.
         hidden: widths of the hidden layers, at least one.
         noise_dim: dimensions of the noise, the same draw for every layer.
+        context_dim: length of the context, 0: none.
         every_layer: noise enters every layer; otherwise the first alone.
         activation: see `MLP`.
     """
@@ -34,6 +35,7 @@ class NoisyMLP(nn.Module):
         out_dim: int,
         hidden: Sequence[int],
         noise_dim: int,
+        context_dim: int = 0,
         every_layer: bool = True,
         activation: str = "silu",
     ) -> None:
@@ -45,16 +47,17 @@ class NoisyMLP(nn.Module):
             raise ConfigurationError(f"noise_dim: {noise_dim} is not a positive number of dimensions")
         widths = [math.prod(in_shape), *hidden, out_dim]
         self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in itertools.pairwise(widths))
+        self.context = Context(context_dim, widths[1])
         noisy = len(self.layers) if every_layer else 1
         self.noise = nn.ModuleList(nn.Linear(noise_dim, b, bias=False) for b in widths[1 : noisy + 1])
         self.activation = activation_function(activation)
 
-    def features(self, x: Tensor) -> Tensor:
-        """`(batch, hidden[0])`: what the first layer makes of x, before noise and activation."""
-        return self.layers[0](x.flatten(1))
+    def features(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """`(batch, hidden[0])`: what the first layer makes of x and the context, before noise and activation."""
+        return self.context(self.layers[0](x.flatten(1)), context)
 
     def forward(self, features: Tensor, eps: Tensor) -> Tensor:
-        """`(samples, batch, out_dim)` from `features(x)` and noise `(samples, batch, noise_dim)`."""
+        """`(samples, batch, out_dim)` from `features(x, context)` and noise `(samples, batch, noise_dim)`."""
         h = features + self.noise[0](eps)
         for i, layer in enumerate(self.layers[1:], start=1):
             h = layer(self.activation(h))

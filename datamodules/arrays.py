@@ -1,0 +1,181 @@
+"""Arrays and tables of one's own."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from lightning_avb.errors import ConfigurationError
+
+from .tables import numbered, read_table, unusable
+from .tensors import CHUNK, Binarize, Split, TensorDataModule, cut
+
+Scale = Literal["auto", "none", "unit", "standardize"]
+
+
+class Arrays(TensorDataModule):
+    """An array `(rows, ...)` of any shape in a `.npy` or `.npz` file, or a table in a `.csv` file.
+
+    How x is scaled, unless `scale` says otherwise:
+
+    * uint8, which stands for 0..255, by 1 / 255 (`unit`); where all values are 0 or 1 they stay.
+    * Rows of more than one dimension stay; their values must be in [0, 1].
+    * Tables, that is all others, are standardised: every column is shifted and scaled to mean 0 and standard deviation
+      1 in the training split, x = (original - m) / s. Then p(original) = p(x) / prod_j s_j, and `log_volume` is
+      - sum_j log s_j. A checkpoint keeps m and s, the names of columns and labels: `Arrays.load_from_checkpoint(path)`
+      restores rows without the file.
+
+    Pictures, that is values in [0, 1] of shape `(rows, height, width)`, or with colours last, become
+    `(rows, channels, height, width)`.
+
+    A `.csv` file has numbers only, but for the label. Its first line names the columns if it holds no number.
+
+    Splits: a random permutation, the same every time, cut into test, validation and training rows.
+
+    Args:
+        path: the file. A `.npy` file that is not standardised is mapped and need not fit into memory.
+        label: the column of the labels, by name or number (from 0, or negative from the end); in a `.npz` file also
+            the name of an array. Labels, words or whole numbers, become 0..classes - 1 in sorted order.
+        array: which array of a `.npz` file is x, if there are several and none is called `x`.
+        scale: `none`, `unit` or `standardize`; `auto`: as above.
+        delimiter: what stands between two fields of a `.csv` file.
+        val_share, test_share: shares of the rows for validation and test.
+        split_seed: another seed, other splits.
+        resident, batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+
+    Raises:
+        ConfigurationError: what cannot be used, with file, row and column (in arrays counted from 0): text, an empty
+            field, nan or inf, rows of unequal length, a column that is constant in the training split.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        label: int | str | None = None,
+        array: str | None = None,
+        scale: Scale = "auto",
+        delimiter: str = ",",
+        val_share: float = 0.1,
+        test_share: float = 0.1,
+        split_seed: int = 0,
+        resident: bool | None = None,
+        batch_size: int = 100,
+        eval_batch_size: int = 500,
+        binarize: Binarize = "none",
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, binarize, resident)
+        if scale not in ("auto", "none", "unit", "standardize"):
+            raise ConfigurationError(f"data.scale: {scale!r} is none of 'auto', 'none', 'unit', 'standardize'")
+        if len(delimiter) != 1:
+            raise ConfigurationError(f"data.delimiter: {delimiter!r} is not one character")
+        self.path, self.label, self.array, self.scale, self.delimiter = Path(path), label, array, scale, delimiter
+        self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
+        self.mean: Tensor | None = None
+        self.std: Tensor | None = None
+
+    def load(self) -> dict[str, Split]:
+        table = read_table(self.path, self.label, self.array, self.delimiter)
+        self.columns, y = table.columns, None
+        if table.labels is not None:
+            y, self.label_names = numbered(table.labels, f"{self.label!r} in {str(self.path)!r}")
+            self.classes = len(self.label_names)
+        rows = cut(torch.arange(len(table.x)), self.split_seed, test=self.test_share, val=self.val_share)
+        x = self._scaled(table.x, rows["train"])
+        return {stage: Split(x, y, its) for stage, its in rows.items()}
+
+    @property
+    def log_volume(self) -> float:
+        return 0.0 if self.std is None else -self.std.log().sum().item()
+
+    def restore(self, x: Tensor) -> Tensor:
+        if self.mean is None or self.std is None:
+            return x
+        return x * self.std.to(x) + self.mean.to(x)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), **({} if self.mean is None else {"mean": self.mean, "std": self.std})}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        same = self.mean is not None and all(torch.equal(getattr(self, name), state[name]) for name in ("mean", "std"))
+        if "mean" in state and not same:
+            if self._splits is not None:
+                rank_zero_info("data: standardised with the checkpoint's mean and standard deviation, not with its own")
+            self.mean, self.std, self._splits = state["mean"], state["std"], None
+
+    def _scaled(self, x: np.ndarray, train: Tensor) -> Tensor:
+        """The array as it is stored; sets `white`, `mean` and `std`."""
+        x = x.view(np.uint8) if x.dtype == np.bool_ else x.astype(x.dtype.newbyteorder("="), copy=False)
+        low, high = self._range(x)
+        within = low >= 0 and high <= 1
+        scale = self.scale
+        if scale == "auto" and x.dtype == np.uint8:
+            scale = "none" if within else "unit"
+        elif scale == "auto":
+            scale = "standardize" if x.ndim == 2 else "none"
+            if scale == "none" and not within:
+                raise ConfigurationError(
+                    f"data.scale: {str(self.path)!r} has values from {low:g} to {high:g} in rows {x.shape[1:]}; bring "
+                    "them into [0, 1], store them as uint8, or say 'standardize' or 'none'"
+                )
+        self.white = 255.0 if scale == "unit" else 1.0
+        if self.binarize != "none" and (scale == "standardize" or low < 0 or high > self.white):
+            raise ConfigurationError(
+                f"data.binarize: {self.binarize!r} needs probabilities; {str(self.path)!r} has values from {low:g} to "
+                f"{high:g} and the scale {scale!r}"
+            )
+        stored = torch.from_numpy(x if x.dtype.kind == "f" or x.dtype == np.uint8 else x.astype(np.float64))
+        if scale == "standardize":
+            return self._standardised(stored.double(), train)
+        self.mean = self.std = None
+        return _as_pictures(stored) if low >= 0 and high <= self.white else stored
+
+    def _range(self, x: np.ndarray) -> tuple[float, float]:
+        """Least and greatest value; of bytes, where that says enough, the least and the greatest there could be."""
+        low, high = math.inf, -math.inf
+        for start in range(0, len(x), CHUNK):
+            part = x[start : start + CHUNK]
+            least, most = float(part.min()), float(part.max())
+            low, high = min(low, least), max(high, most)
+            if not (math.isfinite(least) and math.isfinite(most)):
+                row, *column = np.argwhere(~np.isfinite(part))[0].tolist()
+                value = part[tuple([row, *column])]
+                raise unusable(self.path, start + row, ", ".join(map(str, column)), f"{value} is not finite")
+            if x.dtype == np.uint8 and high > 1:
+                return 0, 255
+        return low, high
+
+    def _standardised(self, x: Tensor, train: Tensor) -> Tensor:
+        """`(x - mean) / std`, worked out in double precision."""
+        if self.mean is None or self.std is None:
+            rows = x[train]
+            constant = (rows == rows[0]).all(0).nonzero().tolist()
+            if constant:
+                column = constant[0]
+                name = self.columns[column[0]] if self.columns is not None else ", ".join(map(str, column))
+                raise ConfigurationError(
+                    f"data.path: {str(self.path)!r}, column {name!r} is {rows[0][tuple(column)].item():g} in all "
+                    f"{len(rows)} training rows; a constant cannot be standardised, take it out"
+                )
+            self.mean, self.std = rows.mean(0), rows.std(0, correction=0)
+        if self.mean.shape != x.shape[1:]:
+            raise ConfigurationError(
+                f"data.path: {str(self.path)!r} has rows of shape {tuple(x.shape[1:])}, the checkpoint's data had "
+                f"{tuple(self.mean.shape)}"
+            )
+        return ((x - self.mean) / self.std).to(torch.get_default_dtype())
+
+
+def _as_pictures(x: Tensor) -> Tensor:
+    """`(rows, channels, height, width)` from `(rows, height, width)` and from colours last; others as they are."""
+    if x.ndim == 3:
+        return x.unsqueeze(1)
+    if x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):
+        return x.permute(0, 3, 1, 2)
+    return x

@@ -1,0 +1,75 @@
+"""Data sets that torchvision reads and downloads, and those that lie in a file of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lightning_avb.errors import ConfigurationError
+
+from .tensors import Binarize, TensorDataModule
+
+
+class Fetched(TensorDataModule):
+    """Base class of data sets with a class in torchvision.
+
+    Args:
+        root: folder of the files; used in place where they are there, downloaded into where not.
+        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+
+    Attributes:
+        source: torchvision's class.
+        parts: what it is called with for the training and the test set.
+        folder: where it keeps its files below `root`.
+
+    Raises:
+        ConfigurationError: the files are not there and cannot be downloaded.
+    """
+
+    white = 255.0
+    source: Any
+    parts: ClassVar[tuple[dict[str, Any], ...]] = ({"train": True}, {"train": False})
+    folder: str = ""
+
+    def __init__(
+        self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500, binarize: Binarize = "none"
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, binarize)
+        self.root = root
+
+    def prepare_data(self) -> None:
+        """Downloads the files where they are missing; Lightning calls this on one process only."""
+        for part in self.parts:
+            self._open(**part, download=True)
+
+    def _open(self, **options: Any) -> Any:
+        try:
+            return self.source(self.root, **options)
+        except (RuntimeError, OSError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ConfigurationError(
+                f"data.root: no {type(self).__name__} files in {str(Path(self.root, self.folder))!r}: {reason}"
+            ) from error
+
+
+def read_npz(root: str, file: str, names: Sequence[str]) -> list[Tensor]:
+    """Arrays of `root/file`.
+
+    Raises:
+        ConfigurationError: there is no such file, or the arrays are not in it.
+    """
+    path = Path(root, file)
+    if not path.is_file():
+        raise ConfigurationError(
+            f"data.root: there is no file {str(path)!r}; it must hold the arrays {', '.join(names)}"
+        )
+    with np.load(path) as arrays:
+        missing = [name for name in names if name not in arrays]
+        if missing:
+            raise ConfigurationError(f"data.root: {str(path)!r} holds no array {missing[0]!r}")
+        return [torch.from_numpy(arrays[name]) for name in names]

@@ -1,0 +1,35 @@
+"""Encoders, decoders and priors: modules whose call returns a distribution.
+
+An encoder's call gives q(z|x), a decoder's p(x|z), a prior's p(z). Under mixed precision the networks compute in half
+precision and the distributions in the precision of x, where a small scale needs it. In a class-conditional model
+encoder and decoder also get the label y, as a one-hot context of their networks.
+"""
+
+from .base import Conditional, Decoder, DecoderRecipe, Encoder, EncoderRecipe, PriorRecipe
+from .decoders import BernoulliDecoder, DiscretizedLogisticDecoder, GaussianDecoder
+from .encoders import AuxiliaryEncoder, FlowEncoder, FullGaussianEncoder, GaussianEncoder, SemiImplicitEncoder
+from .implicit import BoundedNoiseEncoder, NoiseBasisEncoder, NoiseInjectionEncoder
+from .priors import FlowPrior, MixturePrior, StandardNormal
+
+__all__ = [
+    "AuxiliaryEncoder",
+    "BernoulliDecoder",
+    "BoundedNoiseEncoder",
+    "Conditional",
+    "Decoder",
+    "DecoderRecipe",
+    "DiscretizedLogisticDecoder",
+    "Encoder",
+    "EncoderRecipe",
+    "FlowEncoder",
+    "FlowPrior",
+    "FullGaussianEncoder",
+    "GaussianDecoder",
+    "GaussianEncoder",
+    "MixturePrior",
+    "NoiseBasisEncoder",
+    "NoiseInjectionEncoder",
+    "PriorRecipe",
+    "SemiImplicitEncoder",
+    "StandardNormal",
+]

@@ -1,0 +1,210 @@
+"""Encoders with a density, exact or bounded: what a variational autoencoder can be trained with."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .. import noise
+from ..batch import Shape
+from ..distributions import DiagonalNormal, Flow, Hierarchical, TriangularNormal
+from ..errors import at_least
+from ..networks import MLP, Network, activation_function
+from ..networks.flows import AutoregressiveFlow, FlowKind
+from .base import Encoder
+
+
+class GaussianEncoder(Encoder):
+    """q(z|x) = N(mean(x), diag(scale(x)^2)), both from one network (Kingma & Welling 2013, appendix C.2).
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to the means and the logarithms of the scales.
+    """
+
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, network: Network = MLP) -> None:
+        super().__init__(classes)
+        self.network = network(data_shape, (2 * latent_dim,), classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> DiagonalNormal:
+        mean, log_scale = self.network(x, self.label(y, x)).to(x.dtype).chunk(2, -1)
+        return DiagonalNormal(mean, log_scale.exp())
+
+
+class FullGaussianEncoder(Encoder):
+    """q(z|x) = N(mean(x), L(x) L(x)^T) with a full covariance, L = S(x) (I + strictly lower triangle).
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to the means, the logarithms of the diagonal of L, and its triangle.
+    """
+
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, network: Network = MLP) -> None:
+        super().__init__(classes)
+        self.latent_dim = latent_dim
+        self.network = network(data_shape, (2 * latent_dim + latent_dim * (latent_dim - 1) // 2,), classes)
+        self.rows: Tensor
+        self.columns: Tensor
+        rows, columns = torch.tril_indices(latent_dim, latent_dim, -1)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> TriangularNormal:
+        out = self.network(x, self.label(y, x)).to(x.dtype)
+        mean, log_scale, triangle = out.tensor_split([self.latent_dim, 2 * self.latent_dim], -1)
+        unit = torch.eye(self.latent_dim, dtype=x.dtype, device=x.device).repeat(len(x), 1, 1)
+        unit = unit.index_put((torch.arange(len(x), device=x.device)[:, None], self.rows, self.columns), triangle)
+        return TriangularNormal(mean, log_scale.exp().unsqueeze(-1) * unit)
+
+
+class FlowEncoder(Encoder):
+    """A Gaussian whose noise has gone through a normalizing flow that sees features of x; Gaussian at the start.
+
+    `affine` is the inverse autoregressive flow (Kingma et al. 2016), `spline` a chain of coupling splines (Durkan
+    et al. 2019). Both draw in one pass a transform.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to the means, the logarithms of the scales and the features.
+        kind, transforms, flow_hidden, bins: see `AutoregressiveFlow`.
+        features: how many features of x the flow sees.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        classes: int = 0,
+        network: Network = MLP,
+        kind: FlowKind = "affine",
+        transforms: int = 2,
+        flow_hidden: Sequence[int] = (64, 64),
+        features: int = 32,
+        bins: int = 8,
+    ) -> None:
+        super().__init__(classes)
+        self.latent_dim = latent_dim
+        self.network = network(data_shape, (2 * latent_dim + at_least(1, features=features),), classes)
+        passes = 2 if kind == "spline" else None
+        self.flow = AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins, passes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Flow:
+        out = self.network(x, self.label(y, x)).to(x.dtype)
+        mean, log_scale, features = out.tensor_split([self.latent_dim, 2 * self.latent_dim], -1)
+        return Flow(mean, log_scale.exp(), self.flow(features))
+
+
+class _ShiftedByNoise(nn.Module):
+    """Mean and log-scale of a Gaussian, as features of x give them, plus a correction that noise makes; 0 at first."""
+
+    def __init__(self, latent_dim: int, features: int, noise_dim: int, activation: str) -> None:
+        super().__init__()
+        self.noise = nn.Linear(noise_dim, features, bias=False)
+        self.activation = activation_function(activation)
+        self.inner = nn.Linear(features, features)
+        self.outer = nn.Linear(features, 2 * latent_dim)
+        nn.init.zeros_(self.outer.weight)
+        nn.init.zeros_(self.outer.bias)
+
+    def forward(self, start: Tensor, features: Tensor, eps: Tensor) -> DiagonalNormal:
+        h = self.activation(self.inner(self.activation(features + self.noise(eps))))
+        mean, log_scale = (start + self.outer(h).to(start.dtype)).chunk(2, -1)
+        return DiagonalNormal(mean, log_scale.exp())
+
+
+class SemiImplicitEncoder(Encoder):
+    """A Gaussian given its mixing noise e, q(z|x) = E_e[ N(z; mean(x, e), scale(x, e)^2) ] (Yin & Zhou 2018).
+
+    log q(z|x) is not known. Its draws come with the logarithm of the average density over the e that made z and
+    `mixing` others, whose expectation is not below it (their equation 6): the ELBO with it is a lower bound from
+    the first step, and gets tighter as `mixing` grows. A VAE needs `estimator: monte_carlo` with it.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to a Gaussian start and to features.
+        mixing: draws of e for the density, besides z's own, shared by all samples of a row.
+        noise_dim: dimensions of e.
+        features: width of the layers that e enters.
+        activation: see `MLP`.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        classes: int = 0,
+        network: Network = MLP,
+        mixing: int = 8,
+        noise_dim: int = 16,
+        features: int = 64,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__(classes)
+        self.latent_dim, self.mixing = latent_dim, at_least(1, mixing=mixing)
+        self.noise_dim = at_least(1, noise_dim=noise_dim)
+        self.network = network(data_shape, (2 * latent_dim + at_least(1, features=features),), classes)
+        self.conditional = _ShiftedByNoise(latent_dim, features, noise_dim, activation)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Hierarchical:
+        out = self.network(x, self.label(y, x)).to(x.dtype)
+        start, features = out.tensor_split([2 * self.latent_dim], -1)
+
+        def draw(samples: int) -> tuple[Tensor, Tensor]:
+            e = noise.normal((samples + self.mixing, len(x), self.noise_dim), x)
+            q = self.conditional(start, features, e)
+            own = DiagonalNormal(q.loc[:samples], q.scale[:samples])
+            z, of_own = own.rsample_and_log_prob()
+            others = DiagonalNormal(q.loc[samples:], q.scale[samples:]).log_prob(z.unsqueeze(1))
+            log_q = torch.cat([of_own.unsqueeze(1), others], 1).logsumexp(1) - math.log(self.mixing + 1)
+            return z, log_q
+
+        return Hierarchical(draw, x.shape[:1], torch.Size([self.latent_dim]))
+
+
+class AuxiliaryEncoder(Encoder):
+    """q(z|x) = E_a[ q(z|a, x) ], a ~ q(a|x), with a reverse model r(a|z, x).
+
+    Ranganath et al. 2016, Maaloe et al. 2016. Draws come with log q(z|a, x) + log q(a|x) - log r(a|z, x), whose
+    expectation exceeds log q(z|x) by KL(q(a|z, x), r(a|z, x)): the ELBO with it is a lower bound. A VAE needs
+    `estimator: monte_carlo` with it.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to q(a|x), to a Gaussian start of q(z|a, x) and to features.
+        auxiliary_dim: dimensions of a.
+        features: width of the layers that a enters, and of those of r.
+        activation: see `MLP`.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        classes: int = 0,
+        network: Network = MLP,
+        auxiliary_dim: int = 8,
+        features: int = 64,
+        activation: str = "silu",
+    ) -> None:
+        super().__init__(classes)
+        self.latent_dim, self.auxiliary_dim = latent_dim, at_least(1, auxiliary_dim=auxiliary_dim)
+        self.widths = [2 * auxiliary_dim, 2 * latent_dim, at_least(1, features=features)]
+        self.network = network(data_shape, (sum(self.widths),), classes)
+        self.conditional = _ShiftedByNoise(latent_dim, features, auxiliary_dim, activation)
+        self.reverse = MLP((latent_dim,), (2 * auxiliary_dim,), features, [features], activation)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Hierarchical:
+        auxiliary, start, features = self.network(x, self.label(y, x)).to(x.dtype).split(self.widths, -1)
+        mean, log_scale = auxiliary.chunk(2, -1)
+        q_of_a = DiagonalNormal(mean, log_scale.exp())
+
+        def draw(samples: int) -> tuple[Tensor, Tensor]:
+            a, log_q_of_a = q_of_a.rsample_and_log_prob((samples,))
+            z, log_q = self.conditional(start, features, a).rsample_and_log_prob()
+            mean, log_scale = self.reverse(z, features).to(x.dtype).chunk(2, -1)
+            return z, log_q + log_q_of_a - DiagonalNormal(mean, log_scale.exp()).log_prob(a)
+
+        return Hierarchical(draw, x.shape[:1], torch.Size([self.latent_dim]))

@@ -1,0 +1,358 @@
+"""log p(x) by annealed importance sampling with Hamiltonian transitions, and its check by the reverse chain.
+
+Between a start distribution r(z) and the function f(z) whose integral Z is asked for, here p(x, z) with Z = p(x), lies
+the path f_b(z) = r(z)^(1 - b) f(z)^b, b from 0 to 1. A chain starts with z_0 ~ r. For b_0 = 0 < b_1 < ... < b_T = 1
+
+    log w += (b_t - b_{t-1}) (log f(z_{t-1}) - log r(z_{t-1})),      z_t ~ K_t(z_{t-1}),
+
+where K_t leaves f_{b_t} invariant, gives E[w] = Z whether or not the chains mix (Neal 2001), so that the logarithm of
+the mean weight is a lower bound of log p(x) in expectation. T = 1 is importance weighting. The same walk backwards,
+from an exact draw of the posterior, gives E[w] = 1 / Z and with it an upper bound (Grosse et al. 2015).
+
+K_t is one step of Hamiltonian Monte Carlo: a momentum v ~ N(0, I), some leapfrog steps, and a Metropolis test. With a
+lower triangular matrix L for every row (the scale of a fitted proposal, say) it moves in the coordinates L^-1 z. Every
+leapfrog step costs one gradient of log f: log f, log r and both gradients are kept for the point where a chain stands,
+and a new b only weighs them anew.
+
+Step sizes are tuned on pilot rows and then frozen: a kernel that adapts while it is used leaves nothing invariant, and
+a row's estimate would depend on the rows beside it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.nn.functional import interpolate
+
+from .. import noise
+from ..errors import ConfigurationError, at_least
+from ..objectives import log_mean_exp
+from .importance import CHUNK, LogDensity, effective_samples
+
+JITTER = 0.2
+"""A chain's step size is drawn anew at every transition, up to so much off: no trajectory closes on itself for long."""
+
+
+class Annealing(NamedTuple):
+    """The settings of an annealing run: plain numbers, made by `tune`.
+
+    Attributes:
+        betas: b_0 = 0 to b_T = 1.
+        step_sizes: of the leapfrog at each of them; those at the ends are not used.
+        leapfrogs: leapfrog steps of a transition.
+    """
+
+    betas: tuple[float, ...]
+    step_sizes: tuple[float, ...]
+    leapfrogs: int
+
+    @property
+    def evaluations(self) -> int:
+        """Gradients of log f that a chain costs."""
+        return 1 + (len(self.betas) - 2) * self.leapfrogs
+
+
+def schedule(steps: int, kind: Literal["linear", "sigmoid"] = "sigmoid", sharpness: float = 4.0) -> tuple[float, ...]:
+    """b_0 = 0 to b_T = 1.
+
+    Args:
+        steps: T; there are T - 1 transitions between them.
+        kind: `linear`, or `sigmoid`: dense at both ends (Wu et al. 2016, section 2.2).
+        sharpness: the sigmoid goes from -sharpness to sharpness.
+
+    Raises:
+        ConfigurationError: fewer than one step, or no such kind.
+    """
+    at_least(1, steps=steps)
+    line = torch.linspace(-1, 1, steps + 1, dtype=torch.float64)
+    if kind == "sigmoid":
+        line = torch.sigmoid(sharpness * line)
+    elif kind != "linear":
+        raise ConfigurationError(f"schedule: {kind!r} is neither 'linear' nor 'sigmoid'")
+    return tuple(((line - line[0]) / (line[-1] - line[0])).tolist())
+
+
+class Annealed(NamedTuple):
+    """What annealing says.
+
+    Attributes:
+        log_weight: `(chains, batch)`, in nats. Weighted by it, `states` are draws of p(z|x); see `resample`.
+        states: `(chains, batch, dim)`, where the chains ended.
+        acceptance: `(batch,)`, the share of accepted transitions; 1 where there was none.
+    """
+
+    log_weight: Tensor
+    states: Tensor
+    acceptance: Tensor
+
+    @property
+    def bound(self) -> Tensor:
+        """The logarithm of the mean weight, `(batch,)`: at most log p(x) in expectation."""
+        return log_mean_exp(self.log_weight)
+
+    @property
+    def effective_chains(self) -> Tensor:
+        """(sum w)^2 / sum w^2, `(batch,)`."""
+        return effective_samples(self.log_weight)
+
+
+class Bidirectional(NamedTuple):
+    """Bounds of log p(x) from both sides, `(batch,)` each, in nats.
+
+    Attributes:
+        lower: in expectation at most log p(x).
+        upper: in expectation at least log p(x).
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    def summary(self) -> dict[str, tuple[float, float]]:
+        """Mean and standard error over the rows of lower, upper and gap = upper - lower."""
+        columns = {"lower": self.lower, "upper": self.upper, "gap": self.upper - self.lower}
+        return {name: (c.mean().item(), c.std().item() / math.sqrt(len(c))) for name, c in columns.items()}
+
+
+def annealed_importance_sampling(
+    start: Distribution,
+    log_target: LogDensity,
+    settings: Annealing,
+    chains: int,
+    scale_tril: Tensor | None = None,
+    chunk: int = CHUNK,
+) -> Annealed:
+    """Annealed importance sampling from `start` to `log_target`.
+
+    Args:
+        start: r(z), `batch_shape` `(batch,)`: a proposal, or `prior().expand((batch,))`. `sample` and a differentiable
+            `log_prob` are used.
+        log_target: log f(z), differentiable; see `importance.log_joint`.
+        settings: from `tune`.
+        chains: independent chains of every row.
+        scale_tril: `(batch, dim, dim)`, the matrix L of every row; None: the identity.
+        chunk: pairs (chain, row) of one call of `log_target`; changes memory and nothing else.
+
+    Raises:
+        ConfigurationError: no chains, or a start that has no row for every row.
+    """
+    z = _rows_of(start).sample((at_least(1, chains=chains),))
+    return _anneal(_Path(start, log_target, scale_tril, chunk), z, settings)
+
+
+def bidirectional(
+    start: Distribution,
+    log_target: LogDensity,
+    exact: Tensor,
+    settings: Annealing,
+    chains: int,
+    scale_tril: Tensor | None = None,
+    chunk: int = CHUNK,
+) -> Bidirectional:
+    """Bidirectional Monte Carlo (Grosse et al. 2015, 2016): log p(x) from below and from above.
+
+    It certifies a setting (schedule, step sizes, number of chains), on simulated data and in expectation: there the two
+    means enclose the mean of log p(x), so that their distance limits the error of both. On data that the model did not
+    make no exact posterior draw exists, hence no upper bound; that a setting works as well there is a conjecture. The
+    rows are independent: `Bidirectional.summary` has standard errors.
+
+    Args:
+        start, log_target, settings, chains, scale_tril, chunk: see `annealed_importance_sampling`; for the x of
+            `simulate`. A proposal may depend on x, not on `exact`.
+        exact: `(batch, dim)`, one draw of p(z|x) for every row: the z of `simulate`.
+    """
+    path = _Path(_rows_of(start), log_target, scale_tril, chunk)
+    forward = _anneal(path, start.sample((at_least(1, chains=chains),)), settings)
+    backward = settings._replace(betas=settings.betas[::-1], step_sizes=settings.step_sizes[::-1])
+    reverse = _anneal(path, exact.expand(chains, *exact.shape), backward)
+    return Bidirectional(forward.bound, -reverse.bound)
+
+
+@torch.no_grad()
+def simulate(
+    decoder: Callable[[Tensor], Distribution], prior: Callable[[], Distribution], rows: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Data of the model with the z that made them, which are exact draws of p(z|x): what `bidirectional` needs.
+
+    Args:
+        decoder, prior: modules whose calls give p(x|z) and p(z).
+        rows: how many.
+        seed: the draws are a function of it; torch's own generators are left as they were.
+
+    Returns:
+        z `(rows, dim)` and x `(rows, *data_shape)`.
+    """
+    with noise.use(noise.OfRows(seed, "simulate", index=torch.arange(at_least(1, rows=rows)))):
+        z = prior().sample((1, rows))[0]
+    with torch.random.fork_rng():
+        torch.manual_seed(noise.mixed_seed(seed, "simulate"))
+        return z, decoder(z).sample()
+
+
+def tune(
+    start: Distribution,
+    log_target: LogDensity,
+    betas: Sequence[float],
+    leapfrogs: int = 2,
+    chains: int = 4,
+    scale_tril: Tensor | None = None,
+    acceptance: float = 0.65,
+    knots: int = 12,
+    transitions: int = 20,
+    chunk: int = CHUNK,
+) -> Annealing:
+    """Step sizes that have the wanted acceptance on pilot rows, to be used for all rows.
+
+    Chains of the pilot rows walk along `knots` temperatures spread evenly over the schedule; at each the logarithm of
+    the step size follows the mean acceptance of all chains (Robbins & Monro 1951), and is interpolated between them.
+
+    Args:
+        start, log_target, scale_tril, chunk: see `annealed_importance_sampling`, for the pilot rows: a few dozen that
+            are like the others. With `scale_tril` a step size is relative to the row's own scale.
+        betas: from `schedule`.
+        leapfrogs: leapfrog steps of a transition.
+        chains: of every pilot row.
+        acceptance: to aim at; 0.65 is best in high dimensions (Beskos et al. 2013).
+        knots: temperatures to tune at; 2 at least.
+        transitions: at each of them.
+
+    Raises:
+        ConfigurationError: an argument out of range.
+    """
+    at_least(1, leapfrogs=leapfrogs)
+    at_least(1, chains=chains)
+    at_least(2, knots=knots)
+    at_least(1, transitions=transitions)
+    if not 0 < acceptance < 1:
+        raise ConfigurationError(f"acceptance: {acceptance} is no share of accepted transitions between 0 and 1")
+    path = _Path(_rows_of(start), log_target, scale_tril, chunk)
+    point, log_step, log_steps = path(start.sample((chains,))), math.log(0.5), []
+    for beta in _resized(betas, knots):
+        visited = []
+        for i in range(transitions):
+            point, rate = path.transition(point, beta, math.exp(log_step), leapfrogs)
+            log_step += 2 / math.sqrt(1 + i) * (rate.mean().item() - acceptance)
+            visited.append(log_step)
+        log_step = sum(visited[transitions // 2 :]) / len(visited[transitions // 2 :])
+        log_steps.append(log_step)
+    step_sizes = [math.exp(step) for step in _resized(log_steps, len(betas))]
+    return Annealing(tuple(betas), tuple(step_sizes), leapfrogs)
+
+
+def _resized(values: Sequence[float], count: int) -> list[float]:
+    """So many values evenly spread over the same course, by linear interpolation."""
+    line = torch.tensor(values, dtype=torch.float64).view(1, 1, -1)
+    return interpolate(line, count, mode="linear", align_corners=True).flatten().tolist()
+
+
+def _rows_of(start: Distribution) -> Distribution:
+    if len(start.batch_shape) != 1:
+        shape = tuple(start.batch_shape)
+        raise ConfigurationError(
+            f"start: one distribution for every row was expected, (batch,), got {shape}; expand it"
+        )
+    return start
+
+
+class _Point(NamedTuple):
+    """Where chains stand: z `(chains, batch, dim)`, both log-densities `(chains, batch)`, and their gradients by z."""
+
+    z: Tensor
+    log_start: Tensor
+    log_target: Tensor
+    start_gradient: Tensor
+    target_gradient: Tensor
+
+    def log_density(self, beta: float) -> Tensor:
+        return torch.lerp(self.log_start, self.log_target, beta)
+
+    def gradient(self, beta: float) -> Tensor:
+        return torch.lerp(self.start_gradient, self.target_gradient, beta)
+
+    def moved(self, to: _Point, where: Tensor) -> _Point:
+        every = where.unsqueeze(-1)
+        return _Point(
+            torch.where(every, to.z, self.z),
+            torch.where(where, to.log_start, self.log_start),
+            torch.where(where, to.log_target, self.log_target),
+            torch.where(every, to.start_gradient, self.start_gradient),
+            torch.where(every, to.target_gradient, self.target_gradient),
+        )
+
+
+class _Path:
+    """The family f_b and the transitions that leave its members invariant."""
+
+    def __init__(self, start: Distribution, log_target: LogDensity, scale_tril: Tensor | None, chunk: int) -> None:
+        self.start, self.log_target, self.scale_tril = start, log_target, scale_tril
+        self.chunk = at_least(1, chunk=chunk)
+
+    def __call__(self, z: Tensor) -> _Point:
+        log_start, start_gradient = _with_gradient(self.start.log_prob, z)
+        parts = [_with_gradient(self.log_target, part) for part in z.split(max(1, self.chunk // z.shape[1]))]
+        log_target, target_gradient = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
+        return _Point(z, log_start, log_target, start_gradient, target_gradient)
+
+    def leapfrog(
+        self, point: _Point, velocity: Tensor, beta: float, step: Tensor | float, leapfrogs: int
+    ) -> tuple[_Point, Tensor]:
+        """Follows the Hamiltonian -log f_b + |v|^2 / 2: volume is kept, and from the end with -v the way leads back.
+
+        Args:
+            velocity: `(chains, batch, dim)`, in the coordinates L^-1 z.
+            step: a number, or `(chains, batch, 1)`.
+        """
+        velocity = velocity + 0.5 * step * self._pull(point, beta)
+        for i in range(leapfrogs):
+            shift = velocity if self.scale_tril is None else torch.einsum("bij,sbj->sbi", self.scale_tril, velocity)
+            point = self(point.z + step * shift)
+            last = i == leapfrogs - 1
+            velocity = velocity + (0.5 if last else 1.0) * step * self._pull(point, beta)
+        return point, velocity
+
+    def _pull(self, point: _Point, beta: float) -> Tensor:
+        """The gradient of log f_b by L^-1 z."""
+        gradient = point.gradient(beta)
+        return gradient if self.scale_tril is None else torch.einsum("bji,sbj->sbi", self.scale_tril, gradient)
+
+    def transition(self, point: _Point, beta: float, step: float, leapfrogs: int) -> tuple[_Point, Tensor]:
+        """One step of Hamiltonian Monte Carlo for f_b, and its probability of acceptance, `(chains, batch)`."""
+        chains, batch, dim = point.z.shape
+        velocity, test, length = noise.normal((chains, batch, dim + 2), point.z).split((dim, 1, 1), -1)
+        # Reversible: the length of the step knows nothing of where the chain stands.
+        steps = step * (1 + JITTER * (2 * torch.special.ndtr(length) - 1))
+        end, end_velocity = self.leapfrog(point, velocity, beta, steps, leapfrogs)
+        energy = 0.5 * velocity.square().sum(-1) - point.log_density(beta)
+        end_energy = 0.5 * end_velocity.square().sum(-1) - end.log_density(beta)
+        log_ratio = (energy - end_energy).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
+        accepted = torch.special.log_ndtr(test.squeeze(-1)) < log_ratio
+        return point.moved(end, accepted), log_ratio.exp().clamp_max(1)
+
+
+def _with_gradient(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
+    """The log-density `(chains, batch)` and its gradient by z; no parameter collects one."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        value = log_density(z)
+        (gradient,) = torch.autograd.grad(value.sum(), z)
+    return value.detach(), gradient
+
+
+@torch.no_grad()
+def _anneal(path: _Path, z: Tensor, settings: Annealing) -> Annealed:
+    """The walk along the temperatures of `settings`, forwards or backwards."""
+    betas, point = settings.betas, path(z)
+    log_weight = torch.zeros_like(point.log_start, dtype=torch.float64)
+    acceptance = torch.zeros_like(log_weight)
+    for t in range(1, len(betas)):
+        log_weight += (betas[t] - betas[t - 1]) * (point.log_target - point.log_start)
+        if t < len(betas) - 1:
+            point, rate = path.transition(point, betas[t], settings.step_sizes[t], settings.leapfrogs)
+            acceptance += rate
+    transitions = len(betas) - 2
+    acceptance = acceptance.mean(0) / transitions if transitions else acceptance.mean(0) + 1
+    return Annealed(log_weight.to(z.dtype), point.z, acceptance.to(z.dtype))

@@ -1,0 +1,234 @@
+"""One contract for all contrasts: a density r(z|x) fixed given x, its draws, and what is constant to the gradient."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from monte_carlo import assert_mean, flat_gradient
+from torch.autograd.functional import jacobian
+from worlds import LINEAR, TwoShapes, bounded_moments, perturbed
+
+from lightning_avb import (
+    MLP,
+    FlowContrast,
+    FlowEncoder,
+    FlowPrior,
+    GaussianContrast,
+    GaussianEncoder,
+    MixturePrior,
+    NoiseBasisEncoder,
+    NoiseInjectionEncoder,
+    PriorContrast,
+    SemiImplicitEncoder,
+    StandardNormal,
+    noise,
+)
+from lightning_avb.distributions import DiagonalNormal
+from lightning_avb.evaluation import Quadrature
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+SMALL = partial(MLP, hidden=(8,))
+FLOW = partial(FlowContrast, network=SMALL, features=4, flow_hidden=(8,))
+CONTRASTS = {
+    "prior": PriorContrast,
+    "gaussian": GaussianContrast,
+    "spline": partial(FLOW, bins=4),
+    "affine": partial(FLOW, kind="affine"),
+}
+FITTED = {name: CONTRASTS[name] for name in ("spline", "affine")}
+ENCODERS = {
+    "gaussian": partial(GaussianEncoder, network=LINEAR),
+    "flow": partial(FlowEncoder, network=SMALL, flow_hidden=(8,), features=4),
+    "semi-implicit": partial(SemiImplicitEncoder, network=SMALL, features=8, noise_dim=4),
+    "noise injection": partial(NoiseInjectionEncoder, hidden=(8,), noise_dim=4),
+    "noise basis": partial(NoiseBasisEncoder, network=SMALL, basis=3, noise_dim=2, basis_hidden=(4,), start=0.0),
+}
+PRIORS = {
+    "standard": StandardNormal,
+    "mixture": partial(MixturePrior, components=3),
+    "flow": partial(FlowPrior, transforms=2, hidden=(8,), bins=4),
+}
+every_contrast = pytest.mark.parametrize("contrast", CONTRASTS.values(), ids=CONTRASTS)
+every_flow = pytest.mark.parametrize("contrast", FITTED.values(), ids=FITTED)
+every_encoder = pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+every_prior = pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
+every_dim = pytest.mark.parametrize("latent_dim", [1, 2])
+
+
+def scene(contrast, encoder=ENCODERS["noise injection"], prior=StandardNormal, latent_dim=2):
+    """A contrast, and the q, p and x that it is asked about; all away from where they start."""
+    x, (contrast, encoder) = torch.randn(4, 3), (perturbed(part((3,), latent_dim)) for part in (contrast, encoder))
+    return contrast, encoder(x), perturbed(prior(latent_dim))(), x
+
+
+# r is a density, and the critic sees its draws and those of q in one way.
+
+
+@every_contrast
+@every_prior
+@every_dim
+def test_r_integrates_to_one(contrast, prior, latent_dim):
+    contrast, q, p, x = scene(contrast, prior=prior, latent_dim=latent_dim)
+    points, log_weight = Quadrature.grid(latent_dim, 9.0, 3000 if latent_dim == 1 else 150)
+    with torch.no_grad():
+        z = points.unsqueeze(1).expand(-1, 4, -1)
+        mass = (contrast(q, p, x).view(z)[1] + p.log_prob(z) + log_weight).exp().sum(0)
+    torch.testing.assert_close(mass, torch.ones(4), rtol=0, atol=5e-3)
+
+
+@every_contrast
+@every_prior
+@every_dim
+def test_density_of_r_is_that_of_its_draws(contrast, prior, latent_dim):
+    """By the change of variables from z to what the critic sees, where draws of r are N(0, I), or the prior's."""
+    contrast, q, p, x = scene(contrast, prior=prior, latent_dim=latent_dim)
+    reference, z = contrast(q, p, x), torch.randn(3, 4, latent_dim)
+    there = p if isinstance(contrast, PriorContrast) else StandardNormal(latent_dim)()
+    seen, log_ratio = reference.view(z)
+    by_z = jacobian(lambda z: reference.view(z)[0], z)
+    own = by_z.diagonal(dim1=0, dim2=3).diagonal(dim1=0, dim2=2).permute(2, 3, 0, 1)
+    assert by_z.count_nonzero() == own.count_nonzero(), "a draw is seen in the light of another"
+    torch.testing.assert_close(log_ratio + p.log_prob(z), there.log_prob(seen) + torch.linalg.slogdet(own)[1])
+
+    points, log_weight = Quadrature.grid(latent_dim, 9.0, 3000 if latent_dim == 1 else 150)
+    with torch.no_grad():
+        truth = (there.log_prob(points) + log_weight).exp() @ bounded_moments(points)
+        assert_mean(bounded_moments(reference.rsample(20000)), truth, resolution=0.03)
+
+
+@every_contrast
+def test_every_row_has_its_own_reference_draws(contrast):
+    contrast, q, p, x = scene(contrast)
+    assert len(contrast(q, p, x).rsample(6).unique()) == 6 * 4 * 2
+
+
+@every_contrast
+@every_encoder
+def test_nothing_but_the_draws_of_q_carries_a_gradient(contrast, encoder):
+    """Constants: the moments and the weights of r, in the critic's view of z, in its context, in the draws of r and in
+    log r alike."""
+    contrast, q, p, x = scene(contrast, encoder)
+    reference, drawn = contrast(q, p, x), q.rsample((3,))
+    views = [*reference.view(torch.randn(3, 4, 2)), reference.rsample(3)]
+    views += [reference.context] if reference.context is not None else []
+    assert not any(view.requires_grad for view in views)
+    seen, log_ratio = reference.view(drawn)
+    assert seen.requires_grad
+    total = (seen.square() + log_ratio.square().unsqueeze(-1)).sum()
+    assert not flat_gradient(total, [torch.zeros(1, requires_grad=True), *contrast.parameters()]).any()
+    # through the draws alone, as if the moments came from somewhere else
+    apart = drawn.detach().requires_grad_()
+    seen, log_ratio = reference.view(apart)
+    (by_draws,) = torch.autograd.grad((seen.square() + log_ratio.square().unsqueeze(-1)).sum(), apart)
+    (by_all,) = torch.autograd.grad(total, drawn)
+    torch.testing.assert_close(by_all, by_draws)
+
+
+# The prior, when it learns.
+
+
+@every_prior
+def test_a_learned_prior_follows_q_and_nothing_else_does(prior):
+    """log r - log p is zero: its gradient is that of -log p(z) in the prior, and none in z."""
+    prior, z = perturbed(prior(2)), torch.randn(5, 4, 2, requires_grad=True)
+    _, q, _, x = scene(PriorContrast)
+    seen, log_ratio = PriorContrast((3,), 2)(q, prior(), x).view(z)
+    assert torch.equal(seen, z) and not log_ratio.any()
+    parameters = [torch.zeros(1, requires_grad=True), *prior.parameters()]
+    truth = flat_gradient(-prior().log_prob(z.detach()).sum() + 0 * parameters[0], parameters)
+    assert truth.any() or isinstance(prior, StandardNormal)
+    total = log_ratio.sum() + 0 * parameters[0].sum() + 0 * z.sum()
+    torch.testing.assert_close(flat_gradient(total, parameters), truth)
+    assert not torch.autograd.grad(total, z)[0].any()
+
+
+# The moments of adaptive contrast.
+
+
+def test_moments_are_those_of_the_draws_that_were_made_for_them():
+    contrast, q, p, x = scene(partial(GaussianContrast, draws=4))
+    with noise.use(noise.OfRows(index=torch.arange(4))):
+        reference = contrast(q, p, x)
+    with noise.use(noise.OfRows(index=torch.arange(4))):
+        deviation, mean = torch.std_mean(q.rsample((4,)), 0)
+    torch.testing.assert_close(reference.context, torch.cat([mean, deviation.log()], -1))
+    z = torch.randn(3, 4, 2)
+    torch.testing.assert_close(reference.view(z)[0], (z - mean) / deviation)
+    torch.testing.assert_close(reference.view(z)[1], DiagonalNormal(mean, deviation).log_prob(z) - p.log_prob(z))
+
+
+def test_closed_moments_are_preferred_to_draws():
+    encoder, x = TwoShapes(), torch.tensor([[0.0], [1.0]])
+    reference = GaussianContrast((1,), 1)(encoder(x), StandardNormal(1)(), x)
+    mean, log_scale = reference.context.chunk(2, -1)
+    assert torch.equal(mean, torch.full((2, 1), encoder.mean.item()))
+    torch.testing.assert_close(log_scale, torch.full((2, 1), encoder.log_scale.item()))
+    q, x = GaussianEncoder((3,), 2)(torch.randn(4, 3)), torch.randn(4, 3)
+    context = GaussianContrast((3,), 2)(q, StandardNormal(2)(), x).context
+    torch.testing.assert_close(context, torch.cat([q.mean, q.stddev.log()], -1))
+
+
+@pytest.mark.parametrize("contrast", [GaussianContrast, FLOW])
+def test_a_posterior_without_noise_stays_finite(contrast):
+    contrast, _, p, x = scene(contrast)
+    q = DiagonalNormal(torch.zeros(4, 2), torch.zeros(4, 2))
+    reference = contrast(q, p, x)
+    assert all(part.isfinite().all() for part in (*reference.view(torch.zeros(3, 4, 2)), reference.context))
+
+
+# The flow.
+
+
+@every_flow
+def test_a_new_flow_is_adaptive_contrast(contrast):
+    _, q, p, x = scene(contrast)
+    z, references = torch.randn(3, 4, 2), []
+    for part in (contrast, GaussianContrast):
+        with noise.use(noise.OfRows(index=torch.arange(4))):
+            references.append(part((3,), 2)(q, p, x))
+    for ours, theirs in zip(references[0].view(z), references[1].view(z), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    assert torch.equal(references[0].context, references[1].context)
+
+
+@every_flow
+@every_dim
+@pytest.mark.parametrize("classes", [0, 3])
+def test_the_flow_is_fitted_by_maximum_likelihood(contrast, latent_dim, classes):
+    """Its loss is -log r, moves every parameter of the flow and of its features, and leaves z alone."""
+    _, q, p, x = scene(PriorContrast, latent_dim=latent_dim)
+    contrast, y = perturbed(contrast((3,), latent_dim, classes)), torch.arange(4) % 3 if classes else None
+    reference, z = contrast(q, p, x, y), q.rsample((3,))
+    loss = reference.fit(z)
+    assert loss.shape == (3, 4)
+    torch.testing.assert_close(-loss, reference.view(z)[1] + p.log_prob(z))
+    by_z, *gradients = torch.autograd.grad(loss.sum(), [z, *contrast.parameters()], allow_unused=True)
+    assert by_z is None
+    assert all(gradient.any() for gradient in gradients)
+
+
+def moved(change, contrast, q, p, x, y):
+    """log r at fixed z, before and after a change of x or y; the moments are the same."""
+    z, ratios = torch.randn(3, 4, 2), []
+    for x_and_y in ((x, y), change(x, y)):
+        with noise.use(noise.OfRows(index=torch.arange(4))):
+            ratios.append(contrast(q, p, *x_and_y).view(z)[1])
+    return ratios[0] != ratios[1]
+
+
+@every_flow
+def test_the_flow_sees_x_and_the_label(contrast):
+    _, q, p, x = scene(PriorContrast)
+    contrast, y = perturbed(contrast((3,), 2, 3)), torch.arange(4) % 3
+    assert moved(lambda x, y: (x + 0.1, y), contrast, q, p, x, y).all()
+    assert moved(lambda x, y: (x, (y + 1) % 3), contrast, q, p, x, y).all()
+    of_one_row = moved(lambda x, y: (x, torch.cat([(y[:1] + 1) % 3, y[1:]])), contrast, q, p, x, y)
+    assert of_one_row[:, 0].all() and not of_one_row[:, 1:].any()
+
+
+def test_only_the_flow_has_parameters():
+    for contrast in (PriorContrast, GaussianContrast):
+        assert not [*contrast((3,), 2).parameters()]

@@ -1,0 +1,370 @@
+"""What all models with an encoder, a decoder and a prior do alike: labels, units, the prior on weights, drawing."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from games import trainer
+from torch.distributions import Categorical, Distribution, Independent
+from worlds import perturbed
+
+from datamodules import Split, TensorDataModule
+from lightning_avb import (
+    AVB,
+    MLP,
+    VAE,
+    Batch,
+    BoundedNoiseEncoder,
+    DiscretizedLogisticDecoder,
+    FlowContrast,
+    FlowEncoder,
+    FlowPrior,
+    GaussianContrast,
+    GaussianDecoder,
+    GaussianEncoder,
+    MixturePrior,
+    PriorContrast,
+    ResidualCritic,
+    noise,
+)
+from lightning_avb.conditionals import Decoder
+from lightning_avb.errors import ConfigurationError
+
+float64 = pytest.mark.usefixtures("float64")
+SMALL = partial(MLP, hidden=(8,))
+DECODER = partial(GaussianDecoder, network=SMALL)
+CLASSES = 4
+
+
+def vae(encoder=GaussianEncoder, **options):
+    return VAE(2, partial(encoder, network=SMALL), **{"decoder": DECODER, "samples": 3, **options})
+
+
+def avb(contrast, **options):
+    encoder = partial(BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,))
+    critic = partial(ResidualCritic, width=8, network=SMALL)
+    return AVB(2, encoder, critic=critic, contrast=contrast, **{"decoder": DECODER, "samples": 3, **options})
+
+
+MODELS = {
+    "vae": vae,
+    "vae, sgvb a": partial(vae, estimator="monte_carlo", prior=MixturePrior),
+    "iwae": partial(vae, FlowEncoder, estimator="importance_weighted", prior=partial(FlowPrior, hidden=(8,))),
+    "avb": partial(avb, PriorContrast),
+    "avb, adaptive contrast": partial(avb, GaussianContrast),
+    "avb, flow": partial(avb, partial(FlowContrast, network=SMALL, features=4, flow_hidden=(8,)), prior=MixturePrior),
+}
+every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+def learned(model, batch):
+    torch.manual_seed(1)
+    return model.learn(batch)
+
+
+def gradients(play, model):
+    """Of the summed losses by every parameter, by name."""
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    loss = sum(loss.mean() for loss in play.losses.values())
+    return dict(zip(names, torch.autograd.grad(loss, parameters, materialize_grads=True), strict=True))
+
+
+class Table(TensorDataModule):
+    """24 rows of three numbers with a label; some labels may be unknown, and the columns may have had other units."""
+
+    data_shape = (3,)
+
+    def __init__(self, classes: int | None = CLASSES, unlabelled: str = "", volume: float = 0.0) -> None:
+        super().__init__(batch_size=8, eval_batch_size=8)
+        self.classes, self.unlabelled, self.volume = classes, unlabelled, volume
+
+    @property
+    def log_volume(self) -> float:
+        return self.volume
+
+    def load(self) -> dict[str, Split]:
+        x = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+        y = torch.arange(24) % CLASSES
+        unknown = torch.full_like(y, -1)
+        return {stage: Split(x, unknown if stage == self.unlabelled else y) for stage in ("train", "val", "test")}
+
+
+# The prior on the decoder's weights.
+
+
+@float64
+@every_model
+def test_map_adds_the_weights_over_the_rows(make):
+    """Loss |theta|^2 / (2 sigma^2 N) and gradient theta / (sigma^2 N), of the decoder and of nothing else."""
+    sigma, rows, batch = 0.7, 50, Batch(torch.randn(5, 3))
+    model = perturbed(make(weight_prior=sigma, data_shape=(3,)))
+    model.rows = rows
+    play = learned(model, batch)
+    model.weight_prior = None
+    without = learned(model, batch)
+    squares = sum(parameter.square().sum() for parameter in model.decoder.parameters())
+    penalty = squares / (2 * sigma**2 * rows)
+    torch.testing.assert_close(play.losses["model"], without.losses["model"] + penalty)
+    for name in set(play.losses) - {"model"}:
+        assert torch.equal(play.losses[name], without.losses[name])
+    for name, score in play.scores.items():
+        assert torch.equal(score, without.scores[name]), name
+    ours, theirs = gradients(play, model), gradients(without, model)
+    for name, parameter in model.named_parameters():
+        extra = parameter.detach() / (sigma**2 * rows) if name.startswith("decoder.") else 0
+        torch.testing.assert_close(ours[name], theirs[name] + extra, rtol=1e-9, atol=1e-12)
+
+
+@every_model
+def test_map_learns_the_number_of_rows_from_the_data(tmp_path, make):
+    model = make(weight_prior=1.0)
+    trainer(tmp_path, max_steps=1).fit(model, Table())
+    assert model.rows == 24
+
+
+@every_model
+def test_map_without_the_number_of_rows_evaluates_and_refuses_to_learn(make):
+    model, batch = make(weight_prior=1.0, data_shape=(3,)), Batch(torch.randn(5, 3))
+    with pytest.raises(ConfigurationError, match=r"^weight_prior: needs a datamodule that tells"):
+        model.learn(batch)
+    with torch.no_grad():
+        assert model.scores(batch)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
+def test_a_prior_on_weights_without_width_is_refused(value):
+    with pytest.raises(ConfigurationError, match=f"^weight_prior: {value}"):
+        vae(weight_prior=value)
+
+
+# Units.
+
+
+@float64
+@every_model
+def test_log_volume_moves_the_bounds_and_no_gradient(make):
+    model, batch = perturbed(make(data_shape=(3,))), Batch(torch.randn(5, 3))
+    before = learned(model, batch)
+    model.log_volume.fill_(1.7)
+    after = learned(model, batch)
+    for name, score in after.scores.items():
+        bound = name.startswith("elbo") or name == "iw_bound"
+        shift = 1.7 if bound else -1.7 if name == "reconstruction" else 0.0
+        torch.testing.assert_close(score, before.scores[name] + shift)
+    assert {"elbo", "elbo_estimate"} & set(after.scores)
+    for one, other in zip(*(gradients(play, model).values() for play in (before, after)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_log_volume_comes_from_the_data_and_stays_with_the_weights(tmp_path):
+    model = vae()
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(model, Table(volume=-2.5))
+    assert model.log_volume == -2.5
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    assert VAE.load_from_checkpoint(tmp_path / "x.ckpt").log_volume == -2.5
+
+
+class UniformDecoder(Decoder):
+    """All 256 grey values are alike, whatever z."""
+
+    levels = 256
+
+    def __init__(self, data_shape, latent_dim, classes=0):
+        super().__init__(classes)
+        self.data_shape = data_shape
+
+    def forward(self, z, y=None) -> Distribution:
+        probabilities = torch.ones(*z.shape[:-1], *self.data_shape, 256)
+        grey = Independent(Categorical(probabilities, validate_args=False), len(self.data_shape), validate_args=False)
+        log_prob = grey.log_prob
+        grey.log_prob = lambda x: log_prob((255 * x).round().long())
+        return grey
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 4, 5)])
+@pytest.mark.parametrize("estimator", ["analytic", "importance_weighted"])
+def test_a_model_without_a_clue_needs_eight_bits(shape, estimator):
+    """As many as storing the bytes; what q tells of x comes on top."""
+    model, x = vae(decoder=UniformDecoder, estimator=estimator, data_shape=shape), torch.randint(256, (5, *shape)) / 255
+    last = model.encoder.network.layers[-1]
+    torch.nn.init.zeros_(last.weight), torch.nn.init.zeros_(last.bias)
+    bits = model.scores(Batch(x))["bits_per_dim"]
+    torch.testing.assert_close(bits, torch.full_like(bits, 8.0))
+    torch.nn.init.constant_(last.bias, 1.0)
+    scores = model.scores(Batch(x))
+    if estimator == "analytic":
+        kl_in_bits = scores["kl"] / math.log(2)
+        torch.testing.assert_close(scores["bits_per_dim"], (8 + kl_in_bits / math.prod(shape)).expand(3, 5))
+
+
+@float64
+@every_model
+def test_bits_are_those_of_the_bound_and_only_for_levels(make):
+    batch = Batch(torch.randint(256, (5, 3)) / 255)
+    scores = perturbed(make(decoder=partial(DiscretizedLogisticDecoder, network=SMALL), data_shape=(3,))).scores(batch)
+    name = "elbo_estimate" if "elbo_estimate" in scores else "elbo"
+    bound = scores.get("iw_bound", scores[name])
+    bits = scores["bits_per_dim_estimate" if name == "elbo_estimate" else "bits_per_dim"]
+    torch.testing.assert_close(bits, -bound / (3 * math.log(2)))
+    assert not [name for name in make(data_shape=(3,)).scores(batch) if "bits" in name]
+
+
+# Labels.
+
+
+def labelled(make, **options):
+    return perturbed(make(conditional=True, classes=CLASSES, data_shape=(3,), **options))
+
+
+def with_labels(rows=5, shift=0):
+    return Batch(torch.randn(rows, 3), (torch.arange(rows) + shift) % CLASSES, torch.arange(rows))
+
+
+@float64
+@every_model
+def test_the_label_changes_q_and_p_and_t(make):
+    model, batch = labelled(make), with_labels()
+    other = batch._replace(y=(batch.y + 1) % CLASSES)
+    z, kept = [], torch.randn(3, 5, 2)
+    for of in (batch, other):
+        with noise.use(noise.OfRows(index=of.index)):
+            z.append(model.encode(of.x, of.y))
+    assert (z[0] != z[1]).all()
+    assert (model.log_likelihood(batch, kept) != model.log_likelihood(other, kept)).all()
+    assert (model.decode(kept, batch.y) != model.decode(kept, other.y)).all()
+    if isinstance(model, AVB):
+        p, q = model.prior(), model.encoder(batch.x, batch.y)  # the same posterior, judged under two labels
+        verdicts = []
+        for of in (batch, other):
+            torch.manual_seed(1)
+            verdicts.append(model.judge(of, p, q, kept))
+        assert (verdicts[0].on_posterior != verdicts[1].on_posterior).all()
+        assert (verdicts[0].on_reference != verdicts[1].on_reference).all()
+
+
+@float64
+@every_model
+def test_every_parameter_moves_in_a_conditional_model(make):
+    model = labelled(make)
+    without = make(data_shape=(3,))
+    missed = [name for name, gradient in gradients(learned(model, with_labels()), model).items() if not gradient.any()]
+    assert not missed
+    assert sum(p.numel() for p in model.parameters()) > sum(p.numel() for p in without.parameters())
+
+
+@float64
+@every_model
+def test_a_model_that_is_not_conditional_ignores_labels(make):
+    model, batch = perturbed(make(data_shape=(3,), classes=CLASSES)), with_labels()
+    assert model.classes == 0
+    for one, other in zip(*(learned(model, of).losses.values() for of in (batch, batch._replace(y=None))), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("make", [MODELS["vae"], MODELS["avb, flow"]], ids=["vae", "avb"])
+@pytest.mark.parametrize("stage", ["train", "val", "test", "predict"])
+def test_rows_without_a_label_are_refused(tmp_path, make, stage):
+    run = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    data = Table(unlabelled="test" if stage == "predict" else stage)
+    play = {"train": run.fit, "val": run.validate, "test": run.test, "predict": run.predict}[stage]
+    with pytest.raises(ConfigurationError, match=r"^conditional: a row has no label"):
+        play(make(conditional=True), datamodule=data)
+
+
+def test_labels_that_the_model_does_not_know_are_refused(tmp_path):
+    run = trainer(tmp_path, max_steps=1)
+    with pytest.raises(ConfigurationError, match=r"^conditional: the model knows 3 labels, the data has 4"):
+        run.fit(vae(conditional=True, classes=3, data_shape=(3,)), Table())
+    with pytest.raises(ConfigurationError, match=r"^conditional: a row has no label, or one that is not in 0..2"):
+        trainer(tmp_path, max_steps=1).fit(vae(conditional=True), Table(classes=3))
+
+
+def test_a_conditional_model_needs_labels(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^conditional: the data has no labels"):
+        vae(conditional=True, data_shape=(3,))
+    with pytest.raises(ConfigurationError, match=r"^conditional: the data has no labels"):
+        trainer(tmp_path, max_steps=1).fit(vae(conditional=True), Table(classes=None))
+
+
+class Foreign(pl.LightningDataModule):
+    """Somebody's own, which says nothing of itself."""
+
+    def train_dataloader(self):
+        return torch.utils.data.DataLoader([with_labels()], batch_size=None)
+
+
+def test_a_datamodule_need_not_tell_what_the_model_knows(tmp_path):
+    model = vae(conditional=True, classes=CLASSES, data_shape=(3,))
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(model, Foreign())
+    assert run.global_step == 1
+
+
+@every_model
+def test_a_conditional_model_comes_back_from_its_checkpoint(tmp_path, make):
+    """It learned the number of labels from the data, and knows it without."""
+    model = make(conditional=True)
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(model, Table())
+    assert model.classes == model.encoder.classes == model.decoder.classes == CLASSES
+    run.save_checkpoint(tmp_path / "x.ckpt")
+    torch.load(tmp_path / "x.ckpt", weights_only=True)
+    again = type(model).load_from_checkpoint(tmp_path / "x.ckpt")
+    assert again.classes == CLASSES and dict(again.hparams) == dict(model.hparams)
+    assert again.state_dict().keys() == model.state_dict().keys()
+    batch, encoded = with_labels(), []
+    for of in (model, again):
+        with noise.use(noise.OfRows(index=batch.index)):
+            encoded.append(torch.cat([of.encode(batch.x, batch.y), of.sample(5, labels=[3, 1])], -1))
+    assert torch.equal(*encoded)
+    longer = trainer(tmp_path, max_steps=4)
+    longer.fit(make(conditional=True), Table(), ckpt_path=tmp_path / "x.ckpt")
+    assert longer.global_step == 4
+
+
+# Drawing.
+
+
+class LabelDecoder(GaussianDecoder):
+    """Its mean is the label in every place."""
+
+    def forward(self, z, y=None):
+        p = super().forward(z, y)
+        p.base_dist.loc = torch.zeros_like(p.mean) + y.unsqueeze(-1)
+        p.base_dist.scale = torch.full_like(p.mean, 0.01)
+        return p
+
+
+def test_labels_are_drawn_in_turn():
+    model = vae(decoder=partial(LabelDecoder, network=SMALL), conditional=True, classes=CLASSES, data_shape=(3,))
+    assert model.sample(6).tolist() == [[float(label)] * 3 for label in (0, 1, 2, 3, 0, 1)]
+    assert model.sample(5, labels=[2, 0])[:, 0].tolist() == [2.0, 0.0, 2.0, 0.0, 2.0]
+    drawn = model.sample(4, labels=[3], mean=False)
+    assert (drawn != 3).all() and (drawn - 3).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("labels", [[], [0, 4], [-1]])
+def test_labels_that_do_not_exist_are_refused(labels):
+    model = vae(conditional=True, classes=CLASSES, data_shape=(3,))
+    with pytest.raises(ConfigurationError, match=r"^labels: "):
+        model.sample(2, labels=labels)
+
+
+def test_labels_of_a_model_without_any_are_refused():
+    with pytest.raises(ConfigurationError, match=r"^labels: the model is not class-conditional"):
+        vae(data_shape=(3,)).sample(2, labels=[0])
+
+
+@every_model
+def test_samples_come_from_the_prior(make):
+    model, seen = perturbed(make(data_shape=(3,))), []
+    model.decoder.register_forward_pre_hook(lambda decoder, given: seen.append(given[0]))
+    torch.manual_seed(1)
+    assert model.sample(7).shape == (7, 3)
+    torch.manual_seed(1)
+    assert torch.equal(seen[0], model.prior().sample((7,)))
