@@ -7,7 +7,7 @@ from .faces import CelebA, FreyFaces, Olivetti
 from .four_points import FourPoints
 from .image_folder import ImageFolder
 from .mnist import MNIST, FashionMNIST, StaticMNIST
-from .tensors import Binarize, EvalLoader, Split, TensorDataModule, TrainLoader
+from .tensors import Binarize, EvalLoader, Split, TensorDataModule, TrainLoader, cut
 
 __all__ = [
     "CIFAR10",
@@ -27,4 +27,5 @@ __all__ = [
     "StaticMNIST",
     "TensorDataModule",
     "TrainLoader",
+    "cut",
 ]

@@ -103,11 +103,13 @@ class Arrays(TensorDataModule):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         super().load_state_dict(state)
-        same = self.mean is not None and all(torch.equal(getattr(self, name), state[name]) for name in ("mean", "std"))
-        if "mean" in state and not same:
+        if "mean" not in state:
+            return
+        mean, std = state["mean"], state["std"]
+        if self.mean is None or self.std is None or not (torch.equal(mean, self.mean) and torch.equal(std, self.std)):
             if self._splits is not None:
                 rank_zero_info("data: standardised with the checkpoint's mean and standard deviation, not with its own")
-            self.mean, self.std, self._splits = state["mean"], state["std"], None
+            self.mean, self.std, self._splits = mean, std, None
 
     def _scaled(self, x: np.ndarray, train: Tensor) -> Tensor:
         """The array as it is stored; sets `white`, `mean` and `std`."""

@@ -23,9 +23,13 @@ class Batch(NamedTuple):
     y: Tensor | None = None
     index: Tensor | None = None  # type: ignore[assignment]
 
+    def at(self, rows: slice | Tensor) -> Batch:
+        """Some of its rows."""
+        return Batch(*(None if column is None else column[rows] for column in self))  # type: ignore[arg-type]
+
     def first(self, rows: int) -> Batch:
         """Its first rows."""
-        return Batch(*(None if column is None else column[:rows] for column in self))  # type: ignore[arg-type]
+        return self.at(slice(rows))
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` pieces of nearly equal size."""
@@ -33,6 +37,5 @@ class Batch(NamedTuple):
             return [self]
         pieces = []
         for rows in torch.arange(len(self.x)).tensor_split(min(parts, len(self.x))):
-            cut = slice(int(rows[0]), int(rows[-1]) + 1)
-            pieces.append(Batch(*(None if column is None else column[cut] for column in self)))  # type: ignore[arg-type]
+            pieces.append(self.at(slice(int(rows[0]), int(rows[-1]) + 1)))
         return pieces

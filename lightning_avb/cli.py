@@ -30,6 +30,7 @@ from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .evaluation import restoration
 from .evaluation.restoration import visible
 from .game import Game
+from .likelihood import Likelihood
 from .recipes import locate
 
 
@@ -165,6 +166,7 @@ class CLI(LightningCLI):
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.set_defaults({"checkpoint.save_last": True})
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Likelihood, "likelihood")
         parser.add_argument(
             "--matmul_precision",
             type=Literal["highest", "high", "medium"],
@@ -230,6 +232,8 @@ class CLI(LightningCLI):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         if self.subcommand == "predict":
             callbacks.append(SavePredictions())
+        if self.subcommand == "test":
+            callbacks.append(self._get(self.config_init, "likelihood"))
         if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
             callbacks.append(self._get(self.config_init, "checkpoint"))
         plugins = config.get("plugins") or []
@@ -303,10 +307,13 @@ def sample(ckpt_path: str, output: str, count: int = 64, labels: list[int] | Non
         _draw(lambda model: pictures.samples(model, count, labels), ckpt_path, output, seed)
     elif suffix in (".npy", ".npz", ".csv"):
         torch.manual_seed(noise.mixed_seed(seed, "picture"))
-        model, data = load(ckpt_path), load_datamodule(ckpt_path)
+        model: Any = load(ckpt_path)
+        data: Any = load_datamodule(ckpt_path)
         pictures.require(model, "sample", "sample")
         draws = model.sample(at_least(1, count=count), labels, mean=False)
-        _write_rows(Path(output), data.restore(draws), data.columns)
+        # A DataModule of one's own need not know of units and columns.
+        rows = data.restore(draws) if hasattr(data, "restore") else draws
+        _write_rows(Path(output), rows, getattr(data, "columns", None))
         print(output)
     else:
         raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from . import noise
@@ -161,8 +161,8 @@ class FlowContrast(GaussianContrast):
         constant = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}
         features = self.network(x, self.label(y, x)).to(mean.dtype)
 
-        def through(flow: nn.Module | Callable[[Tensor], object], z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-            u, ladj = flow(features).call_and_ladj((z - mean) / scale)  # type: ignore[attr-defined]
+        def through(flow: Callable[[Tensor], Any], z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+            u, ladj = flow(features).call_and_ladj((z - mean) / scale)
             return u, base.log_prob(u) + ladj - scale.log().sum(-1)
 
         def view(z: Tensor) -> tuple[Tensor, Tensor]:

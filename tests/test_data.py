@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import re
 import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -328,6 +330,22 @@ def test_a_new_data_set_is_a_small_class():
     assert data.classes is data.columns is None
     assert data.log_volume == 0
     assert torch.equal(data.restore(batch.x), batch.x)
+
+
+def test_the_example_of_the_documentation(tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[1] / "docs" / "own_data.md").read_text(), re.S)
+    names = {"__name__": __name__}
+    exec(code, names)
+    recordings = torch.rand(20, 16)
+    for number, recording in enumerate(recordings):
+        np.save(tmp_path / f"{number:02}.npy", recording.numpy())
+    data = names["Recordings"](str(tmp_path), batch_size=16)
+    data.setup("fit")
+    (batch,) = data.train_dataloader()
+    assert torch.equal(batch.x, recordings[data.load()["train"].rows[batch.index]])
+    assert data.data_shape == (16,)
+    with pytest.raises(ConfigurationError, match=r"data\.root: no \.npy files in"):
+        names["Recordings"](str(tmp_path / "none")).setup("fit")
 
 
 def test_numbers_of_classes():

@@ -1,4 +1,4 @@
-"""What an inferred latent is for: the hidden part of a datum given the visible one, and the clean datum given a noisy one.
+"""What an inferred latent is for: the hidden part of a datum given the visible one, the clean one given a noisy one.
 
 Both are p(z | what is seen), a posterior with another likelihood than the encoder was trained for: that of the visible
 dimensions alone, or that of the datum with noise. Chains annealed from the prior (see `annealing`) draw from it, and

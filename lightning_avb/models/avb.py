@@ -113,7 +113,7 @@ class AVB(LatentVariableModel):
         super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
         if self.players["model"].steps != 1 or self.players["contrast"].steps != 1:
             raise ConfigurationError(
-                "players.model.steps, players.contrast.steps: one a batch; the critic may take more, the contrast follows it"
+                "players.model.steps, players.contrast.steps: one a batch; only the critic may take more"
             )
         if gradient_penalty < 0:
             raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")

@@ -1,0 +1,42 @@
+"""A mean over a data set that counts every row once, on any number of processes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+
+class MeanOverRows(Metric):
+    """Mean and standard error of a quantity of the rows of a data set.
+
+    Samplers of several processes repeat rows to give every process as many; a mean of means weighs them wrongly. Here
+    every value comes with the index of its row, and a row counts once. The sum is in double precision.
+    """
+
+    full_state_update = False
+    index: list[Tensor]
+    value: list[Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("index", [], "cat")
+        self.add_state("value", [], "cat")
+
+    def update(self, value: Tensor, index: Tensor) -> None:
+        """Takes values `(batch,)` of the rows `(batch,)`."""
+        self.index.append(index)
+        self.value.append(value.double())
+
+    def compute(self) -> dict[str, Tensor]:
+        """`mean`, `standard_error` (of the mean, over rows) and `n`, the number of rows."""
+        index, order = dim_zero_cat(self.index).sort(stable=True)
+        first = torch.ones_like(index, dtype=torch.bool)
+        first[1:] = index[1:] != index[:-1]
+        value = dim_zero_cat(self.value)[order][first]
+        n = torch.tensor(len(value), device=value.device)
+        spread = value.std() if len(value) > 1 else torch.full_like(value.sum(), float("nan"))
+        return {"mean": value.mean(), "standard_error": spread / n.sqrt(), "n": n}
