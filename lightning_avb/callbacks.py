@@ -119,13 +119,20 @@ class ExactLikelihood(pl.Callback):
     def __init__(self, limit: float = 7.0, cells: int = 240) -> None:
         self.limit, self.cells = limit, cells
 
-    def _log(self, stage: str, pl_module: Any, batch: Any) -> None:
-        x, copies = Batch(*batch).x.unique(dim=0, return_counts=True)
-        grid = Quadrature.grid(pl_module.latent_dim, self.limit, self.cells, pl_module.device)
-        value = log_likelihood(pl_module.decoder, pl_module.prior, x, grid)
+    def _log(self, stage: str, model: Any, batch: Any) -> None:
+        batch = Batch(*batch)
+        grid = Quadrature.grid(model.latent_dim, self.limit, self.cells, model.device)
+        x, copies = batch.x.unique(dim=0, return_counts=True)
+        if model.classes:  # the same x may come with several labels
+            x, copies = batch.x, torch.ones(len(batch.x), device=model.device)
+
+        def decoder(z: torch.Tensor) -> Any:
+            return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
+
+        value = log_likelihood(decoder, model.prior, x, grid) + model.log_volume
         mean = (value * copies).sum() / copies.sum()
         name = f"{stage}/log_likelihood"
-        pl_module.log(name, mean, prog_bar=True, on_epoch=True, batch_size=int(copies.sum()), sync_dist=True)
+        model.log(name, mean, prog_bar=True, on_epoch=True, batch_size=int(copies.sum()), sync_dist=True)
 
     def on_validation_batch_end(
         self,

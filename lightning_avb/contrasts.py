@@ -128,8 +128,8 @@ class FlowContrast(GaussianContrast):
     z standardised by q's moments, as in `GaussianContrast`, goes through a flow that sees features of x; the result,
     N(0, I) for draws of r, is what the critic sees. The flow is the identity at the start, which is adaptive
     contrast, and then takes over from the critic what q has of a shape. Scale and position stay matched by the
-    moments: a flow that had to follow them would lag, and the encoder would run away from it. The player `critic`
-    moves the flow too, on draws of q that are constants to it; in the model's loss its weights are constants.
+    moments: a flow that had to follow them would lag, and the encoder would run away from it. The player
+    `contrast` moves the flow, on draws of q that are constants to it; in the model's loss its weights are constants.
 
     Args:
         data_shape, latent_dim, classes, draws: see `GaussianContrast`.

@@ -162,8 +162,7 @@ def main() -> None:
             model = MODELS[name]()
             fit.fit(model, data, ckpt_path=options.ckpt)
         if options.devices > 1:
-            opponents = [p for name, part in model.cast().items() if name != "model" for m in part for p in m.parameters()]
-            extra = {sum(p.numel() for p in opponents)} if opponents else set()
+            extra = {sum(p.numel() for who in model.players if who != "model" for p in model._parameters_of(who))} - {0}
             assert set(reduced.sizes) == extra, "extra steps reduce the critic and its contrast alone"
             reduced.sizes.clear()
 

@@ -24,7 +24,7 @@ QUICK = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
-WIDTHS = ("--model.encoder.hidden=[8]", "--model.decoder.network.hidden=[8]", "--model.critic.width=8")
+WIDTHS = ("--model.encoder.network.hidden=[8]", "--model.decoder.network.hidden=[8]", "--model.critic.width=8")
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +81,8 @@ def test_every_config_builds_its_model(path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", str(path)])
     Instantiate()
     ((model, data),) = built
-    model._build_for(data.data_shape)
+    own = {"own_pictures": (3, 48, 40), "own_table": (5,)}.get(path.parent.name)
+    model._build_for(data_shape=data.data_shape or own, classes=None)
     assert model.latent_dim == parts["model"]["init_args"]["latent_dim"]
     again = type(model)(**{key: value for key, value in model.hparams.items() if key != "_class_path"})
     assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
@@ -256,7 +257,7 @@ def test_wandb_offline_keeps_one_run(command, tmp_path, monkeypatch):
     assert (last.parent.parent / "config.yaml").exists()
     assert torch.load(last, weights_only=True)["wandb_id"] == name
     assert len(configs) == 1
-    assert configs[0]["encoder"]["init_args"]["hidden"] == [8]
+    assert configs[0]["encoder"]["init_args"]["network"]["init_args"]["hidden"] == [8]
     assert {(key, step) for key, _, step in logged} == {
         (key, 23) for key in ("samples", "reconstructions", "interpolations")
     }

@@ -247,6 +247,18 @@ def test_the_label_changes_q_and_p_and_t(make):
         assert (verdicts[0].on_reference != verdicts[1].on_reference).all()
 
 
+@every_model
+def test_every_part_is_told_the_labels_of_its_rows(make):
+    model, batch, told = labelled(make), with_labels(), []
+    for part in (model.encoder, model.decoder, getattr(model, "contrast", None)):
+        if part is not None:
+            part.register_forward_pre_hook(lambda part, given: told.append(given[-1]))
+    for play in (model.learn, model.scores, getattr(model, "learn_critic", model.learn)):
+        play(batch)
+    assert len(told) == (8 if isinstance(model, AVB) else 6)
+    assert all(y is batch.y for y in told)
+
+
 @float64
 @every_model
 def test_every_parameter_moves_in_a_conditional_model(make):

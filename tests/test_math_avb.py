@@ -408,7 +408,6 @@ def assert_every_player_gets_the_gradient_of_its_own_loss(model, batch):
     for player, loss in expected.items():
         torch.testing.assert_close(play.losses[player], loss)
     of_play, of_losses = gradients(play.losses, model), gradients(expected, model)
-    # the noise beyond z's own of a semi-implicit encoder has no part in z: all other parameters move
     assert all(gradient is not None and gradient.any() for gradient in of_losses)
     assert_same_gradients(model, of_play, of_losses)
 

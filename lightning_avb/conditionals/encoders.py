@@ -120,7 +120,7 @@ class SemiImplicitEncoder(Encoder):
 
     log q(z|x) is not known. Its draws come with the logarithm of the average density over the e that made z and
     `mixing` others, whose expectation is not below it (their equation 6): the ELBO with it is a lower bound from
-    the first step, and gets tighter as `mixing` grows. A VAE needs `estimator: monte_carlo` with it.
+    the first step, and gets tighter as `mixing` grows. A VAE with it cannot be `analytic`.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
@@ -168,8 +168,8 @@ class AuxiliaryEncoder(Encoder):
     """q(z|x) = E_a[ q(z|a, x) ], a ~ q(a|x), with a reverse model r(a|z, x).
 
     Ranganath et al. 2016, Maaloe et al. 2016. Draws come with log q(z|a, x) + log q(a|x) - log r(a|z, x), whose
-    expectation exceeds log q(z|x) by KL(q(a|z, x), r(a|z, x)): the ELBO with it is a lower bound. A VAE needs
-    `estimator: monte_carlo` with it.
+    expectation exceeds log q(z|x) by KL(q(a|z, x), r(a|z, x)): the ELBO with it is a lower bound. A VAE with it
+    cannot be `analytic`.
 
     Args:
         data_shape, latent_dim, classes: given by the model.

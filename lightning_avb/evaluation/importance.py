@@ -55,7 +55,8 @@ class Importance(NamedTuple):
     """What importance weighting says of every row; all `(batch,)`.
 
     Attributes:
-        bound: log 1/K sum_k w_k with w_k = p(x, z_k) / q(z_k|x), in nats: at most log p(x) in expectation.
+        bound: log 1/K sum_k w_k with w_k = p(x, z_k) / q(z_k|x), in nats: at most log p(x) in expectation. Its
+            standard error is about (1 / effective_samples - 1 / K)^(1/2), if that is small.
         effective_samples: (sum w)^2 / sum w^2, from 1 to K. Where it is a handful, the bound is far from log p(x).
         elbo: the mean of log w: the evidence lower bound with the proposal as posterior.
     """

@@ -175,7 +175,8 @@ def _moments(z: Tensor, log_weight: Tensor, mean: Tensor, covariance: Tensor) ->
     centred = (weight.sqrt() * (z - found)).transpose(0, 1)
     share = 2 * z.shape[-1] / (effective_samples(log_weight) + 2 * z.shape[-1])
     spread = torch.lerp(centred.mT @ centred, covariance, share.view(-1, 1, 1))
-    return torch.lerp(found, mean, share.unsqueeze(-1)), spread
+    ridge = 1e-5 * torch.diag_embed(spread.diagonal(dim1=-2, dim2=-1))  # for float32 to factorise
+    return torch.lerp(found, mean, share.unsqueeze(-1)), spread + ridge
 
 
 def _times(matrix: Tensor, z: Tensor) -> Tensor:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributions import Distribution
 
 from ..errors import ConfigurationError
 
@@ -42,12 +44,16 @@ class Quadrature(NamedTuple):
 
 @torch.no_grad()
 def log_likelihood(
-    decoder: nn.Module, prior: nn.Module, x: Tensor, quadrature: Quadrature, elements: int = 1 << 22
+    decoder: Callable[[Tensor], Distribution],
+    prior: Callable[[], Distribution],
+    x: Tensor,
+    quadrature: Quadrature,
+    elements: int = 1 << 22,
 ) -> Tensor:
     """log p(x) = log of the integral of p(x|z) p(z) over z, in nats.
 
     Args:
-        decoder, prior: modules whose calls give p(x|z) and p(z).
+        decoder: z `(points, 1, dim)` -> p(x|z). prior: its call gives p(z).
         x: `(batch, *data_shape)`.
         quadrature: where to evaluate the integrand.
         elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
