@@ -239,7 +239,7 @@ def test_moments_of_the_draws(pair):
         second = second_moments(theirs.mean) + theirs.variance.diag_embed()
     else:
         second = second_moments(theirs.mean) + theirs.covariance_matrix
-    assert_mean(z, theirs.mean, resolution=0.2)
+    assert_mean(z, theirs.mean, resolution=0.15)
     assert_mean(second_moments(z), second, resolution=0.5)
 
 
