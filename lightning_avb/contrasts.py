@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
+from torch.func import functional_call
 
 from . import noise
 from .batch import Shape
@@ -153,26 +154,36 @@ class FlowContrast(GaussianContrast):
     ) -> None:
         super().__init__(data_shape, latent_dim, classes, draws)
         self.network = network(data_shape, (at_least(1, features=features),), classes)
-        self.flow = AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins)
+        self.flow = _Applied(AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins))
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         mean, scale = _moments(q, self.draws)
-        base = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
-        constant = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}
         features = self.network(x, self.label(y, x)).to(mean.dtype)
+        constant = {name: parameter.detach() for name, parameter in self.flow.named_parameters()}
 
-        def through(flow: Callable[[Tensor], Any], z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-            u, ladj = flow(features).call_and_ladj((z - mean) / scale)
-            return u, base.log_prob(u) + ladj - scale.log().sum(-1)
+        def density(u: Tensor, ladj: Tensor) -> Tensor:
+            standard = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
+            return standard.log_prob(u) + ladj - scale.log().sum(-1)
 
         def view(z: Tensor) -> tuple[Tensor, Tensor]:
-            u, log_r = through(lambda f: torch.func.functional_call(self.flow, constant, (f,)), z, features.detach())
-            return u, log_r - p.log_prob(z)
+            u, ladj = functional_call(self.flow, constant, ((z - mean) / scale, features.detach()))
+            return u, density(u, ladj) - p.log_prob(z)
 
         def fit(z: Tensor) -> Tensor:
-            return -through(self.flow, z.detach(), features)[1]
+            return -density(*self.flow((z.detach() - mean) / scale, features))
 
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
 
         return Reference(view, rsample, torch.cat([mean, scale.log()], -1), fit)
+
+
+class _Applied(nn.Module):
+    """A flow as a function of (z, features), of which `functional_call` sees the whole: zuko reads weights late."""
+
+    def __init__(self, flow: AutoregressiveFlow) -> None:
+        super().__init__()
+        self.flow = flow
+
+    def forward(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        return self.flow(features).call_and_ladj(z)

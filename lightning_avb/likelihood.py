@@ -188,10 +188,10 @@ class Likelihood(pl.Callback):
             self.lines.append(line._replace(seconds=self.seconds.get(name, 0.0)))
         if trainer.world_size == 1:
             rows = Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*self.seen, strict=True)))  # type: ignore[arg-type]
-            rows = rows.first(DECOMPOSED)
+            rows = _distinct(rows.first(DECOMPOSED))
             assert rows.index is not None
             with torch.no_grad(), noise.use(noise.OfRows(self.seed, "decomposition", index=rows.index)):
-                self.lines += self._decompose(pl_module, _distinct(rows))
+                self.lines += self._decompose(pl_module, rows)
         if trainer.is_global_zero:
             print(table(self.lines))
             print(_distance(self.lines))
@@ -380,17 +380,11 @@ class Likelihood(pl.Callback):
 
 
 def _distinct(batch: Batch) -> Batch:
-    """The rows, or each once where they are few that repeat equally often: a data set of four points, say."""
-    _, first, counts = _unique(batch.x.flatten(1))
-    repeats = len(counts) <= GRID_ROWS and bool((counts == counts[0]).all())
-    return batch.at(first) if repeats else batch
-
-
-def _unique(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Different rows, where each stands first, and how often it comes."""
-    unique, inverse, counts = rows.unique(dim=0, return_inverse=True, return_counts=True)
-    first = torch.stack([(inverse == i).nonzero()[0, 0] for i in range(len(unique))]) if len(unique) <= 64 else inverse
-    return unique, first, counts
+    """Each row once, where there are few of them that repeat equally often: a data set of four points, say."""
+    rows, place, counts = batch.x.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
+    if len(rows) > GRID_ROWS or not (counts == counts[0]).all():
+        return batch
+    return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(rows))]))
 
 
 def _seeded(seed: int) -> Callable[[tuple[int, ...], Tensor], Tensor]:

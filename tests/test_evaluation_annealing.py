@@ -265,20 +265,20 @@ def test_a_figure_is_a_function_of_its_row(small, start):
     torch.testing.assert_close(estimate(4, 7, torch.randperm(6)), whole, rtol=0, atol=1e-10)
 
 
-def test_weights_of_the_decoder_are_left_alone(small):
+def test_weights_of_the_decoder_are_left_alone():
     """And it works where Lightning tests: without gradients, in inference mode."""
-    decoder, settings = small.world.decoder(), fixed(5, 0.1)
+    decoder, prior = BernoulliDecoder((5,), 2), StandardNormal(2)
     with torch.inference_mode():
-        batch = Batch(small.x * 1, index=torch.arange(6))
+        batch = Batch(torch.ones(6, 5), index=torch.arange(6))
         found = over_rows(
-            lambda b: annealed_importance_sampling(
-                small.prior().expand(b.x.shape[:1]), log_joint(decoder, small.prior, b.x), settings, 3
+            lambda part: annealed_importance_sampling(
+                prior().expand(part.x.shape[:1]), log_joint(decoder, prior, part.x), fixed(5, 0.1), 3
             ),
             batch,
             4,
             0,
         )
-    assert not found.log_weight.requires_grad
+    assert found.log_weight.shape == (3, 6) and not found.log_weight.requires_grad
     assert all(p.requires_grad and p.grad is None for p in decoder.parameters())
 
 

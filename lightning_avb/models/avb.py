@@ -166,12 +166,16 @@ class AVB(LatentVariableModel):
         return slope.square().sum(-1)
 
     def learn(self, batch: Batch) -> Play:
+        log_likelihood, verdict = self.terms(batch)
+        loss = self.kl_weight * verdict.kl - log_likelihood + self.weight_penalty
+        return Play({"model": loss, **verdict.losses}, self._scores(log_likelihood, verdict))
+
+    def terms(self, batch: Batch) -> tuple[Tensor, Verdict]:
+        """log p(x|z), `(samples, batch)`, for draws of q, and what the critic says of these."""
         p, q = self.prior(), self.encoder(batch.x, batch.y)
         z = q.rsample((self.samples,))
         verdict = self.judge(batch, p, q, z)
-        log_likelihood = self.log_likelihood(batch, z)
-        loss = self.kl_weight * verdict.kl - log_likelihood + self.weight_penalty
-        return Play({"model": loss, **verdict.losses}, self._scores(log_likelihood, verdict))
+        return self.log_likelihood(batch, z), verdict
 
     def learn_model(self, batch: Batch) -> Play:
         """Beside a critic that stands still."""
@@ -185,8 +189,9 @@ class AVB(LatentVariableModel):
         return Play(self.judge(batch, p, q, z).losses, {})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        play = self.learn(batch)
-        return {**play.scores, **{f"{name}_loss": loss for name, loss in play.losses.items() if name != "model"}}
+        log_likelihood, verdict = self.terms(batch)
+        losses = {f"{name}_loss": loss for name, loss in verdict.losses.items()}
+        return {**self._scores(log_likelihood, verdict), **losses}
 
     def _scores(self, log_likelihood: Tensor, verdict: Verdict) -> dict[str, Tensor]:
         estimate = log_likelihood - verdict.kl

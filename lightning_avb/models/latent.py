@@ -73,8 +73,9 @@ class LatentVariableModel(Game):
         data = getattr(self._trainer, "datamodule", None)
         if data is None:
             return
-        if self.classes and self.classes != data.classes:
-            raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {data.classes}")
+        known = getattr(data, "classes", None)
+        if self.classes and known is not None and self.classes != known:
+            raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {known}")
         self.log_volume.fill_(getattr(data, "log_volume", 0.0))
         self.rows = data.rows("train") if self.weight_prior is not None and hasattr(data, "rows") else 0
 
@@ -122,6 +123,9 @@ class LatentVariableModel(Game):
         self._check(batch, batch_idx)
 
     def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._check(batch, batch_idx)
+
+    def on_predict_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         self._check(batch, batch_idx)
 
     @torch.no_grad()

@@ -48,7 +48,7 @@ class AutoregressiveFlow(nn.Module):
         if kind not in ("affine", "spline"):
             raise ConfigurationError(f"kind: {kind!r} is neither 'affine' nor 'spline'")
         at_least(1, transforms=transforms), at_least(2, bins=bins)
-        check_widths(hidden=hidden)
+        check_widths(flow_hidden=hidden)
         spline = {"univariate": MonotonicRQSTransform, "shapes": ([bins], [bins], [bins - 1])}
         options: dict[str, Any] = {"hidden_features": tuple(hidden), **(spline if kind == "spline" else {})}
         orders = [torch.arange(dim), torch.arange(dim - 1, -1, -1)]
