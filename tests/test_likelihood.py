@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import socket
 import sys
 
 import pytest
@@ -43,7 +44,9 @@ def test_a_row_counts_once_on_any_number_of_processes(tmp_path, processes):
         metric.update(*shares(1)[1][0])
         found = [metric.compute()]
     else:
-        port = 29500 + (hash(str(tmp_path)) % 1000)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
         torch.multiprocessing.spawn(_one_process, (processes, port, tmp_path), processes)
         found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
     values = shares(processes)[0].double()
