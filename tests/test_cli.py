@@ -301,3 +301,53 @@ def test_mixins_append_callbacks(command):
     (config,) = Path("runs").rglob("config.yaml")
     callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
     assert [callback["class_path"].rpartition(".")[2] for callback in callbacks] == ["EMAWeightAveraging"]
+
+
+def test_pictures_of_what_is_hidden_or_noisy(finished, command, tmp_path, refusal):
+    last = finished / "checkpoints" / "last.ckpt"
+    command("inpaint", "--ckpt_path", last, "--output", "hidden.png", "--mask", "left", "--count", 3, "--draws", 2)
+    command("denoise", "--ckpt_path", last, "--output", "noisy.png", "--noise", 0.1, "--count", 3, "--draws", 2)
+    mask = Image.new("L", (8, 8), 255)
+    mask.putpixel((0, 0), 0)
+    mask.save("mask.png")
+    command("inpaint", "--ckpt_path", last, "--output", "own.png", "--mask", "mask.png", "--count", 3, "--draws", 2)
+    assert {path.name for path in tmp_path.glob("*.png")} == {"hidden.png", "noisy.png", "own.png", "mask.png"}
+    Image.new("L", (9, 8)).save("large.png")
+    assert "mask: (8, 9) pixels" in refusal("inpaint", "--ckpt_path", last, "--output", "x.png", "--mask", "large.png")
+    assert "noise: 0.7" in refusal("denoise", "--ckpt_path", last, "--output", "x.png", "--noise", 0.7)
+
+
+def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, tmp_path):
+    vae = str(CONFIGS / "digits" / "vae.yaml")
+    command("fit", "--config", vae, *QUICK, "--model.conditional", "true", "--model.encoder.network.hidden=[8]")
+    (last,) = tmp_path.glob("runs/digits/vae/*/checkpoints/last.ckpt")
+    command("sample", "--ckpt_path", last, "--output", "some.png", "--labels", "[1, 7]", "--count", 6)
+    command("sample", "--ckpt_path", last, "--output", "all.png", "--count", 20)
+    command("reconstruct", "--ckpt_path", last, "--output", "pairs.png")
+    command("traverse", "--ckpt_path", last, "--output", "walk.png", "--label", 3)
+    assert Image.open("all.png").width > Image.open("some.png").width
+    assert "labels: [12] are not in 0..9" in refusal(
+        "sample", "--ckpt_path", last, "--output", "x.png", "--labels", "[12]"
+    )
+    assert "label: None" in refusal("traverse", "--ckpt_path", last, "--output", "x.png")
+
+
+def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(400, 2, generator=generator) @ torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 3.0]])
+    rows = rows * torch.tensor([1.0, 10.0, 0.1]) + torch.tensor([100.0, 0.0, -5.0])
+    lines = ["height,weight,depth", *(",".join(f"{value:.5f}" for value in row) for row in rows.tolist())]
+    Path("table.csv").write_text("\n".join(lines))
+    options = ("--trainer.max_steps=300", *QUICK[1:])
+    command("fit", "--config", CONFIGS / "own_table" / "vae.yaml", "--data.path", "table.csv", *options)
+    (last,) = tmp_path.glob("runs/own_table/vae/*/checkpoints/last.ckpt")
+    Path("table.csv").unlink()
+    command("sample", "--ckpt_path", last, "--output", "draws.csv", "--count", 2000)
+    with Path("draws.csv").open() as file:
+        header, *drawn = csv.reader(file)
+    assert header == ["height", "weight", "depth"]
+    drawn = torch.tensor([[float(value) for value in row] for row in drawn])
+    assert ((drawn.mean(0) - rows.mean(0)).abs() < 0.3 * rows.std(0)).all()
+    assert ((drawn.std(0) / rows.std(0) - 1).abs() < 0.4).all()
+    command("sample", "--ckpt_path", last, "--output", "draws.npy", "--count", 5)
+    assert "output: 'draws.txt'" in refusal("sample", "--ckpt_path", last, "--output", "draws.txt")
