@@ -146,7 +146,7 @@ def mean_and_error(values: list[float]) -> str:
 @torch.no_grad()
 def decomposition(model: Any, draws: int = 400, of: int = 1000) -> Decomposition:
     """Of log p(x), exact by quadrature; a black-box q is a histogram of its draws."""
-    grid, x = Quadrature.grid(2), torch.eye(4)
+    grid, x = Quadrature.grid(2, cells=120), torch.eye(4)
     q = model.encoder(x)
     if isinstance(q, (Implicit, Hierarchical)):
         log_q = histogram(torch.cat([q.rsample((of,)) for _ in range(draws)]), grid)

@@ -109,6 +109,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         self._set_hparams({"_class_path": class_path(type(self))})
         self.batch_size, self.eval_batch_size, self.binarize = batch_size, eval_batch_size, binarize
         self.resident = resident
+        self._at: torch.device | None = None
         self._splits: dict[str, Split] | None = None
         self._restored: dict[str, Any] = {}
 
@@ -142,8 +143,8 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
 
     def split(self, stage: str) -> Split:
         """A split as batches are cut from it."""
-        if self._splits is None:
-            splits = self.load()
+        if self._splits is None or self._at != self.device:
+            splits, self._at = self.load(), self.device
             self._agree()
             self.data_shape = tuple(splits["train"].x.shape[1:])
             self._in_memory = self._fits(splits)

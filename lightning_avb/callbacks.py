@@ -103,7 +103,8 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
-        ends = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
+        last = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
+        ends = last or trainer.should_stop
         if ends and self._last_global_step_saved != trainer.global_step:
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 
@@ -179,12 +180,15 @@ class SavePredictions(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         folder = run_folder(trainer) or Path()
+        if not self.outputs:
+            return
         folder.mkdir(parents=True, exist_ok=True)
         joined = {
             name: torch.cat([output[name] for output in self.outputs]).cpu()
             for name, value in self.outputs[0].items()
             if value is not None
         }
+        self.outputs = []
         suffix = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"predictions{suffix}.pt"
         torch.save(joined, path)

@@ -293,7 +293,7 @@ def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
 
 
 def sample(ckpt_path: str, output: str, count: int = 64, labels: list[int] | None = None, seed: int = 0) -> None:
-    """Draws new data from a checkpoint: a picture of their means, or the data themselves, in the units of the original.
+    """Draws new data from a checkpoint: a picture of their means, or the data themselves, a table in its own units.
 
     Args:
         ckpt_path: the checkpoint.
@@ -308,10 +308,11 @@ def sample(ckpt_path: str, output: str, count: int = 64, labels: list[int] | Non
     elif suffix in (".npy", ".npz", ".csv"):
         torch.manual_seed(noise.mixed_seed(seed, "picture"))
         model: Any = load(ckpt_path)
-        data: Any = load_datamodule(ckpt_path)
         pictures.require(model, "sample", "sample")
         draws = model.sample(at_least(1, count=count), labels, mean=False)
-        # A DataModule of one's own need not know of units and columns.
+        # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
+        named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
+        data: Any = load_datamodule(ckpt_path) if named else None
         rows = data.restore(draws) if hasattr(data, "restore") else draws
         _write_rows(Path(output), rows, getattr(data, "columns", None))
         print(output)
@@ -412,6 +413,8 @@ def inpaint(
     def picture(model: Any) -> Tensor:
         pictures.require(model, "inpaint", "decoder", "prior")
         batch = load_data(ckpt_path, root).first(count)
+        if len(model.data_shape) < 2:
+            raise ConfigurationError(f"mask: rows of shape {tuple(model.data_shape)} are no pictures")
         shown = pictures.read_mask(mask) if Path(mask).is_file() else visible(mask, model.data_shape)
         if shown.shape != batch.x.shape[-2:]:
             raise ConfigurationError(f"mask: {tuple(shown.shape)} pixels, the data has {tuple(batch.x.shape[-2:])}")

@@ -41,7 +41,9 @@ from .evaluation import (
     simulate,
     tune,
 )
+from .evaluation.importance import BLOCK
 from .evaluation.metrics import MeanOverRows
+from .evaluation.parzen import log_density
 
 Estimator = Literal["importance", "annealing", "bidirectional", "quadrature", "parzen"]
 
@@ -59,6 +61,9 @@ SIDES = {
 }
 """Where an estimate lies beside log p(x)."""
 
+
+DIAGNOSTICS = {"importance": "effective samples", "annealing": "acceptance"}
+"""What stands beside an estimate."""
 
 DECOMPOSED, GRID_ROWS = 1000, 16
 """Rows over which I(x; z) is taken at most; and different rows for which a grid is filled at most."""
@@ -131,9 +136,17 @@ class Likelihood(pl.Callback):
             if estimator not in known:
                 raise ConfigurationError(f"likelihood.estimators: {estimator!r} is none of {', '.join(known)}")
         numbers = {"samples": samples, "chains": chains, "steps": steps, "leapfrogs": leapfrogs, "chunk": chunk}
-        for name, value in {**numbers, "draws": draws, "parzen_samples": parzen_samples, "rows": rows or 1}.items():
+        for name, value in {
+            **numbers,
+            "draws": draws,
+            "parzen_samples": parzen_samples,
+            "rows": 1 if rows is None else rows,
+        }.items():
             at_least(1, **{f"likelihood.{name}": value})
         at_least(2, **{"likelihood.simulated": simulated})
+        if start not in ("proposal", "prior"):
+            raise ConfigurationError(f"likelihood.start: {start!r} is neither 'proposal' nor 'prior'")
+        schedule(steps, path)
         self.estimators, self.rows, self.samples, self.chains = tuple(estimators), rows, samples, chains
         self.steps, self.leapfrogs, self.path, self.start = steps, leapfrogs, path, start
         self.simulated, self.parzen_samples, self.draws = simulated, parzen_samples, draws
@@ -145,19 +158,35 @@ class Likelihood(pl.Callback):
         self.skipped = not (hasattr(pl_module, "encoder") and hasattr(pl_module, "decoder"))
         if self.skipped:
             return
+        self._refuse(trainer, pl_module)
+        self.own = "elbo_estimate" if hasattr(pl_module, "judge") else "elbo"
+        self.per_row = [name for name in self.estimators if name != "bidirectional"]
+        diagnostics = [f"{name}, {DIAGNOSTICS[name]}" for name in self.per_row if name in DIAGNOSTICS]
+        # The same on every process, whichever rows it gets: they are reduced together.
+        self.metrics = {name: MeanOverRows().to(pl_module.device) for name in [self.own, *self.per_row, *diagnostics]}
+        self.seconds = dict.fromkeys(self.metrics, 0.0)
         self.lines: list[Line] = []
-        self.metrics: dict[str, MeanOverRows] = {}
-        self.seconds: dict[str, float] = {}
-        self.settings: dict[str, str] = {}
         self.annealing: Annealing | None = None
         self.seen: list[Batch] = []
-        passes = len([name for name in self.estimators if name != "bidirectional"])
-        rows = None if self.rows is None else -(-self.rows // trainer.world_size) * passes
+        rows = None if self.rows is None else -(-self.rows // trainer.world_size) * len(self.per_row)
         self.bar = tqdm(total=rows, desc="log p(x)", unit="row", disable=not trainer.is_global_zero, leave=False)
         if "parzen" in self.estimators:
             self.kernels = self._kernels(trainer, pl_module)
         if "annealing" in self.estimators or "bidirectional" in self.estimators:
             self._tune_and_certify(pl_module)
+
+    def _refuse(self, trainer: pl.Trainer, model: Any) -> None:
+        """Raises ConfigurationError for what cannot be done, before anything is."""
+        if self.rows is not None and self.rows < trainer.world_size:
+            raise ConfigurationError(f"likelihood.rows: {self.rows} are fewer than the {trainer.world_size} processes")
+        if "quadrature" in self.estimators:
+            Quadrature.grid(model.latent_dim, cells=1)
+        if "parzen" in self.estimators and (
+            trainer.world_size > 1 or model.classes or getattr(trainer, "datamodule", None) is None
+        ):
+            raise ConfigurationError(
+                "likelihood.estimators: 'parzen' needs one process, a datamodule, and a model without labels"
+            )
 
     def on_test_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -171,80 +200,78 @@ class Likelihood(pl.Callback):
             batch = batch.at((batch.index < self.rows).nonzero().squeeze(1))
         if not len(batch.x):
             return
-        self._own(pl_module, batch)
-        self.seen.append(batch)
-        for name in self.estimators:
-            if name != "bidirectional":
-                self._estimate(name, pl_module, batch)
+        if sum(len(part.x) for part in self.seen) < DECOMPOSED:
+            self.seen.append(batch)
+        self._estimate(self.own, pl_module, batch)
+        for name in self.per_row:
+            self._estimate(name, pl_module, batch)
+            self.bar.update(len(batch.x))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.skipped:
             return
         self.bar.close()
         for name, metric in self.metrics.items():
-            result = {key: value.item() for key, value in metric.compute().items()}
-            side, settings = SIDES.get(name, ""), self.settings.get(name, "")
-            line = Line(name, result["mean"], result["standard_error"], int(result["n"]), side, settings, 0.0)
-            self.lines.append(line._replace(seconds=self.seconds.get(name, 0.0)))
-        if trainer.world_size == 1:
-            rows = Batch(*(None if column[0] is None else torch.cat(column) for column in zip(*self.seen, strict=True)))  # type: ignore[arg-type]
-            rows = _distinct(rows.first(DECOMPOSED))
-            assert rows.index is not None
-            with torch.no_grad(), noise.use(noise.OfRows(self.seed, "decomposition", index=rows.index)):
-                self.lines += self._decompose(pl_module, rows)
-        if trainer.is_global_zero:
-            print(table(self.lines))
-            print(_distance(self.lines))
-            path = _beside(trainer)
-            path.write_text(json.dumps([line._asdict() for line in self.lines], indent=1))
-            print(f"likelihoods: {path}")
+            mean, error, n = (value.item() for value in metric.compute().values())
+            side, settings = SIDES.get(name, "a diagnostic"), self._described(name)
+            self.lines.append(Line(name, mean, error, int(n), side, settings, self.seconds[name]))
+        path = _beside(trainer)
+        if not trainer.is_global_zero:
+            return
+        print(table(self.lines))
+        print(_distance(self.lines))
+        self._write(path)
+        if trainer.world_size > 1:
+            print("I(x; z) and KL(q(z), p(z)) are worked out by one process only")
+            return
+        parts = self._parts(pl_module)
+        print(table(parts))
+        self.lines += parts
+        self._write(path)
+        print(f"likelihoods: {path}")
+
+    def _write(self, path: Path) -> None:
+        lines = [{k: None if v != v else v for k, v in line._asdict().items()} for line in self.lines]
+        path.write_text(json.dumps(lines, indent=1))
 
     # The estimates.
 
-    def _add(self, name: str, value: Tensor, index: Tensor, seconds: float, settings: str) -> None:
-        if name not in self.metrics:
-            self.metrics[name] = MeanOverRows().to(value.device)
-        self.metrics[name].update(value, index)
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
-        self.settings[name] = settings
-
-    def _own(self, model: Any, batch: Batch) -> None:
-        """The model's own bound, or its critic's estimate, from several draws a row."""
-        samples, begin = model.samples, time.perf_counter()
-        model.samples = self.draws
-        try:
-            with torch.no_grad(), noise.use(noise.OfRows(self.seed, "own", index=batch.index)):  # type: ignore[arg-type]
-                scores = model.scores(batch)
-        finally:
-            model.samples = samples
-        name = "elbo" if "elbo" in scores else "elbo_estimate"
-        value = scores[name].expand(self.draws, -1).mean(0) if scores[name].ndim == 2 else scores[name]
-        settings = f"{self.draws} draws of q"
-        self._add(name, value, batch.index, time.perf_counter() - begin, settings)  # type: ignore[arg-type]
-
     def _estimate(self, name: str, model: Any, batch: Batch) -> None:
-        rows = max(1, self.chunk // {"importance": 64, "annealing": self.chains}.get(name, 1))
-        for piece in batch.split(-(-len(batch.x) // rows)):
-            begin = time.perf_counter()
-            result = over_rows(getattr(self, f"_{name}")(model), piece, rows, self.seed, name)
-            value, seconds = result.value + model.log_volume, time.perf_counter() - begin
-            self._add(name, value, piece.index, seconds, self._described(name))  # type: ignore[arg-type]
-            if name in ("importance", "annealing"):
-                diagnostic = {"importance": "effective samples", "annealing": "acceptance"}[name]
-                self._add(f"{name}, {diagnostic}", result.diagnostic, piece.index, 0.0, "")  # type: ignore[arg-type]
-            self.bar.update(len(piece.x))
+        copies = {"importance": BLOCK, "annealing": self.chains, self.own: self.draws}.get(name, 1)
+        begin, rows = time.perf_counter(), max(1, self.chunk // copies)
+        estimate = self._own(model) if name == self.own else getattr(self, f"_{name}")(model)
+        result = over_rows(estimate, batch, rows, self.seed, name)
+        volume = 0.0 if name == self.own else model.log_volume
+        self.metrics[name].update(result.value + volume, batch.index)  # type: ignore[arg-type]
+        if name in DIAGNOSTICS:
+            self.metrics[f"{name}, {DIAGNOSTICS[name]}"].update(result.diagnostic, batch.index)  # type: ignore[arg-type]
+        self.seconds[name] += time.perf_counter() - begin
+
+    def _own(self, model: Any) -> Callable[[Batch], _Values]:
+        """The model's own bound, or its critic's estimate, from several draws a row."""
+
+        def estimate(rows: Batch) -> _Values:
+            samples, model.samples = model.samples, self.draws
+            try:
+                scores = model.scores(rows)
+            finally:
+                model.samples = samples
+            value = scores[self.own].expand(self.draws, -1).mean(0)
+            return _Values(value, value)
+
+        return estimate
 
     def _described(self, name: str) -> str:
-        chains = (
-            f"{self.chains} chains, {self.steps} steps of {self.leapfrogs} leapfrogs, {self.path}, from {self.start}"
-        )
+        moves = f"{self.steps} steps of {self.leapfrogs} leapfrogs, {self.path}"
+        chains = f"{self.chains} chains, {moves}, from the {self.start}"
         return {
+            self.own: f"{self.draws} draws of q",
             "importance": f"{self.samples} samples",
             "annealing": chains,
             "bidirectional": chains,
             "quadrature": "grid",
             "parzen": f"{self.parzen_samples} samples",
-        }[name]
+        }.get(name, "")
 
     def _target(self, model: Any, rows: Batch) -> Callable[[Tensor], Tensor]:
         return log_joint(lambda z: model.decoder(z, rows.y), model.prior, rows.x)
@@ -330,61 +357,89 @@ class Likelihood(pl.Callback):
         return estimate
 
     def _parzen(self, model: Any) -> Callable[[Batch], _Values]:
-        samples, validation = self.kernels
+        samples, width = self.kernels
 
         def estimate(rows: Batch) -> _Values:
-            value = parzen_window(samples, validation, rows.x).log_likelihood
+            value = log_density(samples, rows.x, width)[0]
             return _Values(value, value)
 
         return estimate
 
     def _kernels(self, trainer: pl.Trainer, model: Any) -> tuple[Tensor, Tensor]:
-        """Means of p(x|z) for draws of the prior, and the validation data that choose the width."""
+        """Means of p(x|z) for draws of the prior, and the width that suits the first validation rows."""
         with torch.no_grad(), noise.use(_seeded(noise.mixed_seed(self.seed, "parzen"))):
             parts = [model.sample(min(500, self.parzen_samples - i)) for i in range(0, self.parzen_samples, 500)]
-        validation = next(iter(trainer.datamodule.val_dataloader()))[0]  # type: ignore[attr-defined]
-        return torch.cat(parts), trainer.strategy.broadcast(validation)
+            batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
+            validation = torch.cat([Batch(*batch).x for batch in batches])[:DECOMPOSED]
+        samples = torch.cat(parts)
+        return samples, torch.tensor([parzen_window(samples, validation, validation[:1]).width])
 
     # What the bound is made of.
 
-    def _decompose(self, model: Any, batch: Batch) -> list[Line]:
-        """I(x; z) and KL(q(z), p(z)) over these rows, all equally likely, and how far off the critic is."""
+    def _parts(self, model: Any) -> list[Line]:
+        """I(x; z) and KL(q(z), p(z)) over the rows seen, all equally likely, and how far off the critic is."""
+        joined = (None if column[0] is None else torch.cat(column) for column in zip(*self.seen, strict=True))
+        batch = _distinct(Batch(*joined).first(DECOMPOSED), bool(model.classes))  # type: ignore[arg-type]
         begin, n = time.perf_counter(), len(batch.x)
-        p, q = model.prior(), model.encoder(batch.x, batch.y)
-        if model.latent_dim <= 2 and n <= GRID_ROWS:
-            grid = Quadrature.grid(model.latent_dim, device=model.device)
-            if hasattr(q, "log_prob") and not isinstance(q, (Implicit, Hierarchical)):
-                log_q, how = on_grid(q.log_prob, grid, n), "on a grid"
-            else:
-                draws = torch.cat([q.rsample((1000,)) for _ in range(40)])
-                log_q, how = histogram(draws, grid), "on a grid, q as a histogram of 40,000 draws"
-            found = decompose(log_q, lambda z: model.decoder(z.expand(-1, n, -1), batch.y), model.prior, batch.x, grid)
-            figures = {"I(x; z)": found.information, "KL(q(z), p(z))": found.kl_of_aggregate}
-            if hasattr(model, "judge"):
-                ratio = on_grid(lambda z: model.judge(batch, p, q, z).kl, grid, n)
-                figures["critic's error, its KL - the true one"] = critic_error(ratio, log_q, model.prior, grid).mean()
-        else:
-            known = hasattr(q, "log_prob") and not isinstance(q, (Implicit, Hierarchical))
-            r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
-            how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"
-            z, log_q = r.rsample_and_log_prob((1,))
-            every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z[0].unsqueeze(1)])
-            own = log_q[0]
-            aggregate = every.logsumexp(1) - math.log(n)
-            figures = {"I(x; z)": (own - aggregate).mean(), "KL(q(z), p(z))": (aggregate - p.log_prob(z[0])).mean()}
+        assert batch.index is not None
+        with (
+            torch.inference_mode(False),
+            torch.no_grad(),
+            noise.use(noise.OfRows(self.seed, "parts", index=batch.index)),
+        ):
+            on = self._on_a_grid if model.latent_dim <= 2 and n <= GRID_ROWS else self._by_draws
+            how, figures = on(model, batch._replace(x=batch.x.clone()))
         seconds = time.perf_counter() - begin
         return [
-            Line(name, float(value), math.nan, n, "diagnostic, over these rows", how, seconds)
+            Line(name, float(value), math.nan, n, "none: what the KL term is spent on", how, seconds)
             for name, value in figures.items()
         ]
 
+    def _on_a_grid(self, model: Any, batch: Batch) -> tuple[str, dict[str, Tensor | float]]:
+        n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+        # Coarse enough for a histogram: its entropy lacks (cells that q covers) / (2 draws) nats.
+        grid = Quadrature.grid(model.latent_dim, cells=100, device=model.device)
+        if _has_density(q):
+            log_q, how = on_grid(q.log_prob, grid, n), "on a grid"
+        else:
+            log_q = histogram(torch.cat([q.rsample((1000,)) for _ in range(100)]), grid)
+            how = "on a grid, q as a histogram of 100,000 draws"
+        found = decompose(log_q, lambda z: model.decoder(z.expand(-1, n, -1), batch.y), model.prior, batch.x, grid)
+        figures: dict[str, Tensor | float] = {
+            "I(x; z)": found.information,
+            "KL(q(z), p(z))": found.kl_of_aggregate,
+            "mass of q on the grid": found.mass.mean(),
+        }
+        if hasattr(model, "judge"):
+            ratio = on_grid(lambda z: model.judge(batch, p, q, z).kl, grid, n)
+            figures["critic's error, its KL - the true one"] = critic_error(ratio, log_q, model.prior, grid).mean()
+        return how, figures
 
-def _distinct(batch: Batch) -> Batch:
-    """Each row once, where there are few of them that repeat equally often: a data set of four points, say."""
-    rows, place, counts = batch.x.flatten(1).unique(dim=0, return_inverse=True, return_counts=True)
-    if len(rows) > GRID_ROWS or not (counts == counts[0]).all():
+    def _by_draws(self, model: Any, batch: Batch) -> tuple[str, dict[str, Tensor | float]]:
+        n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+        known = _has_density(q)
+        r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
+        z, log_q = (part[0] for part in r.rsample_and_log_prob((1,)))
+        every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
+        aggregate = every.logsumexp(1) - math.log(n)
+        how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"
+        return how, {"I(x; z)": (log_q - aggregate).mean(), "KL(q(z), p(z))": (aggregate - p.log_prob(z)).mean()}
+
+
+def _has_density(q: Distribution) -> bool:
+    """Whether log q(z|x) of a given z is known: of a black box it is not, and torch's base class only pretends."""
+    return not isinstance(q, (Implicit, Hierarchical)) and type(q).log_prob is not Distribution.log_prob
+
+
+def _distinct(batch: Batch, with_labels: bool) -> Batch:
+    """Each row once, where there are few different ones: a data set of four points, say."""
+    rows = batch.x.flatten(1)
+    if with_labels and batch.y is not None:
+        rows = torch.cat([rows, batch.y.unsqueeze(1).to(rows)], 1)
+    different, place = rows.unique(dim=0, return_inverse=True)
+    if len(different) > GRID_ROWS:
         return batch
-    return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(rows))]))
+    return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(different))]))
 
 
 def _seeded(seed: int) -> Callable[[tuple[int, ...], Tensor], Tensor]:
@@ -414,7 +469,7 @@ def _distance(lines: Sequence[Line]) -> str:
     own = next((name for name in ("elbo", "elbo_estimate") if name in found), None)
     trusted = next((name for name in ("quadrature", "annealing", "importance") if name in found), None)
     if own is None or trusted is None:
-        return ""
+        return "no estimate to set beside the model's own figure"
     what = "the gap of the ELBO" if own == "elbo" else "the critic's estimate lies this far below (negative: above)"
     return f"{trusted} - {own} = {found[trusted] - found[own]:.3f}: {what}"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
@@ -19,7 +19,7 @@ from .errors import ConfigurationError, at_least
 
 Picture = Tensor
 SMALLEST = 32
-"""Pixels along the shorter side of one tile at least, where there are at most 8 by 8 pixels to see."""
+"""Pixels along the longer side of one tile at least, where there are at most 8 by 8 pixels to see."""
 
 
 def require(model: Any, task: str, *methods: str) -> None:
@@ -44,7 +44,8 @@ def tiles(rows: Tensor, columns: int) -> Picture:
         raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
     rows = rows.detach().float().cpu()
     if rows.ndim == 2:
-        rows = rows[:, None, None]
+        low, high = min(0.0, rows.min().item()), max(1.0, rows.max().item())  # standardised tables leave [0, 1]
+        rows = ((rows - low) / (high - low))[:, None, None]
     elif rows.ndim == 3:
         rows = rows[:, None]
     magnify = max(1, SMALLEST // max(rows.shape[-2:]))
@@ -167,7 +168,10 @@ def figure(draw: Callable[[Any], None], size: tuple[float, float], panels: int |
 
 def read_mask(path: str) -> Tensor:
     """`(height, width)`, False where the picture in the file is darker than grey."""
-    return torch.from_numpy(np.array(Image.open(path).convert("L"))) > 127
+    try:
+        return torch.from_numpy(np.array(Image.open(path).convert("L"))) > 127
+    except UnidentifiedImageError as error:
+        raise ConfigurationError(f"mask: {path!r} is no picture") from error
 
 
 def write(picture: Picture, path: Path) -> None:

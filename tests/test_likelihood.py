@@ -6,12 +6,17 @@ import json
 import math
 import socket
 import sys
+from functools import partial
 
+import numpy
 import pytest
 import torch
+from games import trainer
 from test_cli import CONFIGS
+from worlds import LINEAR, LinearGaussian
 
-from lightning_avb import cli
+from datamodules import Arrays
+from lightning_avb import VAE, GaussianDecoder, GaussianEncoder, cli
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation.metrics import MeanOverRows
 from lightning_avb.likelihood import Likelihood, Line, table
@@ -132,5 +137,28 @@ def test_what_cannot_be_is_refused(arguments, message):
 def test_the_table_stands_in_columns():
     lines = [Line("a", -1.5, 0.1, 3, "below", "x", 1.0), Line("longer", -10.25, math.nan, 3, "", "", 0.0)]
     header, *rows = table(lines).splitlines()
-    assert [row.index("3") for row in rows] == [header.index("n  ")] * 2 or rows[0].split()[0] == "a"
-    assert "-10.250" in rows[1]
+    assert [row.index(" 3 ") + 1 for row in rows] == [header.index("n ")] * 2
+    assert "-10.250" in rows[1] and "nan" not in rows[1]
+
+
+@pytest.mark.parametrize("start", ["proposal", "prior"])
+def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
+    """A linear-Gaussian model of standardised columns, whose log p(x) is known."""
+    monkeypatch.chdir(tmp_path)
+    world = LinearGaussian.example()
+    numpy.save("rows.npy", (world.sample(300) * torch.tensor([10.0, 0.1, 3.0]) + 5).numpy())
+    data = Arrays("rows.npy", batch_size=50, eval_batch_size=11)
+    parts = [partial(part, network=LINEAR) for part in (GaussianEncoder, GaussianDecoder)]
+    model = VAE(world.latent_dim, *parts, data_shape=world.data_shape)
+    model.encoder.load_state_dict(world.encoder().state_dict())
+    model.decoder.load_state_dict(world.decoder().state_dict())
+    likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=60, start=start)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    x = torch.cat([batch[0] for batch in data.test_dataloader()])
+    lines = {line.estimate: line for line in likelihood.lines}
+    truth = world.log_marginal(x).mean().item() + data.log_volume
+    assert abs(data.log_volume) > 0.5
+    for name in ("elbo", "importance", "annealing"):
+        assert lines[name].n == len(x)
+        assert abs(lines[name].mean - truth) < 0.03, name
+    assert 0 < lines["I(x; z)"].mean < math.log(len(x))

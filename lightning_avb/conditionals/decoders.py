@@ -85,7 +85,7 @@ class GaussianDecoder(Decoder):
         if scale is None:
             self.log_scale = nn.Parameter(log_scale)
         else:
-            self.register_buffer("log_scale", log_scale)
+            self.register_buffer("log_scale", log_scale, persistent=False)  # the configuration says it
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         return self._around(z, y, self.log_scale.exp())

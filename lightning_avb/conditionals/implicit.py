@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .. import noise
 from ..batch import Shape
 from ..distributions import Implicit
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, at_least
 from ..networks import MLP, Network, NoiseBasis, NoisyMLP, activation_function, check_widths
 from .base import Encoder
 
@@ -81,7 +81,8 @@ class NoiseBasisEncoder(Encoder):
         moment_draws: int = 512,
     ) -> None:
         super().__init__(classes)
-        self.latent_dim, self.start, self.moment_draws = latent_dim, start, moment_draws
+        self.latent_dim, self.start = latent_dim, start
+        self.moment_draws = at_least(2, moment_draws=moment_draws)
         self.network = network(data_shape, (latent_dim * (basis + 1),), classes)
         self.basis = NoiseBasis(basis, noise_dim, latent_dim, basis_hidden)
 
@@ -135,7 +136,7 @@ class BoundedNoiseEncoder(Encoder):
         if not noise_hidden:
             raise ConfigurationError("noise_hidden: the correction needs at least one hidden layer")
         self.latent_dim, self.bound = latent_dim, bound
-        self.noise_dim = latent_dim + extra_noise
+        self.noise_dim = latent_dim + at_least(0, extra_noise=extra_noise)
         first, *rest = noise_hidden
         self.network = network(data_shape, (2 * latent_dim + first,), classes)
         self.noise = nn.Linear(self.noise_dim, first, bias=False)

@@ -50,7 +50,7 @@ class FlowPrior(nn.Module):
 
     Args:
         latent_dim: given by the model.
-        kind, transforms, hidden, bins: see `AutoregressiveFlow`.
+        kind, transforms, flow_hidden, bins: see `AutoregressiveFlow`.
     """
 
     def __init__(
@@ -58,12 +58,12 @@ class FlowPrior(nn.Module):
         latent_dim: int,
         kind: FlowKind = "spline",
         transforms: int = 4,
-        hidden: Sequence[int] = (64, 64),
+        flow_hidden: Sequence[int] = (64, 64),
         bins: int = 8,
     ) -> None:
         super().__init__()
         self.standard = StandardNormal(latent_dim)
-        self.flow = AutoregressiveFlow(latent_dim, 0, kind, transforms, hidden, bins, passes=2)
+        self.flow = AutoregressiveFlow(latent_dim, 0, kind, transforms, flow_hidden, bins, passes=2)
 
     def forward(self) -> Flow:
         return Flow(self.standard.loc, self.standard.scale, self.flow().inv)

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ..batch import Batch, Shape
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, at_least
 from .annealing import annealed_importance_sampling, schedule, tune
 from .importance import resample
 
@@ -60,7 +60,7 @@ def inpaint(model: Any, batch: Batch, mask: Tensor, draws: int = 4, chains: int 
     Returns:
         `(draws, batch, *data_shape)`.
     """
-    seen = mask.expand_as(batch.x).to(batch.x.dtype)
+    seen = mask.expand_as(batch.x).to(batch.x)
     dims = batch.x.ndim - 1
 
     def log_likelihood(z: Tensor) -> Tensor:
@@ -108,6 +108,7 @@ def posterior_draws(
         chains: of every row.
         steps: temperatures between prior and posterior.
     """
+    at_least(1, count=rows), at_least(1, draws=draws)
     p = prior()
     start = p.expand((rows,))
 

@@ -98,5 +98,5 @@ class NoiseBasis(nn.Module):
     def moments(self, draws: int) -> tuple[Tensor, Tensor]:
         """Mean and variance of every v_i, `(count, out_dim)` each, from `draws` noise vectors of their own."""
         v = self(noise.normal((draws, self.count * self.noise_dim), self.weights[0]))
-        variance, mean = torch.var_mean(v, 0)
+        variance, mean = torch.var_mean(v.to(self.weights[0].dtype), 0)
         return mean, variance
