@@ -66,7 +66,7 @@ DIAGNOSTICS = {"importance": "effective samples", "annealing": "acceptance"}
 """What stands beside an estimate."""
 
 DECOMPOSED, GRID_ROWS = 1000, 16
-"""Rows over which I(x; z) is taken at most; and different rows for which a grid is filled at most."""
+"""Rows over which I(x; z) is taken at most, cheap and all the better for being many; and different rows for which a grid is filled at most."""
 
 
 class Line(NamedTuple):
@@ -196,12 +196,12 @@ class Likelihood(pl.Callback):
         batch = Batch(*batch)
         if batch.index is None:
             raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
+        if sum(len(part.x) for part in self.seen) < DECOMPOSED:
+            self.seen.append(batch)
         if self.rows is not None:
             batch = batch.at((batch.index < self.rows).nonzero().squeeze(1))
         if not len(batch.x):
             return
-        if sum(len(part.x) for part in self.seen) < DECOMPOSED:
-            self.seen.append(batch)
         self._estimate(self.own, pl_module, batch)
         for name in self.per_row:
             self._estimate(name, pl_module, batch)

@@ -152,7 +152,7 @@ def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
     model = VAE(world.latent_dim, *parts, data_shape=world.data_shape)
     model.encoder.load_state_dict(world.encoder().state_dict())
     model.decoder.load_state_dict(world.decoder().state_dict())
-    likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=60, start=start)
+    likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=300, start=start)
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
     x = torch.cat([batch[0] for batch in data.test_dataloader()])
     lines = {line.estimate: line for line in likelihood.lines}
