@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from datamodules import MNIST
 from lightning_avb import noise, pictures
@@ -31,13 +32,16 @@ MODELS = ("vae", "iaf", "vae_si", "avb_ac", "avb_flow")
 
 
 class Point(NamedTuple):
-    """One checkpoint: minutes of training, steps, log p(x) with its standard error, and the model's own figure."""
+    """One checkpoint: minutes of training, steps, log p(x) of every row, and the model's own figure."""
 
     minutes: float
     steps: int
-    log_likelihood: float
-    error: float
+    rows: Tensor
     own: float
+
+    @property
+    def log_likelihood(self) -> float:
+        return self.rows.mean().item()
 
 
 def train(model: str, root: str, folder: Path, seed: int, checkpoints: int) -> None:
@@ -85,7 +89,12 @@ def evaluate(path: Path, batch: Batch, samples: int, started: float) -> Point:
     own = scores["elbo" if "elbo" in scores else "elbo_estimate"].mean().item()
     steps = read_checkpoint(path)["global_step"]
     minutes = (path.stat().st_mtime - started) / 60
-    return Point(minutes, steps, bound.mean().item(), bound.std().item() / math.sqrt(len(bound)), own)
+    return Point(minutes, steps, bound, own)
+
+
+def mean_and_error(values: Tensor) -> str:
+    """Mean and standard error over rows."""
+    return f"{values.mean():.2f} +- {values.std() / math.sqrt(len(values)):.2f}"
 
 
 def curve(folder: Path, batch: Batch, samples: int) -> list[Point]:
@@ -115,13 +124,15 @@ def main() -> None:
         model: curve(options.folder / model / f"seed_{options.seed}", batch, options.samples)
         for model in options.models
     }
-    print("\n| model | steps | minutes | log p(x), importance weighted | its own ELBO (AVB: the critic's) | distance |")
+    print(
+        "\n| model | steps | minutes | log p(x), importance weighted | difference to the first, paired | its own ELBO |"
+    )
     print("|---|---|---|---|---|---|")
+    first = curves[options.models[0]][-1]
     for model, points in curves.items():
         last = points[-1]
-        likelihood = f"{last.log_likelihood:.2f} +- {last.error:.2f}"
-        distance = f"{last.log_likelihood - last.own:.2f}"
-        print(f"| {model} | {last.steps:,} | {last.minutes:.1f} | {likelihood} | {last.own:.2f} | {distance} |")
+        likelihood, difference = mean_and_error(last.rows), mean_and_error(last.rows - first.rows)
+        print(f"| {model} | {last.steps:,} | {last.minutes:.1f} | {likelihood} | {difference} | {last.own:.2f} |")
 
     def draw(axes: Any) -> None:
         for model, points in curves.items():
