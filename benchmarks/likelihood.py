@@ -167,7 +167,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--ckpt_path", help="a checkpoint; default: a random decoder")
     parser.add_argument("--chains", type=int, default=16, help="of every row; default: 16")
-    parser.add_argument("--rows", type=int, default=40, help="simulated rows of the gap; default: 40")
+    parser.add_argument("--rows", type=int, default=32, help="simulated rows of the gap; default: 32")
     parser.add_argument("--evaluations", type=int, nargs="+", default=[50, 100, 200, 400], help="of a chain")
     parser.add_argument("--leapfrogs", type=int, default=2, help="of a transition; default: 2")
     parser.add_argument("--batch", type=int, default=64, help="rows of the speed; default: 64")

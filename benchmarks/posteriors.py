@@ -137,7 +137,7 @@ def main() -> None:
     def draw(axes: Any) -> None:
         for model, points in curves.items():
             axes.plot([p.minutes for p in points], [p.log_likelihood for p in points], "o-", ms=3, label=model)
-        axes.set(xlabel="minutes on 2 cores", ylabel="log p(x), nats, lower bound")
+        axes.set(xlabel="minutes of training", ylabel="log p(x), nats, lower bound")
         axes.legend()
 
     path = options.folder / "posteriors.png"

@@ -66,7 +66,7 @@ DIAGNOSTICS = {"importance": "effective samples", "annealing": "acceptance"}
 """What stands beside an estimate."""
 
 DECOMPOSED, GRID_ROWS = 1000, 16
-"""Rows over which I(x; z) is taken at most, cheap and all the better for being many; and different rows for which a grid is filled at most."""
+"""Rows over which I(x; z) is taken at most, and different rows for which a grid is filled at most."""
 
 
 class Line(NamedTuple):

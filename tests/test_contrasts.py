@@ -49,7 +49,7 @@ ENCODERS = {
 PRIORS = {
     "standard": StandardNormal,
     "mixture": partial(MixturePrior, components=3),
-    "flow": partial(FlowPrior, transforms=2, hidden=(8,), bins=4),
+    "flow": partial(FlowPrior, transforms=2, flow_hidden=(8,), bins=4),
 }
 every_contrast = pytest.mark.parametrize("contrast", CONTRASTS.values(), ids=CONTRASTS)
 every_flow = pytest.mark.parametrize("contrast", FITTED.values(), ids=FITTED)

@@ -53,7 +53,7 @@ def avb(contrast, **options):
 MODELS = {
     "vae": vae,
     "vae, sgvb a": partial(vae, estimator="monte_carlo", prior=MixturePrior),
-    "iwae": partial(vae, FlowEncoder, estimator="importance_weighted", prior=partial(FlowPrior, hidden=(8,))),
+    "iwae": partial(vae, FlowEncoder, estimator="importance_weighted", prior=partial(FlowPrior, flow_hidden=(8,))),
     "avb": partial(avb, PriorContrast),
     "avb, adaptive contrast": partial(avb, GaussianContrast),
     "avb, flow": partial(avb, partial(FlowContrast, network=SMALL, features=4, flow_hidden=(8,)), prior=MixturePrior),

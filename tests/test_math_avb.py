@@ -342,7 +342,7 @@ ENCODERS = {
 }
 PRIORS = {
     "mixture": partial(MixturePrior, components=3),
-    "flow": partial(FlowPrior, transforms=2, hidden=(8,), bins=4),
+    "flow": partial(FlowPrior, transforms=2, flow_hidden=(8,), bins=4),
 }
 every_encoder = pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
 

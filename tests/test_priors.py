@@ -21,8 +21,8 @@ PRIORS = {
     "standard": StandardNormal,
     "mixture": partial(MixturePrior, components=3),
     "one normal": partial(MixturePrior, components=1),
-    "splines": partial(FlowPrior, transforms=2, hidden=(8,), bins=4),
-    "affine": partial(FlowPrior, kind="affine", hidden=(8,)),
+    "splines": partial(FlowPrior, transforms=2, flow_hidden=(8,), bins=4),
+    "affine": partial(FlowPrior, kind="affine", flow_hidden=(8,)),
 }
 
 
@@ -91,7 +91,7 @@ def test_components_of_a_mixture_differ_at_the_start():
         ("components", partial(MixturePrior, components=0)),
         ("kind", partial(FlowPrior, kind="cubic")),
         ("transforms", partial(FlowPrior, transforms=0)),
-        ("hidden", partial(FlowPrior, hidden=(0,))),
+        ("flow_hidden", partial(FlowPrior, flow_hidden=(0,))),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(name, part):
