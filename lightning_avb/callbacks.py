@@ -77,14 +77,9 @@ class Pictures(pl.Callback):
     @torch.no_grad()
     def _draw(self, trainer: pl.Trainer, model: Any) -> None:
         step = max(0, trainer.global_step - 1)
-        generator = torch.Generator().manual_seed(noise.mixed_seed(noise.run_seed(), "pictures"))
-
-        def fixed(shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-            return torch.randn(shape, generator=generator).to(like)
-
         if not pictures.drawable(model.data_shape):
             return
-        with noise.use(fixed):
+        with noise.use(noise.seeded(noise.run_seed(), "pictures")):
             if hasattr(model, "sample"):
                 show(trainer, "samples", pictures.samples(model), step)
             if self.batch is None or not (hasattr(model, "encode") and hasattr(model, "decode")):

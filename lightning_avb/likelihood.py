@@ -367,7 +367,7 @@ class Likelihood(pl.Callback):
 
     def _kernels(self, trainer: pl.Trainer, model: Any) -> tuple[Tensor, Tensor]:
         """Means of p(x|z) for draws of the prior, and the width that suits the first validation rows."""
-        with torch.no_grad(), noise.use(_seeded(noise.mixed_seed(self.seed, "parzen"))):
+        with torch.no_grad(), noise.use(noise.seeded(self.seed, "parzen")):
             parts = [model.sample(min(500, self.parzen_samples - i)) for i in range(0, self.parzen_samples, 500)]
             batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
             validation = torch.cat([Batch(*batch).x for batch in batches])[:DECOMPOSED]
@@ -440,15 +440,6 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
     if len(different) > GRID_ROWS:
         return batch
     return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(different))]))
-
-
-def _seeded(seed: int) -> Callable[[tuple[int, ...], Tensor], Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-
-    def source(shape: tuple[int, ...], like: Tensor) -> Tensor:
-        return torch.randn(shape, generator=generator).to(like)
-
-    return source
 
 
 def table(lines: Sequence[Line]) -> str:

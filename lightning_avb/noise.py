@@ -109,6 +109,16 @@ def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Te
     return (((bits >> 12) & (_MASK >> 12)).double() + 0.5) * 2.0**-52
 
 
+def seeded(*key: int | str) -> Source:
+    """A source, for `use`, whose draws are a function of the key and of what was drawn before, on any device."""
+    generator = torch.Generator().manual_seed(mixed_seed(*key))
+
+    def source(shape: tuple[int, ...], like: Tensor) -> Tensor:
+        return torch.randn(shape, generator=generator).to(like)
+
+    return source
+
+
 class OfRows:
     """Noise that is a function of (key, row, how many draws came before): pass it to `use`."""
 

@@ -108,7 +108,8 @@ def posterior_draws(
         chains: of every row.
         steps: temperatures between prior and posterior.
     """
-    at_least(1, count=rows), at_least(1, draws=draws)
+    at_least(1, count=rows)
+    at_least(1, draws=draws)
     p = prior()
     start = p.expand((rows,))
 

@@ -47,7 +47,8 @@ class AutoregressiveFlow(nn.Module):
         super().__init__()
         if kind not in ("affine", "spline"):
             raise ConfigurationError(f"kind: {kind!r} is neither 'affine' nor 'spline'")
-        at_least(1, transforms=transforms), at_least(2, bins=bins)
+        at_least(1, transforms=transforms)
+        at_least(2, bins=bins)
         check_widths(flow_hidden=hidden)
         spline = {"univariate": MonotonicRQSTransform, "shapes": ([bins], [bins], [bins - 1])}
         options: dict[str, Any] = {"hidden_features": tuple(hidden), **(spline if kind == "spline" else {})}
