@@ -6,11 +6,15 @@ Shapes are `(samples, batch)` throughout.
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn.functional import softplus
+
+from .errors import ConfigurationError
+
+AdversarialForm = Literal["non_saturating", "minimax", "kl"]
 
 
 def density_ratio_loss(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
@@ -20,6 +24,25 @@ def density_ratio_loss(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
     (Mescheder et al. 2017, equation 3.3 and proposition 1).
     """
     return softplus(-on_posterior) + softplus(on_reference)
+
+
+def adversarial_loss(t: Tensor, form: AdversarialForm) -> Tensor:
+    """What the player that a critic T judges loses: it falls where T, the logit of "this one is generated", falls.
+
+    * `non_saturating`: -log sigmoid(-T), steep where the critic is sure (Goodfellow et al. 2014, section 3);
+    * `minimax`: log sigmoid(T), minus the critic's own loss at these draws (their equation 1), flat there;
+    * `kl`: T itself, whose mean is KL(generated, real) for the optimal critic T* = log generated - log real.
+
+    Raises:
+        ConfigurationError: no such form.
+    """
+    if form == "non_saturating":
+        return softplus(t)
+    if form == "minimax":
+        return -softplus(-t)
+    if form == "kl":
+        return t
+    raise ConfigurationError(f"loss: {form!r} is none of {', '.join(map(repr, get_args(AdversarialForm)))}")
 
 
 def log_mean_exp(log_weights: Tensor) -> Tensor:
@@ -44,6 +67,8 @@ class SharedPass:
         t = critic(x, crossing.enter(z))
         for_model, for_critic = crossing.leave(t)
 
+    Whatever row i of T depends on may enter, one tensor after the other: in a BiGAN both x and z.
+
     A b_i that is zero, or smaller than 1e-20 |a_i|, is replaced by that floor: far below the rounding error of the
     critic's gradient. float16 has no room for such cotangents; keep the critic out of float16 autocast
     (`full_precision_in_half`).
@@ -53,7 +78,7 @@ class SharedPass:
         self.ratio: Tensor | None = None
 
     def enter(self, z: Tensor) -> Tensor:
-        """z on its way into the critic."""
+        """z on its way into the critic, `(samples, batch, ...)`."""
         return _Enter.apply(z, self) if z.requires_grad and torch.is_grad_enabled() else z
 
     def leave(self, t: Tensor) -> tuple[Tensor, Tensor]:
@@ -69,8 +94,8 @@ class _Enter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        ratio, ctx.crossing.ratio = ctx.crossing.ratio, None
-        return gradient * ratio.unsqueeze(-1), None
+        ratio = ctx.crossing.ratio
+        return gradient * ratio.view(*ratio.shape, *[1] * (gradient.ndim - ratio.ndim)), None
 
 
 class _Leave(torch.autograd.Function):
