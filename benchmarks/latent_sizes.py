@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import math
 import statistics
 import subprocess
 import sys
@@ -61,9 +62,11 @@ def best_rate(data: str, latent_dim: int, root: str, steps: int, folder: Path) -
     """The learning rate with the best bound of the training data over the second half of a short trial."""
 
     def reached(rate: float) -> float:
-        values = bounds(train(data, latent_dim, rate, root, steps, folder, f"latent_{latent_dim}_lr_{rate}"), "train")[
-            1
-        ]
+        version = f"latent_{latent_dim}_lr_{rate}"
+        try:
+            _, values = bounds(train(data, latent_dim, rate, root, steps, folder, version), "train")
+        except subprocess.CalledProcessError:  # it diverged, and said so
+            return -math.inf
         return statistics.mean(values[len(values) // 2 :])
 
     return max(RATES, key=reached)
