@@ -89,7 +89,7 @@ class Pictures(pl.Callback):
             batch = Batch(x.to(model.device), y.to(model.device) if y is not None else None)
             show(trainer, "reconstructions", pictures.reconstructions(model, batch, self.count), step)
             show(trainer, "interpolations", pictures.interpolations(model, batch), step)
-            if model.latent_dim == 2:
+            if model.code_dim == 2:
                 show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
 
 

@@ -89,9 +89,9 @@ def traversal(
     """A latent dimension a row, from -limit to limit, the others 0; `label`: for a class-conditional model."""
     require(model, "traverse", "decode")
     at_least(2, steps=steps)
-    latent = model.latent_dim
+    latent = model.code_dim
     if dimensions is not None and not 1 <= dimensions <= latent:
-        raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the model's latent_dim of {latent}")
+        raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the {latent} of the model's code")
     classes = getattr(model, "classes", 0)
     if (label is None) != (not classes) or (label is not None and not 0 <= label < classes):
         expected = f"a class-conditional model needs one of 0..{classes - 1}" if classes else "the model knows none"

@@ -16,6 +16,22 @@ from ..game import Game
 from ..recipes import recipe
 
 
+def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
+    """`(count,)` labels, those asked for in turn, all `classes` if none are; None where the model knows none.
+
+    Raises:
+        ConfigurationError: labels that the model does not know.
+    """
+    if labels is not None and not classes:
+        raise ConfigurationError("labels: the model is not class-conditional")
+    if labels is not None and (not labels or min(labels) < 0 or max(labels) >= classes):
+        raise ConfigurationError(f"labels: {list(labels)} are not in 0..{classes - 1}")
+    if not classes:
+        return None
+    turns = torch.tensor(list(range(classes)) if labels is None else list(labels), device=device)
+    return turns[torch.arange(count, device=device) % len(turns)]
+
+
 class LatentVariableModel(Game):
     """A model with `encoder`, `decoder` and `prior`, modules that return distributions.
 
@@ -80,6 +96,11 @@ class LatentVariableModel(Game):
         self.rows = data.rows("train") if self.weight_prior is not None and hasattr(data, "rows") else 0
 
     @property
+    def code_dim(self) -> int:
+        """Length of what `encode` gives and `decode` takes."""
+        return self.latent_dim
+
+    @property
     def kl_weight(self) -> float:
         """Weight of the KL term in the training loss: 1 once the warm-up is over."""
         return min(1.0, (self.global_step + 1) / self.kl_warmup) if self.kl_warmup else 1.0
@@ -140,14 +161,7 @@ class LatentVariableModel(Game):
         Raises:
             ConfigurationError: labels that the model does not know.
         """
-        if labels is not None and not self.classes:
-            raise ConfigurationError("labels: the model is not class-conditional")
-        if labels is not None and (not labels or min(labels) < 0 or max(labels) >= self.classes):
-            raise ConfigurationError(f"labels: {list(labels)} are not in 0..{self.classes - 1}")
-        y = None
-        if self.classes:
-            turns = torch.tensor(list(range(self.classes)) if labels is None else list(labels), device=self.device)
-            y = turns[torch.arange(count, device=self.device) % len(turns)]
+        y = in_turn(count, labels, self.classes, self.device)
         p = self.decoder(self.prior().sample((count,)), y)
         return p.mean if mean else p.sample()
 
