@@ -47,7 +47,7 @@ class Arrays(TensorDataModule):
         delimiter: what stands between two fields of a `.csv` file.
         val_share, test_share: shares of the rows for validation and test.
         split_seed: another seed, other splits.
-        resident, batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        resident, batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: what cannot be used, with file, row and column (in arrays counted from 0): text, an empty
@@ -68,8 +68,10 @@ class Arrays(TensorDataModule):
         batch_size: int = 100,
         eval_batch_size: int = 500,
         binarize: Binarize = "none",
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, resident)
+        super().__init__(batch_size, eval_batch_size, binarize, resident, labels, labelled_per_batch)
         if scale not in ("auto", "none", "unit", "standardize"):
             raise ConfigurationError(f"data.scale: {scale!r} is none of 'auto', 'none', 'unit', 'standardize'")
         if len(delimiter) != 1:

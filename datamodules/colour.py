@@ -19,7 +19,7 @@ class CIFAR10(Fetched):
     Args:
         root: folder that holds `cifar-10-batches-py/`; used in place where the files are there, downloaded into where
             not.
-        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: the files are not there and cannot be downloaded.
@@ -49,7 +49,7 @@ class SVHN(Fetched):
     Args:
         root: folder that holds `train_32x32.mat` and `test_32x32.mat`; used in place where they are there, downloaded
             into where not.
-        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: the files are not there and cannot be downloaded.

@@ -13,15 +13,22 @@ class Digits(TensorDataModule):
     Splits: a fixed permutation of the rows (torch's, seed 0), cut into 1,297 training, 250 validation and 250 test.
 
     Args:
-        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
     """
 
     data_shape = (1, 8, 8)
     classes = 10
     white = 16.0
 
-    def __init__(self, batch_size: int = 100, eval_batch_size: int = 250, binarize: Binarize = "none") -> None:
-        super().__init__(batch_size, eval_batch_size, binarize)
+    def __init__(
+        self,
+        batch_size: int = 100,
+        eval_batch_size: int = 250,
+        binarize: Binarize = "none",
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, binarize, labels=labels, labelled_per_batch=labelled_per_batch)
 
     def load(self) -> dict[str, Split]:
         from sklearn.datasets import load_digits

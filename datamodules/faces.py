@@ -58,7 +58,7 @@ class Olivetti(TensorDataModule):
 
     Args:
         root: folder that holds `olivetti/olivetti_400x64x64.npz` with the arrays `x` and `subject`.
-        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: the file is not there.
@@ -69,9 +69,15 @@ class Olivetti(TensorDataModule):
     white = 255.0
 
     def __init__(
-        self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500, binarize: Binarize = "none"
+        self,
+        root: str = "data",
+        batch_size: int = 100,
+        eval_batch_size: int = 500,
+        binarize: Binarize = "none",
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize)
+        super().__init__(batch_size, eval_batch_size, binarize, labels=labels, labelled_per_batch=labelled_per_batch)
         self.root = root
 
     def load(self) -> dict[str, Split]:

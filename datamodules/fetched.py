@@ -20,7 +20,7 @@ class Fetched(TensorDataModule):
 
     Args:
         root: folder of the files; used in place where they are there, downloaded into where not.
-        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Attributes:
         source: torchvision's class.
@@ -37,9 +37,15 @@ class Fetched(TensorDataModule):
     folder: str = ""
 
     def __init__(
-        self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500, binarize: Binarize = "none"
+        self,
+        root: str = "data",
+        batch_size: int = 100,
+        eval_batch_size: int = 500,
+        binarize: Binarize = "none",
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize)
+        super().__init__(batch_size, eval_batch_size, binarize, labels=labels, labelled_per_batch=labelled_per_batch)
         self.root = root
 
     def prepare_data(self) -> None:

@@ -42,7 +42,7 @@ class ImageFolder(TensorDataModule):
         val_share, test_share: shares of the pictures for validation and test, where they have no folder.
         split_seed: another seed, other splits.
         cache: folder for the decoded pictures; None: `root/.lightning_avb`.
-        resident, batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        resident, batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: no pictures, some that cannot be read, different sizes without `size`, pictures both beside
@@ -64,8 +64,10 @@ class ImageFolder(TensorDataModule):
         batch_size: int = 100,
         eval_batch_size: int = 500,
         binarize: Binarize = "none",
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, resident)
+        super().__init__(batch_size, eval_batch_size, binarize, resident, labels, labelled_per_batch)
         if channels not in (None, 1, 3):
             raise ConfigurationError(f"data.channels: {channels} is neither 1 (grey) nor 3 (colour)")
         self.root, self.channels, self.cache = Path(root), channels, Path(cache or Path(root, ".lightning_avb"))

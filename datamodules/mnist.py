@@ -17,7 +17,7 @@ class MNIST(Fetched):
 
     Args:
         root: folder that holds `MNIST/raw/`; used in place where the files are there, downloaded into where not.
-        batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: the files are not there and cannot be downloaded.

@@ -8,6 +8,8 @@ workers.
 * Dynamic binarisation draws anew in every epoch, a function of (seed, epoch, batch, rank) in training and of
   (seed, stage, row) in validation and test; static binarisation is a function of the row alone.
 * Where the tensor is kept changes no bit of a batch.
+* A semi-supervised model gets two streams in a batch: first labelled rows, then rows of all the data without labels.
+  The labelled rows are a function of the seed, their order of (seed, epoch).
 """
 
 from __future__ import annotations
@@ -58,6 +60,10 @@ class Split(NamedTuple):
         """The number of rows of the split."""
         return len(self.x if self.rows is None else self.rows)
 
+    def labels(self) -> Tensor | None:
+        """`(size,)`, the labels of its rows."""
+        return self.y if self.y is None or self.rows is None else self.y[self.rows]
+
 
 class TensorDataModule(pl.LightningDataModule, abc.ABC):
     """Base class.
@@ -78,7 +84,8 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         white: the stored value that stands for 1.
 
     Raises:
-        ConfigurationError: the training split has fewer rows than one batch over all processes.
+        ConfigurationError: the training split has fewer rows than one batch over all processes, or not the labels that
+            are asked for.
     """
 
     data_shape: Shape | None = None
@@ -93,10 +100,13 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         eval_batch_size: int = 500,
         binarize: Binarize = "none",
         resident: bool | None = None,
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
     ) -> None:
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             at_least(1, **{f"data.{name}": value})
+        at_least(0, **{"data.labelled_per_batch": labelled_per_batch})
         if binarize not in ("none", "dynamic", "static"):
             raise ConfigurationError(f"data.binarize: {binarize!r} is none of 'none', 'dynamic', 'static'")
         self.save_hyperparameters(logger=False)
@@ -108,7 +118,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
                 self.hparams[name] = os.fspath(value)
         self._set_hparams({"_class_path": class_path(type(self))})
         self.batch_size, self.eval_batch_size, self.binarize = batch_size, eval_batch_size, binarize
-        self.resident = resident
+        self.resident, self.labels, self.labelled_per_batch = resident, labels, labelled_per_batch
         self._at: torch.device | None = None
         self._splits: dict[str, Split] | None = None
         self._restored: dict[str, Any] = {}
@@ -146,10 +156,63 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         if self._splits is None or self._at != self.device:
             splits, self._at = self.load(), self.device
             self._agree()
+            self._check_labels(splits)
+            splits["train"] = self._with_some_labels(splits["train"])
             self.data_shape = tuple(splits["train"].x.shape[1:])
             self._in_memory = self._fits(splits)
             self._splits = {name: self._moved(name, split) for name, split in splits.items()}
         return self._splits[stage]
+
+    def _check_labels(self, splits: dict[str, Split]) -> None:
+        for stage, split in splits.items():
+            y = split.labels()
+            if y is None or self.classes is None:
+                continue
+            wrong = ((y < -1) | (y >= self.classes)).nonzero()
+            if len(wrong):
+                row = int(wrong[0])
+                expected = f"0..{self.classes - 1}, or -1 where it is not known"
+                raise ConfigurationError(f"data: row {row} of {stage!r} has the label {y[row]}; expected {expected}")
+
+    def _with_some_labels(self, split: Split) -> Split:
+        """The training data with as many labels as there are to be."""
+        y = split.labels()
+        if y is None or self.classes is None:
+            if self.labels is not None or self.labelled_per_batch:
+                asked = "labels" if self.labels is not None else "labelled_per_batch"
+                raise ConfigurationError(f"data.{asked}: the data has no labels")
+            return split
+        if self.labels is not None:
+            kept = self._drawn_labels(y, self.labels)
+            y = torch.full_like(y, -1).index_put((kept,), y[kept])
+        known = int((y >= 0).sum())
+        if self.labelled_per_batch and known == len(y):
+            raise ConfigurationError(
+                "data.labelled_per_batch: every row has a label, and one stream is enough; leave it at 0, or say in "
+                "data.labels how many rows keep theirs"
+            )
+        if self.labelled_per_batch > known:
+            raise ConfigurationError(
+                f"data.labelled_per_batch: {self.labelled_per_batch}; only {known} rows have a label"
+            )
+        return split._replace(y=y if split.rows is None else split.y.index_put((split.rows,), y))  # type: ignore[union-attr]
+
+    def _drawn_labels(self, y: Tensor, count: int) -> Tensor:
+        """`(count,)` rows with a label, as many of one class as of another as far as that goes."""
+        classes = self.classes or 0
+        if count < classes:
+            raise ConfigurationError(f"data.labels: {count} are fewer than the {classes} classes")
+        generator = torch.Generator().manual_seed(noise.mixed_seed(noise.run_seed(), "labels"))
+        order = torch.randperm(len(y), generator=generator)
+        kept = []
+        for place, label in enumerate(torch.randperm(classes, generator=generator).tolist()):
+            share, rows = count // classes + (place < count % classes), order[y[order] == label]
+            if len(rows) < share:
+                raise ConfigurationError(
+                    f"data.labels: {count} are {share} of class {label}, which has {len(rows)} rows with a label"
+                )
+            kept.append(rows[:share])
+        return torch.cat(kept)
 
     def rows(self, stage: str) -> int:
         """The number of rows of the split `train`, `val` or `test`."""
@@ -172,7 +235,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
 
     def _moved(self, stage: str, split: Split) -> Split:
         """The split where it is to lie."""
-        y = split.y if split.y is None or split.rows is None else split.y[split.rows]
+        y = split.labels()
         y = y.to(self.device) if y is not None else None
         if not self._in_memory:
             return split._replace(y=y)
@@ -324,7 +387,10 @@ def fast_uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
 
 
 class TrainLoader:
-    """Shuffled batches of the training split; an incomplete last batch is left out."""
+    """Shuffled batches of the training split, labelled rows in front where the data says so.
+
+    An incomplete last batch is left out.
+    """
 
     def __init__(self, data: TensorDataModule) -> None:
         self.data = data
@@ -355,14 +421,29 @@ class TrainLoader:
             self.rows, generator=torch.Generator().manual_seed(noise.mixed_seed(seed, "order", epoch))
         )
         parts = order[: self.batches * self.processes * size].view(self.batches, self.processes, size)
-        mine = parts[done:, self.rank].to(data.split("train").x.device)
+        mine = torch.cat([self._labelled(epoch), parts], -1)[done:, self.rank].to(data.split("train").x.device)
         generator = torch.Generator(data.device)
         for number, (index, x) in enumerate(data.read("train", mine.unbind()), done):
             uniform = None
             if data.binarize == "dynamic":
                 generator.manual_seed(noise.mixed_seed(seed, "binarize", epoch, number, self.rank))
                 uniform = fast_uniform(x.shape, generator)
-            yield data.batch("train", index, x, uniform)
+            batch = data.batch("train", index, x, uniform)
+            if data.labelled_per_batch and batch.y is not None:
+                batch.y[data.labelled_per_batch :] = -1
+            yield batch
+
+    def _labelled(self, epoch: int) -> Tensor:
+        """`(batches, processes, labelled_per_batch)` rows: one permutation of the labelled rows after the other."""
+        shape = self.batches, self.processes, self.data.labelled_per_batch
+        count, y = math.prod(shape), self.data.split("train").y
+        if y is None or not count:
+            return torch.empty(shape, dtype=torch.int64)
+        rows, start = (y >= 0).nonzero()[:, 0].cpu(), epoch * count
+        rounds = range(start // len(rows), (start + count - 1) // len(rows) + 1)
+        seeds = (noise.mixed_seed(noise.run_seed(), "labelled", number) for number in rounds)
+        orders = [torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return rows[torch.cat(orders)[start % len(rows) :][:count]].view(shape)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position follows from the trainer's counters. Having this method tells Lightning so."""

@@ -5,6 +5,7 @@ from .conditionals import (
     AuxiliaryEncoder,
     BernoulliDecoder,
     BoundedNoiseEncoder,
+    DeterministicEncoder,
     DiscretizedLogisticDecoder,
     FlowEncoder,
     FlowPrior,
@@ -14,27 +15,35 @@ from .conditionals import (
     MixturePrior,
     NoiseBasisEncoder,
     NoiseInjectionEncoder,
+    NormalPrior,
+    PetalPrior,
     SemiImplicitEncoder,
     StandardNormal,
+    SwissRollPrior,
 )
 from .contrasts import FlowContrast, GaussianContrast, PriorContrast
 from .game import Cosine, Game, Phase, Play, Player
-from .models import AVB, VAE
-from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, ResidualCritic, ResidualMLP
+from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE
+from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, InputNoise, ResidualCritic, ResidualMLP
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AAE",
     "AVB",
+    "GAN",
     "MLP",
     "VAE",
     "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",
+    "BiGAN",
     "BoundedNoiseEncoder",
+    "CategoricalAAE",
     "ConvNet",
     "Cosine",
     "DeconvNet",
+    "DeterministicEncoder",
     "DiscretizedLogisticDecoder",
     "FlowContrast",
     "FlowEncoder",
@@ -45,9 +54,12 @@ __all__ = [
     "GaussianDecoder",
     "GaussianEncoder",
     "InnerProductCritic",
+    "InputNoise",
     "MixturePrior",
     "NoiseBasisEncoder",
     "NoiseInjectionEncoder",
+    "NormalPrior",
+    "PetalPrior",
     "Phase",
     "Play",
     "Player",
@@ -56,4 +68,5 @@ __all__ = [
     "ResidualMLP",
     "SemiImplicitEncoder",
     "StandardNormal",
+    "SwissRollPrior",
 ]

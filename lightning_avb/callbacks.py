@@ -40,7 +40,9 @@ def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -
 
 
 class Pictures(pl.Callback):
-    """Draws samples, reconstructions, interpolations and the latent plane after validation, and the curves at the end.
+    """Draws what the model can do after validation, and the curves at the end.
+
+    Samples, reconstructions, interpolations, styles by label, and the latent plane where it is one.
 
     A model without the part that a picture needs is drawn without that picture.
 
@@ -82,6 +84,8 @@ class Pictures(pl.Callback):
         with noise.use(noise.seeded(noise.run_seed(), "pictures")):
             if hasattr(model, "sample"):
                 show(trainer, "samples", pictures.samples(model), step)
+            if hasattr(model, "code_of") and model.choices:
+                show(trainer, "styles", pictures.styles(model), step)
             if self.batch is None or not (hasattr(model, "encode") and hasattr(model, "decode")):
                 return
             # At the end of a fit Lightning has moved the model off the device.

@@ -49,13 +49,16 @@ class DiagonalNormal(Distribution):
     def _noise(self, sample_shape: tuple[int, ...]) -> Tensor:
         return noise.normal((*sample_shape, *self.loc.shape), self.loc)
 
+    def _at(self, eps: Tensor) -> Tensor:
+        return torch.addcmul(self.loc, self.scale, eps)
+
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
-        return torch.addcmul(self.loc, self.scale, self._noise(sample_shape))
+        return self._at(self._noise(sample_shape))
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """Draws with their log-density, without standardising them again."""
         eps = self._noise(sample_shape)
-        return torch.addcmul(self.loc, self.scale, eps), self._log_density(eps)
+        return self._at(eps), self._log_density(eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self._log_density((value - self.loc) / self.scale)
@@ -106,13 +109,16 @@ class TriangularNormal(Distribution):
     def covariance_matrix(self) -> Tensor:
         return self.scale_tril @ self.scale_tril.mT
 
+    def _at(self, eps: Tensor) -> Tensor:
+        return self.loc + (self.scale_tril @ eps.unsqueeze(-1)).squeeze(-1)
+
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         return self.rsample_and_log_prob(sample_shape)[0]
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """Draws with their log-density, without solving for their noise again."""
         eps = noise.normal((*sample_shape, *self.loc.shape), self.loc)
-        return self.loc + (self.scale_tril @ eps.unsqueeze(-1)).squeeze(-1), self._log_density(eps)
+        return self._at(eps), self._log_density(eps)
 
     def log_prob(self, value: Tensor) -> Tensor:
         shift = (value - self.loc).unsqueeze(-1)
@@ -134,35 +140,91 @@ def _kl_triangular(q: TriangularNormal, p: DiagonalNormal) -> Tensor:
 
 
 class NormalMixture(Distribution):
-    """A mixture of normal distributions with independent dimensions, the same for every row.
+    """A mixture of normal distributions, the same for every row but for the weights.
 
     Args:
-        logits: `(components,)`, unnormalised log-weights.
-        loc, scale: `(components, dim)`.
-        batch_shape: rows, all alike.
+        logits: `(components,)` or `(batch, components)`, unnormalised log-weights; -inf: not this component.
+        loc: `(components, dim)`, the means.
+        scale: `(components, dim)`, standard deviations of independent dimensions, or `(components, dim, dim)`, the
+            lower triangle of `TriangularNormal`.
     """
 
     arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
     support = constraints.real_vector
 
-    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor, batch_shape: Sequence[int] = ()) -> None:
-        self.logits, self.loc, self.scale = logits.log_softmax(0), loc, scale
-        super().__init__(torch.Size(batch_shape), loc.shape[-1:], validate_args=False)
+    def __init__(self, logits: Tensor, loc: Tensor, scale: Tensor) -> None:
+        self.logits, self.loc, self.scale = logits.log_softmax(-1), loc, scale
+        self._normal = DiagonalNormal if scale.ndim == loc.ndim else TriangularNormal
+        super().__init__(logits.shape[:-1], loc.shape[-1:], validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        parts = DiagonalNormal(self.loc, self.scale).log_prob(value.unsqueeze(-2))
+        parts = self._normal(self.loc, self.scale).log_prob(value.unsqueeze(-2))
         return (parts + self.logits).logsumexp(-1)
 
     @torch.no_grad()
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
-        shape = (*sample_shape, *self.batch_shape)
-        eps = noise.normal((*shape, self.loc.shape[-1] + 1), self.loc)
-        cuts = self.logits.exp().cumsum(0)[:-1]
-        component = torch.bucketize(torch.special.ndtr(eps[..., 0]).contiguous(), cuts)
-        return torch.addcmul(self.loc[component], self.scale[component], eps[..., 1:])
+        eps = noise.normal((*sample_shape, *self.batch_shape, self.loc.shape[-1] + 1), self.loc)
+        uniform, cuts = torch.special.ndtr(eps[..., :1]), self.logits.exp().cumsum(-1)[..., :-1]
+        component = (uniform > cuts).sum(-1)
+        return self._normal(self.loc[component], self.scale[component])._at(eps[..., 1:])
+
+    def given(self, component: Tensor) -> NormalMixture:
+        """Row i from one component alone, or from all of them where `component[i]` is -1; `(batch,)` int64."""
+        asked = component.unsqueeze(-1)
+        own = (asked == torch.arange(len(self.loc), device=asked.device)) | (asked < 0)
+        return NormalMixture(self.logits.where(own, -math.inf), self.loc, self.scale)
 
     def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> NormalMixture:
-        return NormalMixture(self.logits, self.loc, self.scale, batch_shape)
+        return NormalMixture(self.logits.expand(*batch_shape, len(self.loc)), self.loc, self.scale)
+
+
+class SwissRoll(Distribution):
+    """The spiral `radius (t / end) (cos t, sin t)`, 0 < t < end = 2 pi turns, with normal noise across it.
+
+    Equal lengths of the spiral are equally likely. It has draws and no density.
+
+    Args:
+        begin, stop: `(batch,)` or `()`, where a row's stretch of the spiral begins and stops, as shares of its length.
+        turns: how often it goes round.
+        radius: distance of its end from the origin.
+        width: standard deviation of the noise, at right angles to the spiral.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
+    support = constraints.real_vector
+
+    def __init__(self, begin: Tensor, stop: Tensor, turns: float, radius: float, width: float) -> None:
+        self.begin, self.stop, self.turns, self.radius, self.width = begin, stop, turns, radius, width
+        super().__init__(begin.shape, torch.Size([2]), validate_args=False)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        eps = noise.normal((*sample_shape, *self.batch_shape, 2), self.begin)
+        end = 2 * math.pi * self.turns
+        length = _spiral_length(eps.new_tensor(end))
+        t = _spiral_angle(length * torch.lerp(self.begin, self.stop, torch.special.ndtr(eps[..., 0])))
+        # In polar coordinates the spiral's direction is (1, t), and what is at right angles to it (-t, 1).
+        across = self.width * eps[..., 1] / (1 + t.square()).sqrt()
+        outwards = self.radius / end * t - t * across
+        cos, sin = t.cos(), t.sin()
+        return torch.stack([outwards * cos - across * sin, outwards * sin + across * cos], -1)
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> SwissRoll:
+        begin, stop = self.begin.expand(tuple(batch_shape)), self.stop.expand(tuple(batch_shape))
+        return SwissRoll(begin, stop, self.turns, self.radius, self.width)
+
+
+def _spiral_length(t: Tensor) -> Tensor:
+    """Of `t (cos t, sin t)` from the origin."""
+    return 0.5 * (t * (1 + t.square()).sqrt() + t.asinh())
+
+
+def _spiral_angle(length: Tensor) -> Tensor:
+    """The inverse of `_spiral_length`, by Newton's method from above: the function is convex."""
+    t = (2 * length).sqrt()
+    for _ in range(5):
+        t = t - (_spiral_length(t) - length) / (1 + t.square()).sqrt()
+    return t
 
 
 class _Pushed(Distribution):

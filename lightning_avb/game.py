@@ -173,6 +173,13 @@ class Game(pl.LightningModule, abc.ABC):
         self.build(self.data_shape)
         self.players = {name: player for name, player in self.players.items() if self._parameters_of(name)}
 
+    def _one_step_each(self, but: str | None = None) -> None:
+        """Raises ConfigurationError if a player other than `but` is to take more or less than one step a batch."""
+        for name, player in self.players.items():
+            if player.steps != 1 and name != but:
+                more = f"; only {but} may take more" if but else ""
+                raise ConfigurationError(f"players.{name}.steps: {player.steps}; one a batch{more}")
+
     def configure_model(self) -> None:
         data = getattr(self._trainer, "datamodule", None)
         told = {name: getattr(data, name, None) for name in self.facts}

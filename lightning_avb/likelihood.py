@@ -11,14 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor
 from torch.distributions import Distribution
+from torchmetrics.utilities.distributed import gather_all_tensors
 from tqdm.auto import tqdm
 
 from . import noise
 from .batch import Batch
 from .callbacks import run_folder
-from .distributions import Hierarchical, Implicit
 from .errors import ConfigurationError, at_least
 from .evaluation import (
     Annealing,
@@ -26,14 +27,12 @@ from .evaluation import (
     Quadrature,
     annealed_importance_sampling,
     bidirectional,
-    critic_error,
-    decompose,
+    diagnose,
     fitted_proposal,
-    histogram,
+    has_density,
     importance_weighting,
     log_joint,
     log_likelihood,
-    on_grid,
     over_rows,
     parzen_window,
     refined_proposal,
@@ -65,8 +64,8 @@ SIDES = {
 DIAGNOSTICS = {"importance": "effective samples", "annealing": "acceptance"}
 """What stands beside an estimate."""
 
-DECOMPOSED, GRID_ROWS = 1000, 16
-"""Rows over which I(x; z) is taken at most, and different rows for which a grid is filled at most."""
+DECOMPOSED = 1000
+"""Rows over which I(x; z) is taken at most."""
 
 
 class Line(NamedTuple):
@@ -155,15 +154,17 @@ class Likelihood(pl.Callback):
     # The test loop.
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self.skipped = not (hasattr(pl_module, "encoder") and hasattr(pl_module, "decoder"))
+        lacking = _lacking(pl_module)
+        self.skipped = lacking is not None
         if self.skipped:
+            rank_zero_info(f"log p(x) is not estimated: {lacking}")
             return
         self._refuse(trainer, pl_module)
-        self.own = "elbo_estimate" if hasattr(pl_module, "judge") else "elbo"
+        self.own: str | None = None
         self.per_row = [name for name in self.estimators if name != "bidirectional"]
         diagnostics = [f"{name}, {DIAGNOSTICS[name]}" for name in self.per_row if name in DIAGNOSTICS]
         # The same on every process, whichever rows it gets: they are reduced together.
-        self.metrics = {name: MeanOverRows().to(pl_module.device) for name in [self.own, *self.per_row, *diagnostics]}
+        self.metrics = {name: MeanOverRows().to(pl_module.device) for name in [*self.per_row, *diagnostics]}
         self.seconds = dict.fromkeys(self.metrics, 0.0)
         self.lines: list[Line] = []
         self.annealing: Annealing | None = None
@@ -196,16 +197,28 @@ class Likelihood(pl.Callback):
         batch = Batch(*batch)
         if batch.index is None:
             raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
+        if not self.seen:
+            self._find_own(pl_module, batch)
         if sum(len(part.x) for part in self.seen) < DECOMPOSED:
             self.seen.append(batch)
         if self.rows is not None:
             batch = batch.at((batch.index < self.rows).nonzero().squeeze(1))
         if not len(batch.x):
             return
-        self._estimate(self.own, pl_module, batch)
+        if self.own:
+            self._estimate(self.own, pl_module, batch)
         for name in self.per_row:
             self._estimate(name, pl_module, batch)
             self.bar.update(len(batch.x))
+
+    def _find_own(self, model: Any, batch: Batch) -> None:
+        """The model's own figure beside the others: an autoencoder has none."""
+        with noise.use(noise.OfRows(self.seed, "own", index=batch.index[:1])):  # type: ignore[index]
+            scores = model.scores(batch.first(1))
+        self.own = next((name for name in ("elbo", "elbo_estimate") if name in scores), None)
+        if self.own:
+            self.metrics = {self.own: MeanOverRows().to(model.device), **self.metrics}
+            self.seconds[self.own] = 0.0
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.skipped:
@@ -215,39 +228,51 @@ class Likelihood(pl.Callback):
             mean, error, n = (value.item() for value in metric.compute().values())
             side, settings = SIDES.get(name, "a diagnostic"), self._described(name)
             self.lines.append(Line(name, mean, error, int(n), side, settings, self.seconds[name]))
-        path = _beside(trainer)
+        path, rows = _beside(trainer), self._rows(trainer)
         if not trainer.is_global_zero:
             return
         print(table(self.lines))
         print(_distance(self.lines))
         self._write(path)
-        if trainer.world_size > 1:
-            print("I(x; z) and KL(q(z), p(z)) are worked out by one process only")
-            return
-        parts = self._parts(pl_module)
+        begin = time.perf_counter()
+        parts = [Line(*figure, 0.0) for figure in diagnose(pl_module, rows, self.seed)]
+        parts[0] = parts[0]._replace(seconds=time.perf_counter() - begin)
         print(table(parts))
         self.lines += parts
         self._write(path)
         print(f"likelihoods: {path}")
 
+    def _rows(self, trainer: pl.Trainer) -> Batch:
+        """The first rows of the test data, each once, on every process."""
+        columns = [None if column[0] is None else torch.cat(column) for column in zip(*self.seen, strict=True)]
+        if trainer.world_size > 1:
+            columns = [None if column is None else torch.cat(gather_all_tensors(column)) for column in columns]
+        index, order = columns[2].sort(stable=True)  # type: ignore[union-attr]
+        first = index.diff(prepend=index[:1] - 1) > 0
+        return Batch(*columns).at(order[first]).first(DECOMPOSED)  # type: ignore[arg-type]
+
     def _write(self, path: Path) -> None:
-        lines = [{k: None if v != v else v for k, v in line._asdict().items()} for line in self.lines]
+        def plain(value: Any) -> Any:  # JSON has neither nan nor infinity
+            return None if isinstance(value, float) and not math.isfinite(value) else value
+
+        lines = [{name: plain(value) for name, value in line._asdict().items()} for line in self.lines]
         path.write_text(json.dumps(lines, indent=1))
 
     # The estimates.
 
     def _estimate(self, name: str, model: Any, batch: Batch) -> None:
-        copies = {"importance": BLOCK, "annealing": self.chains, self.own: self.draws}.get(name, 1)
+        own = name == self.own
+        copies = {"importance": BLOCK, "annealing": self.chains}.get(name, self.draws if own else 1)
         begin, rows = time.perf_counter(), max(1, self.chunk // copies)
-        estimate = self._own(model) if name == self.own else getattr(self, f"_{name}")(model)
+        estimate = self._own(model, name) if own else getattr(self, f"_{name}")(model)
         result = over_rows(estimate, batch, rows, self.seed, name)
-        volume = 0.0 if name == self.own else model.log_volume
+        volume = 0.0 if own else model.log_volume
         self.metrics[name].update(result.value + volume, batch.index)  # type: ignore[arg-type]
         if name in DIAGNOSTICS:
             self.metrics[f"{name}, {DIAGNOSTICS[name]}"].update(result.diagnostic, batch.index)  # type: ignore[arg-type]
         self.seconds[name] += time.perf_counter() - begin
 
-    def _own(self, model: Any) -> Callable[[Batch], _Values]:
+    def _own(self, model: Any, name: str) -> Callable[[Batch], _Values]:
         """The model's own bound, or its critic's estimate, from several draws a row."""
 
         def estimate(rows: Batch) -> _Values:
@@ -256,7 +281,7 @@ class Likelihood(pl.Callback):
                 scores = model.scores(rows)
             finally:
                 model.samples = samples
-            value = scores[self.own].expand(self.draws, -1).mean(0)
+            value = scores[name].expand(self.draws, -1).mean(0)
             return _Values(value, value)
 
         return estimate
@@ -265,7 +290,8 @@ class Likelihood(pl.Callback):
         moves = f"{self.steps} steps of {self.leapfrogs} leapfrogs, {self.path}"
         chains = f"{self.chains} chains, {moves}, from the {self.start}"
         return {
-            self.own: f"{self.draws} draws of q",
+            "elbo": f"{self.draws} draws of q",
+            "elbo_estimate": f"{self.draws} draws of q",
             "importance": f"{self.samples} samples",
             "annealing": chains,
             "bidirectional": chains,
@@ -349,7 +375,7 @@ class Likelihood(pl.Callback):
 
         def estimate(rows: Batch) -> _Values:
             def decoder(z: Tensor) -> Distribution:
-                return model.decoder(z.expand(-1, len(rows.x), -1), rows.y)
+                return model.decoder(z.expand(-1, len(rows.x), -1), rows.y) if model.classes else model.decoder(z)
 
             value = log_likelihood(decoder, model.prior, rows.x, grid)  # type: ignore[arg-type]
             return _Values(value, value)
@@ -374,72 +400,16 @@ class Likelihood(pl.Callback):
         samples = torch.cat(parts)
         return samples, torch.tensor([parzen_window(samples, validation, validation[:1]).width])
 
-    # What the bound is made of.
 
-    def _parts(self, model: Any) -> list[Line]:
-        """I(x; z) and KL(q(z), p(z)) over the rows seen, all equally likely, and how far off the critic is."""
-        joined = (None if column[0] is None else torch.cat(column) for column in zip(*self.seen, strict=True))
-        batch = _distinct(Batch(*joined).first(DECOMPOSED), bool(model.classes))  # type: ignore[arg-type]
-        begin, n = time.perf_counter(), len(batch.x)
-        assert batch.index is not None
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-            noise.use(noise.OfRows(self.seed, "parts", index=batch.index)),
-        ):
-            on = self._on_a_grid if model.latent_dim <= 2 and n <= GRID_ROWS else self._by_draws
-            how, figures = on(model, batch._replace(x=batch.x.clone()))
-        seconds = time.perf_counter() - begin
-        return [
-            Line(name, float(value), math.nan, n, "none: what the KL term is spent on", how, seconds)
-            for name, value in figures.items()
-        ]
-
-    def _on_a_grid(self, model: Any, batch: Batch) -> tuple[str, dict[str, Tensor | float]]:
-        n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
-        # Coarse enough for a histogram: its entropy lacks (cells that q covers) / (2 draws) nats.
-        grid = Quadrature.grid(model.latent_dim, cells=100, device=model.device)
-        if _has_density(q):
-            log_q, how = on_grid(q.log_prob, grid, n), "on a grid"
-        else:
-            log_q = histogram(torch.cat([q.rsample((1000,)) for _ in range(100)]), grid)
-            how = "on a grid, q as a histogram of 100,000 draws"
-        found = decompose(log_q, lambda z: model.decoder(z.expand(-1, n, -1), batch.y), model.prior, batch.x, grid)
-        figures: dict[str, Tensor | float] = {
-            "I(x; z)": found.information,
-            "KL(q(z), p(z))": found.kl_of_aggregate,
-            "mass of q on the grid": found.mass.mean(),
-        }
-        if hasattr(model, "judge"):
-            ratio = on_grid(lambda z: model.judge(batch, p, q, z).kl, grid, n)
-            figures["critic's error, its KL - the true one"] = critic_error(ratio, log_q, model.prior, grid).mean()
-        return how, figures
-
-    def _by_draws(self, model: Any, batch: Batch) -> tuple[str, dict[str, Tensor | float]]:
-        n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
-        known = _has_density(q)
-        r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
-        z, log_q = (part[0] for part in r.rsample_and_log_prob((1,)))
-        every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
-        aggregate = every.logsumexp(1) - math.log(n)
-        how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"
-        return how, {"I(x; z)": (log_q - aggregate).mean(), "KL(q(z), p(z))": (aggregate - p.log_prob(z)).mean()}
-
-
-def _has_density(q: Distribution) -> bool:
-    """Whether log q(z|x) of a given z is known: of a black box it is not, and torch's base class only pretends."""
-    return not isinstance(q, (Implicit, Hierarchical)) and type(q).log_prob is not Distribution.log_prob
-
-
-def _distinct(batch: Batch, with_labels: bool) -> Batch:
-    """Each row once, where there are few different ones: a data set of four points, say."""
-    rows = batch.x.flatten(1)
-    if with_labels and batch.y is not None:
-        rows = torch.cat([rows, batch.y.unsqueeze(1).to(rows)], 1)
-    different, place = rows.unique(dim=0, return_inverse=True)
-    if len(different) > GRID_ROWS:
-        return batch
-    return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(different))]))
+def _lacking(model: Any) -> str | None:
+    """Why there is no p(x) = E_p(z) p(x|z) to estimate from draws of q(z|x); None: there is."""
+    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
+        return "the model has no encoder and decoder"
+    if not has_density(model.prior()):
+        return "the prior has no density"
+    if getattr(model, "choices", model.classes) != model.classes:
+        return "a code is more than a draw of the prior"
+    return None
 
 
 def table(lines: Sequence[Line]) -> str:
@@ -459,7 +429,9 @@ def _distance(lines: Sequence[Line]) -> str:
     found = {line.estimate: line.mean for line in lines}
     own = next((name for name in ("elbo", "elbo_estimate") if name in found), None)
     trusted = next((name for name in ("quadrature", "annealing", "importance") if name in found), None)
-    if own is None or trusted is None:
+    if own is None:
+        return "the model has no bound of its own"
+    if trusted is None:
         return "no estimate to set beside the model's own figure"
     what = "the gap of the ELBO" if own == "elbo" else "the critic's estimate lies this far below (negative: above)"
     return f"{trusted} - {own} = {found[trusted] - found[own]:.3f}: {what}"

@@ -57,8 +57,17 @@ def samples(model: Any, count: int = 64, labels: Sequence[int] | None = None) ->
     """Draws of the model: means of p(x|z) for z from the prior; a column a label if the model is class-conditional."""
     require(model, "sample", "sample")
     at_least(1, count=count)
-    columns = (len(labels) if labels else getattr(model, "classes", 0)) or max(1, round(count**0.5))
-    return tiles(model.sample(count, labels), columns)
+    kinds = len(labels) if labels else model.choices
+    return tiles(model.sample(count, labels), kinds if kinds > 1 else max(1, round(count**0.5)))
+
+
+@torch.no_grad()
+def styles(model: Any, rows: int = 10) -> Picture:
+    """A style a row, a label or category a column; the first row has the style 0: the heads of clusters."""
+    require(model, "show its styles", "code_of", "decode")
+    z = torch.cat([torch.zeros(1, model.latent_dim, device=model.device), model.prior().sample((rows - 1,))])
+    z, y = z.repeat_interleave(model.choices, 0), torch.arange(model.choices, device=model.device).repeat(rows)
+    return tiles(model.decode(model.code_of(z, y), y), model.choices)
 
 
 def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
@@ -114,15 +123,19 @@ def restorations(seen: Tensor, x: Tensor, restored: Tensor) -> Picture:
     return tiles(columns.transpose(0, 1).flatten(0, 1), len(columns))
 
 
+@torch.no_grad()
 def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
-    """Draws of q(z|x) for the rows of a batch, coloured by label, in a two-dimensional latent space."""
-    require(model, "show its latent plane", "encode")
+    """Codes of the rows of a batch, coloured by label, over draws of the prior in grey, in two dimensions."""
+    require(model, "show its latent plane", "encode", "codes")
     z = torch.cat([model.encode(batch.x, batch.y) for _ in range(draws)]).float().cpu()
     label = torch.zeros(len(batch.x)) if batch.y is None else batch.y.cpu()
+    prior = model.codes(2000).float().cpu()
 
     def draw(axes: Any) -> None:
+        axes.scatter(prior[:, 0], prior[:, 1], color="lightgrey", s=3, linewidths=0)
         axes.scatter(z[:, 0], z[:, 1], c=label.repeat(draws), s=3, cmap="tab10", linewidths=0)
-        axes.set(xlim=(-4, 4), ylim=(-4, 4), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
+        reach = 1.05 * max(prior.abs().max().item(), z.abs().quantile(0.99).item())
+        axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
 
     return figure(draw, (5, 5))
 

@@ -82,7 +82,7 @@ def test_every_config_builds_its_model(path, monkeypatch):
     Instantiate()
     ((model, data),) = built
     own = {"own_pictures": (3, 48, 40), "own_table": (5,)}.get(path.parent.name)
-    model._build_for(data_shape=data.data_shape or own, classes=None)
+    model._build_for(data_shape=data.data_shape or own, classes=data.classes)
     assert model.latent_dim == parts["model"]["init_args"]["latent_dim"]
     again = type(model)(**{key: value for key, value in model.hparams.items() if key != "_class_path"})
     assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
@@ -226,7 +226,7 @@ def test_what_a_picture_needs_is_checked(finished, refusal):
     last = str(finished / "checkpoints/last.ckpt")
     assert "does not end in .png" in refusal("sample", "--ckpt_path", last, "--output", "x.jpg")
     message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
-    assert "dimensions: 9 is not between 1 and the model's latent_dim of 4" in message
+    assert "dimensions: 9 is not between 1 and the 4 of the model's code" in message
     assert "count: 0 is below 1" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--count", "0")
     assert "root: Digits reads no files" in refusal(
         "reconstruct", "--ckpt_path", last, "--output", "x.png", "--root", "x"

@@ -9,7 +9,7 @@ import pytest
 import torch
 from monte_carlo import assert_mean
 from torch.autograd.functional import jacobian
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Normal
 from worlds import LINEAR, perturbed
 
 from lightning_avb import (
@@ -17,6 +17,7 @@ from lightning_avb import (
     AuxiliaryEncoder,
     BernoulliDecoder,
     BoundedNoiseEncoder,
+    DeterministicEncoder,
     DiscretizedLogisticDecoder,
     FlowContrast,
     FlowEncoder,
@@ -49,11 +50,13 @@ ENCODERS = {
     "noise at the first layer": partial(NoiseInjectionEncoder, every_layer=False),
     "noise basis": SMALL_BASIS,
     "bounded noise": BoundedNoiseEncoder,
+    "deterministic": DeterministicEncoder,
 }
 DECODERS = {
     "bernoulli": BernoulliDecoder,
     "gaussian": GaussianDecoder,
     "fixed scale": partial(GaussianDecoder, scale=0.5),
+    "sigmoid": partial(GaussianDecoder, sigmoid=True),
     "discretized logistic": DiscretizedLogisticDecoder,
 }
 CRITICS = {
@@ -108,7 +111,8 @@ class TestEncoders:
             mean, deviation = q.moments(8)
         else:
             mean, deviation = q.mean, q.stddev
-        assert mean.shape == deviation.shape == (4, latent_dim) and (deviation > 0).all()
+        assert mean.shape == deviation.shape == (4, latent_dim)
+        assert (deviation == 0 if part is DeterministicEncoder else deviation > 0).all()
         if hasattr(q, "rsample_and_log_prob"):
             z, log_q = q.rsample_and_log_prob((5,))
             assert z.shape == (5, 4, latent_dim) and log_q.shape == (5, 4)
@@ -117,7 +121,7 @@ class TestEncoders:
 
     def test_every_sample_and_row_is_a_new_draw(self, part, shape):
         z = part(shape, LATENT)(torch.rand(1, *shape).expand(4, *shape)).rsample((5,))
-        assert len(z.unique()) == z.numel()
+        assert len(z.unique()) == (LATENT if part is DeterministicEncoder else z.numel())
 
     @with_and_without_labels
     def test_gradient_reaches_every_parameter(self, part, shape, classes):
@@ -244,6 +248,47 @@ def test_gaussian_log_prob_by_hand(shape, scale):
         for row in rows_of(decoder.network(z), x)
     ]
     torch.testing.assert_close(decoder(z).log_prob(x), torch.tensor(by_hand))
+
+
+@every_shape
+def test_gaussian_means_of_pictures(shape):
+    """Behind the sigmoid they are in (0, 1), also with more noise; otherwise all is as with the same means."""
+    decoder = perturbed(GaussianDecoder(shape, LATENT, scale=0.5, sigmoid=True))
+    z, x = torch.randn(4, LATENT), torch.rand(4, *shape)
+    mean = decoder.network(z).sigmoid()
+    torch.testing.assert_close(decoder(z).mean, mean)
+    torch.testing.assert_close(decoder(z).log_prob(x), Normal(mean, 0.5).log_prob(x).flatten(1).sum(-1))
+    noisy = decoder.noisy(z, 1.2)
+    torch.testing.assert_close(noisy.log_prob(x), Normal(mean, 1.3).log_prob(x).flatten(1).sum(-1))
+    far = decoder(10 * z).mean
+    assert (far > 0).all() and (far < 1).all() and (far > 0.9).any()
+    assert GaussianDecoder(shape, LATENT).sigmoid is False
+
+
+def test_gradient_of_gaussian_means_of_pictures():
+    """Of -(x - sigmoid(l))^2 / (2 s^2) by the bias of l: (x - m) m (1 - m) / s^2."""
+    decoder = GaussianDecoder((3,), LATENT, network=LINEAR, scale=0.5, sigmoid=True)
+    z, x = torch.randn(4, LATENT), torch.rand(4, 3)
+    (found,) = torch.autograd.grad(decoder(z).log_prob(x).sum(), decoder.network.layers[0].bias)
+    mean = decoder.network(z).sigmoid()
+    torch.testing.assert_close(found, ((x - mean) * mean * (1 - mean) / 0.25).sum(0))
+
+
+@with_and_without_labels
+def test_a_deterministic_encoder_is_a_point(classes):
+    encoder, x, y = DeterministicEncoder((3,), LATENT, classes), torch.rand(4, 3), labels(classes)
+    q, point = encoder(x, y), encoder.network(x, encoder.label(y, x))
+    assert torch.equal(q.rsample((5,)), point.expand(5, 4, LATENT)) and torch.equal(q.rsample(), point)
+    mean, deviation = q.moments(2)
+    assert torch.equal(mean, point) and not deviation.any() and not mean.requires_grad
+    with pytest.raises(NotImplementedError):
+        q.log_prob(point)
+    assert not hasattr(q, "rsample_and_log_prob")
+    weights = torch.randn(5, 4, LATENT)
+    jacobian_of = lambda z: torch.autograd.grad(z, [*encoder.parameters()])
+    found, truth = jacobian_of((weights * q.rsample((5,))).sum()), jacobian_of((weights.sum(0) * point).sum())
+    for one, other in zip(found, truth, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def rows_of(*tensors):

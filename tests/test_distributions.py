@@ -24,6 +24,7 @@ from lightning_avb.distributions import (
     Hierarchical,
     Implicit,
     NormalMixture,
+    SwissRoll,
     TriangularNormal,
 )
 from lightning_avb.evaluation import Quadrature
@@ -45,12 +46,22 @@ def triangular(*shape):
 
 
 def mixture(*shape):
-    logits, loc, scale = torch.tensor([3.0, 5.0, 4.0]), torch.randn(3, shape[-1]), torch.rand(3, shape[-1]) + 0.2
-    ours = NormalMixture(logits, loc, scale, shape[:-1])
-    return ours, MixtureSameFamily(Categorical(logits=logits), Independent(Normal(loc, scale), 1)).expand(shape[:-1])
+    return mixture_of(diagonal, *shape)
 
 
-every_density = pytest.mark.parametrize("pair", [diagonal, triangular, mixture])
+def full_mixture(*shape):
+    """With correlated components."""
+    return mixture_of(triangular, *shape)
+
+
+def mixture_of(pair, *shape):
+    """With weights of its own for every row, if there are rows."""
+    logits, (parts, theirs) = torch.randn(*shape[:-1], 3), pair(3, shape[-1])
+    ours = NormalMixture(logits, parts.loc, parts.scale if pair is diagonal else parts.scale_tril)
+    return ours, MixtureSameFamily(Categorical(logits=logits), theirs.expand((*shape[:-1], 3)))
+
+
+every_density = pytest.mark.parametrize("pair", [diagonal, triangular, mixture, full_mixture])
 every_normal = pytest.mark.parametrize("pair", [diagonal, triangular])
 
 
@@ -184,6 +195,7 @@ def test_every_dimension_of_a_flow_sees_every_other(options):
 EXPANDED = {
     "normal": lambda: diagonal(3)[0],
     "mixture": lambda: mixture(3)[0],
+    "full mixture": lambda: full_mixture(3)[0],
     "flow": lambda: Flow(torch.randn(3), torch.rand(3) + 0.5, perturbed(AutoregressiveFlow(3))()),
 }
 
@@ -231,9 +243,10 @@ def second_moments(z):
 def test_moments_of_the_draws(pair):
     ours, theirs = pair(4, 3)
     z = ours.sample((20000,))
-    if pair is mixture:
+    if pair in (mixture, full_mixture):
         weights, parts = theirs.mixture_distribution.probs, theirs.component_distribution
-        spread = second_moments(parts.mean) + parts.variance.diag_embed()
+        around = parts.variance.diag_embed() if pair is mixture else parts.covariance_matrix
+        spread = second_moments(parts.mean) + around
         second = (weights[..., None, None] * spread).sum(-3)
     elif pair is diagonal:
         second = second_moments(theirs.mean) + theirs.variance.diag_embed()
@@ -245,7 +258,7 @@ def test_moments_of_the_draws(pair):
 
 def test_draws_of_a_mixture_are_of_one_component_and_of_their_row():
     loc = torch.tensor([[0.0, 0.0], [10.0, 20.0], [-10.0, 30.0]])
-    p = NormalMixture(torch.tensor([0.2, 0.3, 0.5]).log(), loc, torch.full((3, 2), 0.01), (4,))
+    p = NormalMixture(torch.tensor([0.2, 0.3, 0.5]).log(), loc, torch.full((3, 2), 0.01))
 
     def draw(rows):
         with noise.use(noise.OfRows(index=rows)):
@@ -257,6 +270,102 @@ def test_draws_of_a_mixture_are_of_one_component_and_of_their_row():
     shares = (distance < 0.1).double().flatten(0, 1)
     assert_mean(shares, torch.tensor([0.2, 0.3, 0.5]), resolution=0.05)
     torch.testing.assert_close(draw(torch.tensor([2, 3])), z[:, 2:])
+
+
+@pytest.mark.parametrize("pair", [mixture, full_mixture])
+def test_a_mixture_given_its_component(pair):
+    p, _ = pair(2)
+    parts = p._normal(p.loc, p.scale)
+    y, z = torch.tensor([0, 1, 2, -1, 1]), torch.randn(6, 5, 2)
+    found = p.given(y)
+    assert found.batch_shape == (5,)
+    every = torch.cat([parts.log_prob(z.unsqueeze(-2)), p.log_prob(z).unsqueeze(-1)], -1)
+    torch.testing.assert_close(found.log_prob(z), every[:, range(5), y])
+    # with the same noise the draws are those of the component, or of the mixture
+    eps = torch.randn(20, 5, 3)
+    with noise.use(lambda shape, like: eps):
+        z, whole = found.sample((20,)), p.expand(torch.Size([5])).sample((20,))
+    torch.testing.assert_close(z[:, 3], whole[:, 3])
+    for row in (0, 1, 2, 4):
+        k = y[row]
+        torch.testing.assert_close(z[:, row], type(parts)(p.loc[k], p.scale[k])._at(eps[:, row, 1:]))
+
+
+def test_gradients_of_a_mixture_given_its_component():
+    """Finite where a weight is 0, and none for the weights or for another component than that of the row."""
+    logits, loc = torch.randn(3, requires_grad=True), torch.randn(3, 2, requires_grad=True)
+    z = torch.randn(4, 2)
+
+    def gradients(of):
+        return torch.autograd.grad(of(NormalMixture(logits, loc, torch.ones(3, 2))).log_prob(z).sum(), [logits, loc])
+
+    by_logits, by_loc = gradients(lambda p: p.given(torch.full((4,), 1)))
+    assert torch.equal(by_logits, torch.zeros(3))
+    assert by_loc[1].all() and not by_loc[[0, 2]].any()
+    for found, truth in zip(gradients(lambda p: p.given(torch.full((4,), -1))), gradients(lambda p: p), strict=True):
+        torch.testing.assert_close(found, truth)
+
+
+# The roll.
+
+TURNS, RADIUS, END = 1.5, 3.0, 3 * torch.pi
+
+
+def roll(begin=0.0, stop=1.0, width=1e-9):
+    begin, stop = torch.as_tensor(begin), torch.as_tensor(stop)
+    return SwissRoll(begin, stop, TURNS, RADIUS, width)
+
+
+def shares(z):
+    """How far along the spiral a point on it lies, as a share of its length: a sum over small chords."""
+    t = torch.linspace(0, END, 100001)
+    on_it = RADIUS * t / END * torch.stack([t.cos(), t.sin()])
+    length = torch.cat([torch.zeros(1), on_it.diff().norm(dim=0).cumsum(0)])
+    return (length / length[-1])[torch.searchsorted(on_it.norm(dim=0), z.norm(dim=-1)).clamp_max(len(t) - 1)]
+
+
+def test_draws_of_a_roll_lie_on_a_spiral():
+    z = roll().sample((1000,))
+    t = z.norm(dim=-1) / RADIUS * END
+    torch.testing.assert_close(z, z.norm(dim=-1, keepdim=True) * torch.stack([t.cos(), t.sin()], -1), atol=1e-6, rtol=0)
+    assert z.norm(dim=-1).max() > 0.99 * RADIUS
+
+
+@pytest.mark.parametrize(("begin", "stop"), [(0.0, 1.0), (0.0, 0.1), (0.6, 0.7)])
+def test_equal_lengths_of_a_roll_are_equally_likely(begin, stop):
+    """The Kolmogorov distance from the uniform distribution; above 2.5 / n^0.5 by chance once in 100,000 times."""
+    n = 20000
+    within = ((shares(roll(begin, stop).sample((n,))) - begin) / (stop - begin)).sort().values
+    assert within[0] > -1e-3 and within[-1] < 1 + 1e-3
+    assert (within - torch.arange(n) / n).abs().max() < 2.5 / n**0.5
+
+
+def test_rows_of_a_roll_have_their_stretch():
+    begin, stop = torch.tensor([0.0, 0.25, 0.9]), torch.tensor([0.25, 0.5, 1.0])
+    z = roll(begin, stop).sample((500,))
+    assert z.shape == (500, 3, 2)
+    assert ((shares(z) > begin - 1e-3) & (shares(z) < stop + 1e-3)).all()
+
+
+def test_noise_of_a_roll_is_across_it():
+    """At right angles to the chord between two close points of the spiral, with the standard deviation `width`."""
+    where = torch.linspace(-3, 3, 50)
+
+    def at(share_noise, across, width=0.2):
+        with noise.use(lambda shape, like: torch.stack([share_noise, across], -1)):
+            return roll(width=width).sample((50,))
+
+    zero, one = torch.zeros(50), torch.ones(50)
+    shift = at(where, 1.5 * one) - at(where, zero)
+    along = at(where + 1e-5, zero) - at(where - 1e-5, zero)
+    torch.testing.assert_close(shift.norm(dim=-1), 0.3 * one)
+    assert (shift * along / along.norm(dim=-1, keepdim=True)).sum(-1).abs().max() < 1e-4
+    torch.testing.assert_close(at(where, -1.5 * one) - at(where, zero), -shift)
+
+
+def test_a_roll_has_no_density():
+    with pytest.raises(NotImplementedError):
+        roll().log_prob(torch.zeros(2))
 
 
 def test_draws_of_a_prior_carry_no_gradient_and_reparametrised_ones_do():

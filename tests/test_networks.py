@@ -7,11 +7,14 @@ from itertools import pairwise
 
 import pytest
 import torch
+from monte_carlo import assert_mean
 from torch import nn
 from torch.autograd.functional import jacobian
 
+from lightning_avb import noise
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.networks.conv import ConvNet, DeconvNet, ResidualConv
+from lightning_avb.networks.input_noise import InputNoise
 from lightning_avb.networks.mlp import MLP, ResidualMLP
 from lightning_avb.networks.noisy import NoisyMLP
 
@@ -21,6 +24,7 @@ SMALL = {"channels": (3, 4), "hidden": (6,)}
 NETWORKS = {
     "mlp": (MLP, (3,), (2,)),
     "mlp on pictures": (partial(MLP, hidden=(7,)), (2, 3, 4), (5, 1)),
+    "input noise of none": (partial(InputNoise, network=partial(MLP, hidden=(7,))), (2, 3, 4), (5, 1)),
     "linear": (partial(MLP, hidden=()), (3,), (2, 2)),
     "residual mlp": (partial(ResidualMLP, width=8), (3, 2), (4,)),
     "conv": (partial(ConvNet, **SMALL), (2, 5, 3), (3, 2)),
@@ -119,6 +123,84 @@ def test_another_context_than_agreed_is_an_error_with_noise(context_dim):
     net = NoisyMLP((3,), 2, (5,), 3, context_dim)
     with pytest.raises(ValueError, match=f"context of {context_dim} dimensions"):
         net.features(torch.rand(7, 3), None if context_dim else torch.rand(7, 4))
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.5])
+def test_weights_of_an_mlp_start_as_normal_as_they_are_told(scale):
+    """Variance and fourth moment of each layer's, those of the context included; biases are 0."""
+    net = MLP((100,), (100,), 100, (100,), init_scale=scale)
+    matrices = [parameter for parameter in net.parameters() if parameter.ndim > 1]
+    assert len(matrices) == 3
+    assert not any(parameter.any() for parameter in net.parameters() if parameter.ndim == 1)
+    with torch.no_grad():
+        for matrix in matrices:
+            w = matrix.flatten() / scale
+            assert_mean(torch.stack([w, w**2, w**4], -1), torch.tensor([0.0, 1.0, 3.0]), resolution=0.6)
+
+
+def test_without_a_scale_an_mlp_starts_as_torch_does():
+    torch.manual_seed(0)
+    net = MLP((20,), (3,), hidden=(5,))
+    torch.manual_seed(0)
+    layers = [nn.Linear(20, 5), nn.Linear(5, 3)]
+    for found, truth in zip(net.parameters(), [p for layer in layers for p in layer.parameters()], strict=True):
+        assert torch.equal(found, truth)
+
+
+class Echo(nn.Module):
+    """Returns input and context, whatever shape it was told."""
+
+    def __init__(self, in_shape, out_shape, context_dim):
+        super().__init__()
+
+    def forward(self, x, context=None):
+        return x if context is None else (x, context)
+
+
+def noisy(**options):
+    return InputNoise((3, 4), (3, 4), 0, Echo, **options)
+
+
+@pytest.mark.parametrize("options", [{}, {"normal": 0.3}, {"dropout": 0.2}, {"normal": 0.3, "dropout": 0.2}], ids=str)
+def test_input_is_noisy_in_training_alone(options):
+    x, net = torch.rand(50, 3, 4), noisy(**options)
+    first, second = net(x), net(x)
+    assert torch.equal(first, x) is torch.equal(first, second) is (not options)
+    assert torch.equal(net.eval()(x), x) and torch.equal(net.train()(x), x) is (not options)
+
+
+def test_normal_noise_on_the_input():
+    x = torch.rand(2000, 3, 4)
+    eps = noisy(normal=0.3)(x) - x
+    assert_mean(torch.stack([eps, eps**2, eps**4], -1).flatten(0, 2), torch.tensor([0, 0.3**2, 3 * 0.3**4]), 0.02)
+    given = torch.randn(2000, 3, 4)
+    with noise.use(lambda shape, like: given.view(shape)):
+        torch.testing.assert_close(noisy(normal=0.3)(x), x + 0.3 * given)
+
+
+def test_dropout_of_the_input():
+    """Every value by itself; what stays keeps the mean. Behind normal noise, so that what is 0 stays 0."""
+    x = torch.rand(2000, 3, 4) + 1
+    for net in (noisy(dropout=0.2), noisy(dropout=0.2, normal=0.1)):
+        out = net(x)
+        assert_mean((out == 0).double(), 0.2, resolution=0.06)
+        assert_mean(out - x, 0.0, resolution=0.1)
+    kept = (out := noisy(dropout=0.2)(x)) != 0
+    torch.testing.assert_close(out[kept], x[kept] / 0.8)
+
+
+def test_noise_on_the_input_is_a_function_of_the_step():
+    x, net = torch.rand(5, 3, 4), noisy(normal=0.3, dropout=0.2)
+    draws = []
+    for step in (7, 8, 7):
+        noise.seed_step(0, step, 0)
+        draws.append(net(x))
+    assert torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[1])
+
+
+def test_noise_on_the_input_leaves_the_context_alone():
+    context, net = torch.rand(5, 2), InputNoise((3,), (3,), 2, Echo, 0.3, 0.2)
+    assert torch.equal(net(torch.rand(5, 3), context)[1], context)
 
 
 def test_without_context_checkpoints_keep_their_names():
@@ -276,6 +358,10 @@ REFUSED = {
     "blocks: -1 ": partial(ConvNet, (1, 4, 4), (2,), blocks=-1),
     "hidden: ": partial(ConvNet, (1, 4, 4), (2,), hidden=(0,)),
     "activation: 'rellu'": partial(DeconvNet, (2,), (1, 4, 4), activation="rellu"),
+    "init_scale: 0.0 ": partial(MLP, (2,), (1,), init_scale=0.0),
+    "normal: -0.1 ": partial(InputNoise, (2,), (1,), normal=-0.1),
+    "dropout: 1.0 ": partial(InputNoise, (2,), (1,), dropout=1.0),
+    "dropout: -0.1 ": partial(InputNoise, (2,), (1,), dropout=-0.1),
     "context_dim: -1 ": partial(MLP, (2,), (1,), context_dim=-1),
     "width: ": partial(ResidualMLP, (2,), (1,), width=0),
     "blocks: -2 ": partial(ResidualMLP, (2,), (1,), blocks=-2),

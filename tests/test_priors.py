@@ -10,7 +10,7 @@ import torch
 from monte_carlo import assert_mean
 from worlds import bounded_moments, perturbed
 
-from lightning_avb import FlowPrior, MixturePrior, StandardNormal, noise
+from lightning_avb import FlowPrior, MixturePrior, NormalPrior, PetalPrior, StandardNormal, SwissRollPrior, noise
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import Quadrature
@@ -19,15 +19,17 @@ pytestmark = pytest.mark.usefixtures("float64")
 
 PRIORS = {
     "standard": StandardNormal,
+    "normal": partial(NormalPrior, scale=1.7),
     "mixture": partial(MixturePrior, components=3),
     "one normal": partial(MixturePrior, components=1),
     "splines": partial(FlowPrior, transforms=2, flow_hidden=(8,), bins=4),
     "affine": partial(FlowPrior, kind="affine", flow_hidden=(8,)),
 }
+CASES = [pytest.param(part, dim, id=f"{name}-{dim}") for name, part in PRIORS.items() for dim in (1, 2)]
+CASES.append(pytest.param(partial(PetalPrior, components=5), 2, id="petals"))
 
 
-@pytest.mark.parametrize("part", PRIORS.values(), ids=PRIORS)
-@pytest.mark.parametrize("latent_dim", [1, 2])
+@pytest.mark.parametrize(("part", "latent_dim"), CASES)
 class TestPriors:
     def test_shapes(self, part, latent_dim):
         p = perturbed(part(latent_dim))()
@@ -78,6 +80,102 @@ def test_standard_normal():
     torch.testing.assert_close(p.log_prob(torch.tensor([1.0, 2.0])).item(), -math.log(2 * math.pi) - 2.5)
 
 
+@pytest.mark.parametrize("scale", [0.5, 2])
+def test_normal_prior(scale):
+    z = torch.tensor([1.0, -2.0, 0.5])
+    by_hand = sum(-0.5 * (v / scale) ** 2 - math.log(scale * math.sqrt(2 * math.pi)) for v in z.tolist())
+    torch.testing.assert_close(NormalPrior(3, scale)().log_prob(z).item(), by_hand)
+    torch.testing.assert_close(NormalPrior(3)().log_prob(z), StandardNormal(3)().log_prob(z))
+
+
+# Priors with parts that labels can name.
+
+PARTED = {
+    "petals": PetalPrior,
+    "mixture": partial(MixturePrior, latent_dim=2, components=10),
+    "roll": SwissRollPrior,
+}
+every_parted = pytest.mark.parametrize("part", PARTED.values(), ids=PARTED)
+
+
+@every_parted
+class TestParts:
+    def test_a_row_is_a_function_of_its_label_and_noise(self, part):
+        prior, index = part(latent_dim=2), torch.arange(4)
+        y = torch.tensor([3, -1, 9, 0])
+        with noise.use(noise.OfRows(index=index)):
+            z = prior.given(y).sample((5,))
+        assert z.shape == (5, 4, 2) and not z.requires_grad
+        with noise.use(noise.OfRows(index=index[2:])):
+            torch.testing.assert_close(prior.given(y[2:]).sample((5,)), z[:, 2:])
+
+    def test_without_a_label_it_is_the_whole_prior(self, part):
+        prior, draws = part(latent_dim=2), []
+        for p in (prior.given(torch.full((4,), -1)), prior().expand(torch.Size([4]))):
+            with noise.use(noise.OfRows(index=torch.arange(4))):
+                draws.append(p.sample((5,)))
+        torch.testing.assert_close(*draws)
+        assert (prior.parts, draws[0].shape) == (10, (5, 4, 2))
+
+    def test_all_parts_together_are_the_prior(self, part):
+        prior, y = part(latent_dim=2), torch.arange(10)
+        together = bounded_moments(prior.given(y).sample((4000,))).mean(1)  # of independent sets of parts
+        whole = bounded_moments(prior().sample((4000, 10))).mean(1)
+        assert_mean(together - whole, 0.0, resolution=0.05)
+
+    def test_parts_are_different(self, part):
+        means = part(latent_dim=2).given(torch.arange(10)).sample((2000,)).mean(0)
+        assert (torch.pdist(means) > 0.1).all()
+
+    @pytest.mark.parametrize("y", [-2, 10])
+    def test_other_labels_are_refused(self, part, y):
+        with pytest.raises(ConfigurationError, match=f"^labels: from .*{y}.* parts 0 to 9"):
+            part(latent_dim=2).given(torch.tensor([3, y]))
+
+
+@pytest.mark.parametrize("part", [PetalPrior, MixturePrior])
+def test_the_density_of_a_mixture_is_the_mean_of_its_parts(part):
+    prior, z, y = part(2), 2 * torch.randn(50, 1, 2), torch.arange(10)
+    mean = prior.given(y).log_prob(z).logsumexp(-1) - math.log(10)
+    torch.testing.assert_close(mean, prior().log_prob(z[:, 0]))
+
+
+def test_petals_by_hand():
+    """In coordinates along and across the direction of the petal they are two independent normals."""
+    radius, radial, tangential = 2.0, 0.6, 0.2
+    prior, z = PetalPrior(2, 7, radius, radial, tangential), 2 * torch.randn(50, 2)
+    for k in range(7):
+        angle = torch.tensor(2 * math.pi * k / 7)
+        along, across = (z[:, 0] * angle.cos() + z[:, 1] * angle.sin(), z[:, 1] * angle.cos() - z[:, 0] * angle.sin())
+        by_hand = torch.distributions.Normal(radius, radial).log_prob(along)
+        by_hand = by_hand + torch.distributions.Normal(0.0, tangential).log_prob(across)
+        torch.testing.assert_close(prior.given(torch.full((50,), k)).log_prob(z), by_hand)
+
+
+def test_petals_hardly_overlap():
+    """But for one draw in a thousand the likeliest petal is its own, and |z| < 4; three times as many are refused."""
+    prior, y = PetalPrior(2), torch.arange(10)
+    z = prior.given(y).sample((1000,))
+    likeliest = torch.stack([prior.given(torch.full((10,), k)).log_prob(z) for k in range(10)]).argmax(0)
+    assert (likeliest != y).double().mean() < 3e-3
+    assert (z.norm(dim=-1) > 4).double().mean() < 3e-3
+
+
+def test_the_roll_is_as_large_as_it_says():
+    prior = SwissRollPrior(2)
+    reach = prior.given(torch.tensor([9])).sample((20000,)).norm(dim=-1).max()
+    assert prior.radius < reach < 4.2 and not list(prior.parameters())
+    with pytest.raises(NotImplementedError):
+        prior().log_prob(torch.zeros(2))
+
+
+def test_stretches_of_a_roll_go_outwards_one_after_the_other():
+    """Without width the nearest of a part is as far from the origin as the farthest of the one before."""
+    z = SwissRollPrior(2, parts=4, width=1e-9).given(torch.arange(4)).sample((20000,)).norm(dim=-1)
+    nearest, farthest = z.min(0).values, z.max(0).values
+    torch.testing.assert_close(nearest, torch.cat([torch.zeros(1), farthest[:-1]]), rtol=0, atol=5e-3)
+
+
 def test_components_of_a_mixture_differ_at_the_start():
     """Otherwise they would stay alike for ever."""
     prior = MixturePrior(2, components=5)
@@ -89,6 +187,15 @@ def test_components_of_a_mixture_differ_at_the_start():
     ("name", "part"),
     [
         ("components", partial(MixturePrior, components=0)),
+        ("components", partial(PetalPrior, components=0)),
+        ("radius", partial(PetalPrior, radius=0.0)),
+        ("radial", partial(PetalPrior, radial=-1.0)),
+        ("tangential", partial(PetalPrior, tangential=0.0)),
+        ("parts", partial(SwissRollPrior, parts=0)),
+        ("turns", partial(SwissRollPrior, turns=0.0)),
+        ("radius", partial(SwissRollPrior, radius=-1.0)),
+        ("width", partial(SwissRollPrior, width=float("nan"))),
+        ("scale", partial(NormalPrior, scale=0.0)),
         ("kind", partial(FlowPrior, kind="cubic")),
         ("transforms", partial(FlowPrior, transforms=0)),
         ("flow_hidden", partial(FlowPrior, flow_hidden=(0,))),
@@ -97,3 +204,10 @@ def test_components_of_a_mixture_differ_at_the_start():
 def test_what_makes_no_sense_is_refused_by_name(name, part):
     with pytest.raises(ConfigurationError, match=f"^{name}: "):
         part(2)
+
+
+@pytest.mark.parametrize("part", [PetalPrior, SwissRollPrior])
+@pytest.mark.parametrize("latent_dim", [1, 3])
+def test_what_is_in_the_plane_has_two_dimensions(part, latent_dim):
+    with pytest.raises(ConfigurationError, match=f"^latent_dim: {latent_dim} is not 2"):
+        part(latent_dim)

@@ -6,18 +6,28 @@ encoder and decoder also get the label y, as a one-hot context of their networks
 """
 
 from .base import Conditional, Decoder, DecoderRecipe, Encoder, EncoderRecipe, PriorRecipe
+from .categorical import CategoricalEncoder
 from .decoders import BernoulliDecoder, DiscretizedLogisticDecoder, GaussianDecoder
-from .encoders import AuxiliaryEncoder, FlowEncoder, FullGaussianEncoder, GaussianEncoder, SemiImplicitEncoder
+from .encoders import (
+    AuxiliaryEncoder,
+    DeterministicEncoder,
+    FlowEncoder,
+    FullGaussianEncoder,
+    GaussianEncoder,
+    SemiImplicitEncoder,
+)
 from .implicit import BoundedNoiseEncoder, NoiseBasisEncoder, NoiseInjectionEncoder
-from .priors import FlowPrior, MixturePrior, StandardNormal
+from .priors import FlowPrior, MixturePrior, NormalPrior, PetalPrior, StandardNormal, SwissRollPrior
 
 __all__ = [
     "AuxiliaryEncoder",
     "BernoulliDecoder",
     "BoundedNoiseEncoder",
+    "CategoricalEncoder",
     "Conditional",
     "Decoder",
     "DecoderRecipe",
+    "DeterministicEncoder",
     "DiscretizedLogisticDecoder",
     "Encoder",
     "EncoderRecipe",
@@ -29,7 +39,10 @@ __all__ = [
     "MixturePrior",
     "NoiseBasisEncoder",
     "NoiseInjectionEncoder",
+    "NormalPrior",
+    "PetalPrior",
     "PriorRecipe",
     "SemiImplicitEncoder",
     "StandardNormal",
+    "SwissRollPrior",
 ]

@@ -61,9 +61,10 @@ class GaussianDecoder(Decoder):
 
     Args:
         data_shape, latent_dim, classes: given by the model.
-        network: from z to the means.
+        network: from z to the means; with `sigmoid` to their logits.
         scale: the standard deviation, in the units of x; None: one number learned for all dimensions.
         start: where a learned scale starts.
+        sigmoid: keeps the means in (0, 1), for pictures.
     """
 
     def __init__(
@@ -74,12 +75,13 @@ class GaussianDecoder(Decoder):
         network: Network = MLP,
         scale: float | None = None,
         start: float = 1.0,
+        sigmoid: bool = False,
     ) -> None:
         super().__init__(classes)
         for name, value in {"scale": scale, "start": start}.items():
             if value is not None and not value > 0:
                 raise ConfigurationError(f"{name}: {value} is not a positive standard deviation")
-        self.dims = len(data_shape)
+        self.dims, self.sigmoid = len(data_shape), sigmoid
         self.network = network((latent_dim,), tuple(data_shape), classes)
         log_scale = torch.tensor(math.log(start if scale is None else scale))
         if scale is None:
@@ -92,6 +94,7 @@ class GaussianDecoder(Decoder):
 
     def _around(self, z: Tensor, y: Tensor | None, scale: Tensor) -> Distribution:
         mean = self.network(z, self.label(y, z)).to(z.dtype)
+        mean = mean.sigmoid() if self.sigmoid else mean
         return Independent(Normal(mean, scale, validate_args=False), self.dims, validate_args=False)
 
     def corrupt(self, x: Tensor, level: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""Encoders with a density, exact or bounded: what a variational autoencoder can be trained with."""
+"""Encoders with a density, exact or bounded, as a variational autoencoder needs them; and one that is a point."""
 
 from __future__ import annotations
 
@@ -10,11 +10,29 @@ from torch import Tensor, nn
 
 from .. import noise
 from ..batch import Shape
-from ..distributions import DiagonalNormal, Flow, Hierarchical, TriangularNormal
+from ..distributions import DiagonalNormal, Flow, Hierarchical, Implicit, TriangularNormal
 from ..errors import at_least
 from ..networks import MLP, Network, activation_function
 from ..networks.flows import AutoregressiveFlow, FlowKind
 from .base import Encoder
+
+
+class DeterministicEncoder(Encoder):
+    """z = network(x), the encoder of an ordinary autoencoder: all draws of a row are one point, without density.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to z.
+    """
+
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, network: Network = MLP) -> None:
+        super().__init__(classes)
+        self.network = network(data_shape, (latent_dim,), classes)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Implicit:
+        z = self.network(x, self.label(y, x)).to(x.dtype)
+        moments = lambda: (z, torch.zeros_like(z))
+        return Implicit(lambda samples: z.expand(samples, *z.shape), z.shape[:1], z.shape[1:], moments)
 
 
 class GaussianEncoder(Encoder):

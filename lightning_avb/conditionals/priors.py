@@ -2,28 +2,61 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..distributions import DiagonalNormal, Flow, NormalMixture
-from ..errors import at_least
+from ..distributions import DiagonalNormal, Flow, NormalMixture, SwissRoll
+from ..errors import ConfigurationError, at_least
 from ..networks.flows import AutoregressiveFlow, FlowKind
 
 
-class StandardNormal(nn.Module):
-    """p(z) = N(0, I)."""
+def _check_plane(prior: nn.Module, latent_dim: int) -> None:
+    if latent_dim != 2:
+        raise ConfigurationError(f"latent_dim: {latent_dim} is not 2, and a {type(prior).__name__} is in the plane")
 
-    def __init__(self, latent_dim: int) -> None:
+
+def _check_positive(**arguments: float) -> None:
+    for name, value in arguments.items():
+        if not value > 0:
+            raise ConfigurationError(f"{name}: {value} is not positive")
+
+
+def _check_parts(y: Tensor, parts: int) -> None:
+    if not ((y >= -1) & (y < parts)).all():
+        raise ConfigurationError(f"labels: from {y.min()} to {y.max()}; the prior has parts 0 to {parts - 1}, or -1")
+
+
+class NormalPrior(nn.Module):
+    """p(z) = N(0, scale^2 I).
+
+    Args:
+        latent_dim: given by the model.
+        scale: the standard deviation.
+
+    Raises:
+        ConfigurationError: it is not positive.
+    """
+
+    def __init__(self, latent_dim: int, scale: float = 1.0) -> None:
         super().__init__()
+        _check_positive(scale=scale)
         self.loc: Tensor
         self.scale: Tensor
         self.register_buffer("loc", torch.zeros(latent_dim), persistent=False)
-        self.register_buffer("scale", torch.ones(latent_dim), persistent=False)
+        self.register_buffer("scale", torch.ones(latent_dim) * scale, persistent=False)
 
     def forward(self) -> DiagonalNormal:
         return DiagonalNormal(self.loc, self.scale)
+
+
+class StandardNormal(NormalPrior):
+    """p(z) = N(0, I)."""
+
+    def __init__(self, latent_dim: int) -> None:
+        super().__init__(latent_dim)
 
 
 class MixturePrior(nn.Module):
@@ -32,17 +65,120 @@ class MixturePrior(nn.Module):
     Args:
         latent_dim: given by the model.
         components: how many.
+
+    Attributes:
+        parts: how many parts labels can name: the components.
     """
 
     def __init__(self, latent_dim: int, components: int = 10) -> None:
         super().__init__()
-        at_least(1, components=components)
+        self.parts = at_least(1, components=components)
         self.logits = nn.Parameter(torch.zeros(components))
         self.loc = nn.Parameter(torch.randn(components, latent_dim))
         self.log_scale = nn.Parameter(torch.zeros(components, latent_dim))
 
     def forward(self) -> NormalMixture:
         return NormalMixture(self.logits, self.loc, self.log_scale.exp())
+
+    def given(self, y: Tensor) -> NormalMixture:
+        """See `PetalPrior.given`."""
+        _check_parts(y, self.parts)
+        return self().given(y)
+
+
+class PetalPrior(nn.Module):
+    """Equally likely normals around the origin, like the petals of a flower (Makhzani et al. 2015, figure 4 a).
+
+    Component k lies in the direction 2 pi k / components and is elongated along the radius. With the defaults all but
+    one draw in a thousand are likeliest under their own component, and have |z| < 4.
+
+    Args:
+        latent_dim: given by the model; 2.
+        components: how many.
+        radius: distance of the means from the origin.
+        radial, tangential: standard deviations along the radius and at right angles to it.
+
+    Attributes:
+        parts: how many parts labels can name: the components.
+
+    Raises:
+        ConfigurationError: latent_dim is not 2, there is no component, or a number is not positive.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        components: int = 10,
+        radius: float = 2.3,
+        radial: float = 0.5,
+        tangential: float = 0.15,
+    ) -> None:
+        super().__init__()
+        _check_plane(self, latent_dim)
+        _check_positive(radius=radius, radial=radial, tangential=tangential)
+        self.parts = at_least(1, components=components)
+        angle = torch.arange(components) * (2 * math.pi / components)
+        outwards = torch.stack([angle.cos(), angle.sin()], -1)
+        across = torch.stack([-angle.sin(), angle.cos()], -1)
+        axes = torch.stack([radial * outwards, tangential * across], -1)
+        self.logits: Tensor
+        self.loc: Tensor
+        self.scale_tril: Tensor
+        self.register_buffer("logits", torch.zeros(components), persistent=False)
+        self.register_buffer("loc", radius * outwards, persistent=False)
+        self.register_buffer("scale_tril", torch.linalg.cholesky(axes @ axes.mT), persistent=False)
+
+    def forward(self) -> NormalMixture:
+        return NormalMixture(self.logits, self.loc, self.scale_tril)
+
+    def given(self, y: Tensor) -> NormalMixture:
+        """p(z|y): row i is part `y[i]`, or the whole prior where that is -1.
+
+        Args:
+            y: `(batch,)` int64.
+
+        Returns:
+            A distribution of batch shape `(batch,)`, with draws `(samples, batch, latent_dim)`.
+
+        Raises:
+            ConfigurationError: a label that names no part.
+        """
+        _check_parts(y, self.parts)
+        return self().given(y)
+
+
+class SwissRollPrior(nn.Module):
+    """A roll in the plane (Makhzani et al. 2015, figure 4 b), see `SwissRoll`: draws, and no density.
+
+    Args:
+        latent_dim: given by the model; 2.
+        parts: how many parts labels can name: stretches of equal length, from the inside out.
+        turns, radius, width: see `SwissRoll`.
+
+    Raises:
+        ConfigurationError: latent_dim is not 2, there is no part, or a number is not positive.
+    """
+
+    def __init__(
+        self, latent_dim: int, parts: int = 10, turns: float = 2.0, radius: float = 3.7, width: float = 0.1
+    ) -> None:
+        super().__init__()
+        _check_plane(self, latent_dim)
+        _check_positive(turns=turns, radius=radius, width=width)
+        self.parts, self.turns, self.radius, self.width = at_least(1, parts=parts), turns, radius, width
+        self.ends: Tensor
+        self.register_buffer("ends", torch.tensor([0.0, 1.0]), persistent=False)
+
+    def forward(self) -> SwissRoll:
+        begin, stop = self.ends
+        return SwissRoll(begin, stop, self.turns, self.radius, self.width)
+
+    def given(self, y: Tensor) -> SwissRoll:
+        """See `PetalPrior.given`."""
+        _check_parts(y, self.parts)
+        stretch = (y.unsqueeze(-1) + self.ends) / self.parts
+        begin, stop = torch.where(y.unsqueeze(-1) < 0, self.ends, stretch).unbind(-1)
+        return SwissRoll(begin, stop, self.turns, self.radius, self.width)
 
 
 class FlowPrior(nn.Module):

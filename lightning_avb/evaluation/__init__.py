@@ -10,9 +10,20 @@ from .annealing import (
     simulate,
     tune,
 )
+from .diagnostics import Figure, diagnose, has_density
 from .importance import Importance, importance_weighting, log_joint, resample
 from .parzen import Parzen, parzen_window
-from .posterior import Decomposition, critic_error, decompose, histogram, kl_to_posterior, on_grid
+from .posterior import (
+    Decomposition,
+    critic_error,
+    decompose,
+    decompose_draws,
+    kl_of_aggregate,
+    kl_of_draws,
+    kl_to_posterior,
+    neighbour_entropy,
+    on_grid,
+)
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood
 from .rows import over_rows
@@ -23,6 +34,7 @@ __all__ = [
     "Bidirectional",
     "Decomposition",
     "DefensiveStudent",
+    "Figure",
     "Importance",
     "Parzen",
     "Quadrature",
@@ -30,12 +42,17 @@ __all__ = [
     "bidirectional",
     "critic_error",
     "decompose",
+    "decompose_draws",
+    "diagnose",
     "fitted_proposal",
-    "histogram",
+    "has_density",
     "importance_weighting",
+    "kl_of_aggregate",
+    "kl_of_draws",
     "kl_to_posterior",
     "log_joint",
     "log_likelihood",
+    "neighbour_entropy",
     "on_grid",
     "over_rows",
     "parzen_window",

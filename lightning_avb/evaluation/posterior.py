@@ -4,7 +4,8 @@
     E_x ELBO(x) = E_x E_q[ log p(x|z) ] - I(x; z) - KL(q(z), p(z)),      q(z) = E_x q(z|x),
 
 with the mutual information I(x; z) = E_x KL(q(z|x), q(z)) (Hoffman & Johnson 2016). In one or two latent dimensions all
-of them are integrals over a grid, also for a black-box q whose density on the grid is known some other way.
+of them are integrals over a grid if q has a density. A black-box q has draws alone: its entropy is estimated from the
+distances between them, which blurs the edges of q by the distance to a neighbour and no more.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from torch.distributions import Distribution
 
 from ..errors import at_least
 from .importance import CHUNK, LogDensity, Proposal, importance_weighting
-from .quadrature import Quadrature
+from .quadrature import Quadrature, log_likelihood
 
 
 def kl_to_posterior(
@@ -49,7 +50,7 @@ class Decomposition(NamedTuple):
         kl_to_posterior: KL(q(z|x), p(z|x)), `(batch,)`.
         information: I(x; z), where x is one of the rows, all equally likely: a number, at most log batch.
         kl_of_aggregate: KL(q(z), p(z)), a number.
-        mass: the integral of q(z|x) over the grid, `(batch,)`: 1 where the grid holds and resolves it.
+        mass: the integral of q(z|x) over the grid, `(batch,)`: 1 where the grid holds and resolves it, and for draws.
     """
 
     log_likelihood: Tensor
@@ -59,6 +60,11 @@ class Decomposition(NamedTuple):
     information: Tensor
     kl_of_aggregate: Tensor
     mass: Tensor
+
+    @property
+    def elbo(self) -> Tensor:
+        """-reconstruction - kl, `(batch,)`."""
+        return -self.reconstruction - self.kl
 
 
 @torch.no_grad()
@@ -73,7 +79,7 @@ def decompose(
     """The parts of the bound by numerical integration.
 
     Args:
-        log_q: log q(z|x_i) at every point of the grid for every row, `(points, batch)`: see `on_grid` and `histogram`.
+        log_q: log q(z|x_i) at every point of the grid for every row, `(points, batch)`: see `on_grid`.
         decoder, prior: modules whose calls give p(x|z) and p(z).
         x: `(batch, *data_shape)`, all rows at once: q(z) is their average.
         quadrature: the grid.
@@ -91,6 +97,89 @@ def decompose(
     reconstruction, kl, information, aggregate, mass = torch.stack(sums).sum(0) * math.exp(quadrature.log_weight)
     gap = mass * log_likelihood + reconstruction + kl
     return Decomposition(log_likelihood, reconstruction, kl, gap, information.mean(), aggregate.mean(), mass)
+
+
+@torch.no_grad()
+def decompose_draws(
+    z: Tensor,
+    decoder: Callable[[Tensor], Distribution],
+    prior: Callable[[], Distribution],
+    x: Tensor,
+    quadrature: Quadrature,
+    elements: int = 1 << 22,
+) -> Decomposition:
+    """The parts of the bound for a q that can be drawn from and no more: log p(x) from the grid, the rest from draws.
+
+    Expectations and `neighbour_entropy` are of the same draws, so that KL(q(z|x), p(z|x)) has little noise where it is
+    small. All errors are those of the two functions below.
+
+    Args:
+        z: `(samples, batch, dim)`, independent draws of q(z|x).
+        decoder, prior, x, quadrature, elements: see `decompose`.
+    """
+    log_x = torch.cat([decoder(part).log_prob(x) for part in z.split(max(1, elements // x.numel()))])
+    reconstruction, kl = -log_x.mean(0), kl_of_draws(z, prior)
+    log_p = log_likelihood(decoder, prior, x, quadrature, elements)
+    aggregate = kl_of_aggregate(z, prior)
+    gap = log_p + reconstruction + kl
+    return Decomposition(log_p, reconstruction, kl, gap, kl.mean() - aggregate, aggregate, torch.ones_like(kl))
+
+
+@torch.no_grad()
+def kl_of_draws(z: Tensor, prior: Callable[[], Distribution]) -> Tensor:
+    """KL(q(z|x), p(z)) from draws `(samples, batch, dim)` of q, `(batch,)`, in nats; see `neighbour_entropy`."""
+    return -neighbour_entropy(z) - prior().log_prob(z).mean(0)
+
+
+@torch.no_grad()
+def kl_of_aggregate(z: Tensor, prior: Callable[[], Distribution], draws: int = 100000) -> Tensor:
+    """KL(q(z), p(z)) of the average q(z) of all rows' q(z|x), a number, in nats; see `neighbour_entropy`.
+
+    Args:
+        z: `(samples, batch, dim)`, draws of q(z|x).
+        prior: module whose call gives p(z).
+        draws: of q(z) to use, to within the number of rows: as many of every row.
+    """
+    rows = z.shape[1]
+    return kl_of_draws(z[: -(-at_least(1, draws=draws) // rows)].reshape(-1, 1, z.shape[-1]), prior)[0]
+
+
+@torch.no_grad()
+def neighbour_entropy(z: Tensor, neighbour: int = 2) -> Tensor:
+    """Entropy of the distributions that draws come from, `(batch,)`, in nats (Kozachenko & Leonenko 1987).
+
+    With the distance r_i from draw i to the k-th nearest other, and the volume c of the unit ball in d dimensions,
+
+        H = d/n sum_i log r_i + log c + psi(n) - psi(k)
+
+    (for any k: Goria et al. 2005). It takes the density for constant in a ball that reaches to that neighbour. Sharp
+    edges, and shapes thinner than the ball, make it too large: in a square, by 0.01 with 10,000 draws and by 0.003 with
+    100,000. The standard error is about ((Var log q + psi'(k)) / n)^(1/2). -inf where more than k draws are one point:
+    there is no density.
+
+    Args:
+        z: `(samples, batch, dim)`, independent draws; those of a row are compared with one another.
+        neighbour: k. More of them have less noise and more bias.
+
+    Raises:
+        ConfigurationError: no more draws than neighbours.
+    """
+    at_least(at_least(1, neighbour=neighbour) + 1, samples=len(z))
+    n, _, dim = z.shape
+    log_distance = torch.stack([_log_distance(draws, neighbour) for draws in z.double().cpu().unbind(1)])
+    log_ball = 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1)
+    counts = torch.tensor([n, neighbour], dtype=torch.float64).digamma()
+    return (dim * log_distance + log_ball + counts[0] - counts[1]).to(z)
+
+
+def _log_distance(draws: Tensor, neighbour: int) -> Tensor:
+    """The mean logarithm of the distance to the k-th nearest other of draws `(n, dim)`."""
+    from sklearn.neighbors import KDTree
+
+    if draws.unique(dim=0, return_counts=True)[1].max() > neighbour:
+        return torch.tensor(-math.inf)  # and a tree of equal points would take very long
+    distance = KDTree(draws).query(draws, neighbour + 1)[0][:, -1]  # the nearest is the draw itself
+    return torch.from_numpy(distance).log().mean()
 
 
 @torch.no_grad()
@@ -118,32 +207,9 @@ def on_grid(function: LogDensity, quadrature: Quadrature, rows: int, chunk: int 
         rows: how many.
         chunk: pairs (point, row) of one call; changes memory and nothing else.
     """
-    at_least(
-        1,
-        rows=rows,
-    )
+    at_least(1, rows=rows)
     parts = quadrature.points.split(max(1, at_least(1, chunk=chunk) // rows))
     return torch.cat([function(z.unsqueeze(1).expand(-1, rows, -1)) for z in parts])
-
-
-def histogram(z: Tensor, quadrature: Quadrature) -> Tensor:
-    """log q(z|x) on the grid for a q that can be drawn from and no more, `(points, batch)`.
-
-    Draws beside the grid are lost, which shows in `Decomposition.mass`. The entropy of q comes out too small, and
-    divergences from it too large, by about (cells that q covers) / (2 draws) nats.
-
-    Args:
-        z: `(samples, batch, dim)`, draws of q.
-        quadrature: a grid from `Quadrature.grid`.
-    """
-    points, dim = quadrature.points.shape
-    cells, width = round(points ** (1 / dim)), math.exp(quadrature.log_weight / dim)
-    place = ((z - quadrature.points[0]) / width + 0.5).floor().long()
-    inside = ((place >= 0) & (place < cells)).all(-1)
-    strides = cells ** torch.arange(dim - 1, -1, -1, device=z.device)
-    cell = torch.where(inside, (place * strides).sum(-1), points)
-    counts = torch.stack([row.bincount(minlength=points + 1)[:points] for row in cell.unbind(1)], 1)
-    return (counts.to(z.dtype) / len(z)).log() - quadrature.log_weight
 
 
 def _under(log_q: Tensor, values: Tensor) -> Tensor:

@@ -1,6 +1,8 @@
 """One file a method, its objective derived in the docstring."""
 
+from .aae import AAE, CategoricalAAE
 from .avb import AVB
+from .gan import GAN, BiGAN
 from .vae import VAE
 
-__all__ = ["AVB", "VAE"]
+__all__ = ["AAE", "AVB", "GAN", "VAE", "BiGAN", "CategoricalAAE"]

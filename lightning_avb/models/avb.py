@@ -111,10 +111,7 @@ class AVB(LatentVariableModel):
     ) -> None:
         recipes = {"encoder": encoder, "decoder": decoder, "critic": critic, "contrast": contrast, "prior": prior}
         super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
-        if self.players["model"].steps != 1 or self.players["contrast"].steps != 1:
-            raise ConfigurationError(
-                "players.model.steps, players.contrast.steps: one a batch; only the critic may take more"
-            )
+        self._one_step_each(but="critic")
         if gradient_penalty < 0:
             raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
         self.gradient_penalty = gradient_penalty

@@ -1,4 +1,4 @@
-"""What the models with an encoder, a decoder and a prior share: drawing, reconstructing, encoding."""
+"""What the models that make x of a z drawn from a prior share: labels, drawing, reconstructing, encoding."""
 
 from __future__ import annotations
 
@@ -32,7 +32,101 @@ def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torc
     return turns[torch.arange(count, device=device) % len(turns)]
 
 
-class LatentVariableModel(Game):
+class GenerativeModel(Game):
+    """A model that makes x of z, which comes from `prior`, a module that returns a distribution.
+
+    Args:
+        latent_dim: dimensions of z.
+        recipes: name -> recipe of `prior` and of what else a model has.
+        conditional: a class-conditional model: the label enters all networks but the prior's.
+        players, accumulate: see `Game`.
+    """
+
+    facts: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
+    prior: nn.Module
+
+    def __init__(
+        self, latent_dim: int, recipes: dict[str, Any], conditional: bool, players: Any, accumulate: int
+    ) -> None:
+        super().__init__(players, accumulate)
+        self.latent_dim = at_least(1, latent_dim=latent_dim)
+        self.recipes = {name: recipe(value) for name, value in recipes.items()}
+        self.conditional = conditional
+
+    @property
+    def classes(self) -> int:
+        """Labels that the parts are told of, 0 in a model that is not conditional."""
+        return (self.hparams.get("classes") or 0) if self.conditional else 0
+
+    def build(self, data_shape: Shape) -> None:
+        if self.conditional and not self.classes:
+            raise ConfigurationError("conditional: the data has no labels to condition on")
+        self.prior = self.recipes["prior"](self.latent_dim)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        known = getattr(getattr(self._trainer, "datamodule", None), "classes", None)
+        if self.classes and known is not None and self.classes != known:
+            raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {known}")
+
+    def _check(self, batch: Batch, batch_idx: int) -> None:
+        """Checks that model and data fit each other, on the first batch of an epoch."""
+        if batch_idx:
+            return
+        y = Batch(*batch).y
+        if self.classes and (y is None or not ((y >= 0) & (y < self.classes)).all()):
+            raise ConfigurationError(f"conditional: a row has no label, or one that is not in 0..{self.classes - 1}")
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self._check(batch, batch_idx)
+
+    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._check(batch, batch_idx)
+
+    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._check(batch, batch_idx)
+
+    def on_predict_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._check(batch, batch_idx)
+
+    @property
+    def code_dim(self) -> int:
+        """Length of what `encode` gives and `decode` takes."""
+        return self.latent_dim
+
+    @property
+    def choices(self) -> int:
+        """How many labels `sample` can be asked for, 0 in a model that knows none."""
+        return self.classes
+
+    @torch.no_grad()
+    def codes(self, count: int, y: Tensor | None = None) -> Tensor:
+        """`(count, code_dim)` codes drawn from the prior, with the labels y `(count,)` if they are part of a code."""
+        return self.code_of(self.prior().sample((count,)), y)
+
+    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """`(count, code_dim)`, the code of z `(count, latent_dim)` and the label: z, where labels are no part of it."""
+        return z
+
+
+class EncodingModel(GenerativeModel):
+    """A generative model with an `encoder`, which returns q(z|x)."""
+
+    encoder: Encoder
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """`(batch, latent_dim)`: one draw of q(z|x) a row."""
+        return self.encoder(x, y).rsample((1,))[0]
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """One posterior draw a row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
+        batch = Batch(*batch)
+        with self._noise_of_rows("predict", batch):
+            return {"z": self.encode(batch.x, batch.y), "y": batch.y, "index": batch.index}
+
+
+class LatentVariableModel(EncodingModel):
     """A model with `encoder`, `decoder` and `prior`, modules that return distributions.
 
     Args:
@@ -46,10 +140,7 @@ class LatentVariableModel(Game):
         players, accumulate: see `Game`.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
-    encoder: Encoder
     decoder: Decoder
-    prior: nn.Module
     log_volume: Tensor
 
     def __init__(
@@ -63,42 +154,25 @@ class LatentVariableModel(Game):
         players: Any,
         accumulate: int,
     ) -> None:
-        super().__init__(players, accumulate)
-        self.latent_dim = at_least(1, latent_dim=latent_dim)
-        self.recipes = {name: recipe(value) for name, value in recipes.items()}
+        super().__init__(latent_dim, recipes, conditional, players, accumulate)
         self.samples, self.kl_warmup = at_least(1, samples=samples), at_least(0, kl_warmup=kl_warmup)
         if weight_prior is not None and not weight_prior > 0:
             raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")
-        self.conditional, self.weight_prior, self.rows = conditional, weight_prior, 0
+        self.weight_prior, self.rows = weight_prior, 0
         self.register_buffer("log_volume", torch.zeros(()))
 
-    @property
-    def classes(self) -> int:
-        """Labels that the parts are told of, 0 in a model that is not conditional."""
-        return (self.hparams.get("classes") or 0) if self.conditional else 0
-
     def build(self, data_shape: Shape) -> None:
-        if self.conditional and not self.classes:
-            raise ConfigurationError("conditional: the data has no labels to condition on")
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
         self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
-        self.prior = self.recipes["prior"](self.latent_dim)
+        super().build(data_shape)
 
     def configure_model(self) -> None:
         super().configure_model()
         data = getattr(self._trainer, "datamodule", None)
         if data is None:
             return
-        known = getattr(data, "classes", None)
-        if self.classes and known is not None and self.classes != known:
-            raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {known}")
         self.log_volume.fill_(getattr(data, "log_volume", 0.0))
         self.rows = data.rows("train") if self.weight_prior is not None and hasattr(data, "rows") else 0
-
-    @property
-    def code_dim(self) -> int:
-        """Length of what `encode` gives and `decode` takes."""
-        return self.latent_dim
 
     @property
     def kl_weight(self) -> float:
@@ -129,25 +203,9 @@ class LatentVariableModel(Game):
         return {"bits_per_dim": bound / (-math.log(2) * math.prod(self.data_shape))}
 
     def _check(self, batch: Batch, batch_idx: int) -> None:
-        """Checks that likelihood and labels fit the data, on the first batch of an epoch."""
-        if batch_idx:
-            return
-        batch = Batch(*batch)
-        self.decoder.check(batch.x)
-        if self.classes and (batch.y is None or not ((batch.y >= 0) & (batch.y < self.classes)).all()):
-            raise ConfigurationError(f"conditional: a row has no label, or one that is not in 0..{self.classes - 1}")
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._check(batch, batch_idx)
-
-    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._check(batch, batch_idx)
-
-    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._check(batch, batch_idx)
-
-    def on_predict_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._check(batch, batch_idx)
+        super()._check(batch, batch_idx)
+        if batch_idx == 0:
+            self.decoder.check(Batch(*batch).x)
 
     @torch.no_grad()
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
@@ -161,22 +219,11 @@ class LatentVariableModel(Game):
         Raises:
             ConfigurationError: labels that the model does not know.
         """
-        y = in_turn(count, labels, self.classes, self.device)
-        p = self.decoder(self.prior().sample((count,)), y)
+        y = in_turn(count, labels, self.choices, self.device)
+        p = self.decoder(self.codes(count, y), y)
         return p.mean if mean else p.sample()
-
-    @torch.no_grad()
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """`(batch, latent_dim)`: one draw of q(z|x) a row."""
-        return self.encoder(x, y).rsample((1,))[0]
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """Means of p(x|z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
         return self.decoder(z, y).mean
-
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """One posterior draw a row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
-        batch = Batch(*batch)
-        with self._noise_of_rows("predict", batch):
-            return {"z": self.encode(batch.x, batch.y), "y": batch.y, "index": batch.index}

@@ -96,8 +96,7 @@ class VAE(LatentVariableModel):
             raise ConfigurationError(
                 f"estimator: {estimator!r} is none of 'analytic', 'monte_carlo', 'importance_weighted'"
             )
-        if self.players["model"].steps != 1:
-            raise ConfigurationError("players.model.steps: a VAE has one player, which takes one step a batch")
+        self._one_step_each()
         self.estimator = estimator
         self._build_for(data_shape=data_shape, classes=classes)
 

@@ -2,6 +2,7 @@
 
 from .conv import ConvNet, DeconvNet
 from .critics import Critic, InnerProductCritic, ResidualCritic
+from .input_noise import InputNoise
 from .mlp import MLP, Network, Residual, ResidualMLP, activation_function, check_widths
 from .noisy import NoiseBasis, NoisyMLP
 
@@ -11,6 +12,7 @@ __all__ = [
     "Critic",
     "DeconvNet",
     "InnerProductCritic",
+    "InputNoise",
     "Network",
     "NoiseBasis",
     "NoisyMLP",

@@ -78,6 +78,10 @@ class MLP(nn.Module):
         context_dim: length of the context, 0: none.
         hidden: widths of the hidden layers.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
+        init_scale: at the start weights are normal with this standard deviation, and biases 0; None: torch's own start.
+
+    Raises:
+        ConfigurationError: a layer without units, no such activation, or an init_scale that is not positive.
     """
 
     def __init__(
@@ -87,9 +91,12 @@ class MLP(nn.Module):
         context_dim: int = 0,
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
+        init_scale: float | None = None,
     ) -> None:
         super().__init__()
         check_widths(hidden=hidden, out_shape=out_shape)
+        if init_scale is not None and not init_scale > 0:
+            raise ConfigurationError(f"init_scale: {init_scale} is not a positive standard deviation")
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         layers: list[nn.Module] = []
         width = math.prod(self.in_shape)
@@ -98,6 +105,9 @@ class MLP(nn.Module):
             width = size
         self.layers = nn.Sequential(*layers, nn.Linear(width, math.prod(self.out_shape)))
         self.context = Context(context_dim, [*hidden, math.prod(self.out_shape)][0])
+        if init_scale is not None:
+            for parameter in self.parameters():
+                nn.init.normal_(parameter, std=init_scale if parameter.ndim > 1 else 0.0)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         rows = x.shape[: x.ndim - len(self.in_shape)]

@@ -1,0 +1,149 @@
+"""What a model's bound is made of, over rows that are all equally likely, and how far off q(z|x) and the critic are.
+
+In one or two latent dimensions log p(x) is an integral over a grid, and so is all the rest for a q with a density. Of a
+black box there are draws: its entropy comes from nearest neighbours. In more dimensions remain I(x; z) and
+KL(q(z), p(z)), with a Gaussian in place of a black box.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from .. import noise
+from ..batch import Batch
+from ..distributions import Hierarchical, Implicit
+from .importance import BLOCK
+from .posterior import Decomposition, critic_error, decompose, decompose_draws, kl_of_aggregate, kl_of_draws, on_grid
+from .proposals import fitted_proposal
+from .quadrature import Quadrature
+
+GRID_ROWS, DRAWS = 16, 20000
+"""Rows for which a grid is filled at most, and draws of a black box for each of them."""
+
+FEW_DRAWS = 1000
+"""Draws of a black box for each of more rows."""
+
+SPENT = "none: what the KL term is spent on"
+
+
+class Figure(NamedTuple):
+    """A mean over n rows in nats, and its standard error over them, nan for what is one number of all rows."""
+
+    name: str
+    mean: float
+    standard_error: float
+    n: int
+    side: str
+    how: str
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def diagnose(model: Any, batch: Batch, seed: int) -> list[Figure]:
+    """The parts of the bound: a function of (seed, rows), in nats.
+
+    In one or two latent dimensions, for the first `GRID_ROWS` rows: the ELBO of q, KL(q(z|x), p(z|x)), and for a model
+    with a critic how far its KL(q(z|x), p(z)) is off. In any: I(x; z) and KL(q(z), p(z)).
+
+    Args:
+        model: with `encoder`, `decoder` and `prior`.
+        batch: with its `index`. Equal rows count once if there are few different ones.
+        seed: of the draws.
+    """
+    batch = _distinct(batch._replace(x=batch.x.clone()), bool(model.classes))
+    few, plane, figures = batch.first(GRID_ROWS), model.latent_dim <= 2, list[Figure]()
+    if plane:
+        with noise.use(noise.OfRows(seed, "bound", index=few.index)):  # type: ignore[arg-type]
+            found, how, figures = _bound(model, few)
+    if plane and len(few.x) == len(batch.x) and found.kl.isfinite().all():
+        information, aggregate = found.information, found.kl_of_aggregate
+    else:
+        with noise.use(noise.OfRows(seed, "parts", index=batch.index)):  # type: ignore[arg-type]
+            information, aggregate, how = _by_draws(model, batch, plane)
+    whole = {"I(x; z)": information, "KL(q(z), p(z))": aggregate}
+    n = len(batch.x)
+    return [Figure(name, value.item(), math.nan, n, SPENT, how) for name, value in whole.items()] + figures
+
+
+def has_density(q: Distribution) -> bool:
+    """Whether the log-density of a given z is known: of a black box it is not, and torch's base class only pretends."""
+    return not isinstance(q, (Implicit, Hierarchical)) and type(q).log_prob is not Distribution.log_prob
+
+
+def _distinct(batch: Batch, with_labels: bool) -> Batch:
+    """Each row once, where there are few different ones: a data set of four points, say."""
+    rows = batch.x.flatten(1)
+    if with_labels and batch.y is not None:
+        rows = torch.cat([rows, batch.y.unsqueeze(1).to(rows)], 1)
+    different, place = rows.unique(dim=0, return_inverse=True)
+    if len(different) > GRID_ROWS:
+        return batch
+    return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(different))]))
+
+
+def _bound(model: Any, batch: Batch) -> tuple[Decomposition, str, list[Figure]]:
+    n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+    grid = Quadrature.grid(model.latent_dim, device=batch.x.device)
+
+    def decoder(z: Tensor) -> Distribution:
+        return model.decoder(z.expand(-1, n, -1), batch.y) if model.classes else model.decoder(z)
+
+    def opinion(z: Tensor) -> Tensor:
+        return model.judge(batch, p, q, z).kl
+
+    error: Tensor | None = None
+    if has_density(q):
+        how, side = "on a grid", "below"
+        log_q = on_grid(q.log_prob, grid, n)
+        found = decompose(log_q, decoder, model.prior, batch.x, grid)
+        if hasattr(model, "judge"):
+            error = critic_error(on_grid(opinion, grid, n), log_q, model.prior, grid)
+    else:
+        z = _draws(q, DRAWS)
+        how, side = f"{len(z)} draws of q, nearest neighbours", "below, but for the error of the entropy of q"
+        found = decompose_draws(z, decoder, model.prior, batch.x, grid)
+        if hasattr(model, "judge"):
+            error = torch.cat([opinion(part) for part in z.split(BLOCK)]).mean(0) - found.kl
+    rows = {
+        "ELBO": (found.elbo + model.log_volume, side),
+        "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO"),
+        **({"mass of q on the grid": (found.mass, "none: 1 if the grid holds q")} if has_density(q) else {}),
+        **(
+            {"critic's error, its KL - the true one": (error, "none: how far its ELBO is off")}
+            if error is not None
+            else {}
+        ),
+    }
+    return found, how, [_mean(name, values, side, how) for name, (values, side) in rows.items()]
+
+
+def _mean(name: str, values: Tensor, side: str, how: str) -> Figure:
+    n = len(values)
+    error = values.std().item() / math.sqrt(n) if n > 1 else math.nan
+    return Figure(name, values.mean().item(), error, n, side, how)
+
+
+def _draws(q: Distribution, count: int) -> Tensor:
+    return torch.cat([q.rsample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
+
+
+def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
+    """I(x; z) and KL(q(z), p(z)), and how they were got."""
+    n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+    known = has_density(q)
+    if plane and not known:
+        z = _draws(q, FEW_DRAWS)
+        kl, aggregate = kl_of_draws(z, model.prior).mean(), kl_of_aggregate(z, model.prior)
+        if kl.isfinite():
+            return kl - aggregate, aggregate, f"{len(z)} draws of q, nearest neighbours"
+    r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
+    z, log_q = (part[0] for part in r.rsample_and_log_prob((1,)))
+    every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
+    log_aggregate = every.logsumexp(1) - math.log(n)
+    how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"
+    return (log_q - log_aggregate).mean(), (log_aggregate - p.log_prob(z)).mean(), how

@@ -1,0 +1,522 @@
+"""Adversarial autoencoders (Makhzani et al. 2015).
+
+An autoencoder x -> z -> x learns to reconstruct while a discriminator T(z) makes the codes of the data look like draws
+of a prior. Only draws of p(z) are needed, no density. Three players in two phases of a batch:
+
+    autoencoder:    -log p(x|z),                                z ~ q(z|x),
+    discriminator:  -log sigmoid T(z) - log sigmoid -T(z_p),    z ~ q(z|x), constant, and z_p ~ p(z),
+    generator:      what an encoder loses that is found out, see `adversarial_loss`; T's weights constant.
+
+The generator is the encoder once more, with an optimizer of its own. T sees no x, so that its optimum is
+T* = log q(z) - log p(z) with the aggregated posterior q(z) = E_x q(z|x), and what the encoder can learn from it is a
+divergence of q(z) from p(z). In its `kl` form that is
+
+    KL(q(z), p(z)) = E_x KL(q(z|x), p(z)) - I(x; z):
+
+adversarial variational Bayes with a critic that is blind to x. The mutual information is left to grow, so q(z|x) does
+not become the posterior, and no bound of log p(x) comes out; the codes as a whole follow the prior.
+
+Labels can enter in two places: the discriminator is told which part of the prior a labelled code belongs to (section
+2.3), or the decoder is told the label, and the code keeps the style (section 4).
+
+`CategoricalAAE` (sections 5 to 7) has codes of two parts, a category y with q(y|x) = softmax and a style z, with a
+discriminator each. Where labels are known a third phase moves the encoder by -log q(y|x), the `classifier`;
+without it the categories become clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torchmetrics
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, one_hot
+
+from .. import noise
+from ..batch import Batch, Shape
+from ..conditionals import (
+    BernoulliDecoder,
+    CategoricalEncoder,
+    DecoderRecipe,
+    DeterministicEncoder,
+    EncoderRecipe,
+    PriorRecipe,
+    StandardNormal,
+)
+from ..errors import ConfigurationError, at_least
+from ..game import Phase, Play, Player
+from ..networks import MLP, Network
+from ..objectives import AdversarialForm, SharedPass, adversarial_loss, density_ratio_loss, full_precision_in_half
+from .latent import LatentVariableModel
+
+
+@dataclass(frozen=True)
+class AAEPlayers:
+    """The players of an adversarial autoencoder.
+
+    Args:
+        autoencoder: encoder and decoder, for the reconstruction.
+        generator: the encoder, against the discriminator.
+        discriminator: T(z); its `steps` are steps a batch.
+    """
+
+    autoencoder: Player = Player()
+    generator: Player = Player()
+    discriminator: Player = Player()
+
+
+class AAE(LatentVariableModel):
+    """Adversarial autoencoder.
+
+    Args:
+        latent_dim: dimensions of z.
+        encoder: q(z|x), of any kind: deterministic, Gaussian, or a network of x and noise.
+        decoder: p(x|z).
+        discriminator: T(z), a network from z to a number.
+        prior: p(z), without parameters to learn; a density is not needed.
+        labels: what they do. `ignored`; `prior`: the discriminator is told which part of the prior a labelled code
+            belongs to, and of a code without a label (-1) that it has none, which needs a prior with parts;
+            `decoder`: the decoder is told, and every row must have one.
+        loss: of the generator, see `adversarial_loss`.
+        players: optimizer, schedule, clip norm and steps of `autoencoder`, `generator` and `discriminator`.
+        weight_prior: see `LatentVariableModel`.
+        accumulate: see `Game`.
+        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+
+    Raises:
+        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+    """
+
+    prior: Any
+
+    def __init__(
+        self,
+        latent_dim: int,
+        encoder: EncoderRecipe = DeterministicEncoder,
+        decoder: DecoderRecipe = BernoulliDecoder,
+        discriminator: Network = MLP,
+        prior: PriorRecipe = StandardNormal,
+        labels: Literal["ignored", "prior", "decoder"] = "ignored",
+        loss: AdversarialForm = "non_saturating",
+        players: AAEPlayers = AAEPlayers(),
+        weight_prior: float | None = None,
+        accumulate: int = 1,
+        data_shape: Sequence[int] | None = None,
+        classes: int | None = None,
+    ) -> None:
+        recipes = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator, "prior": prior}
+        super().__init__(latent_dim, recipes, labels == "decoder", 1, 0, weight_prior, players, accumulate)
+        if labels not in ("ignored", "prior", "decoder"):
+            raise ConfigurationError(f"labels: {labels!r} is none of 'ignored', 'prior', 'decoder'")
+        adversarial_loss(torch.zeros(()), loss)
+        self.labels, self.loss = labels, loss
+        self._one_step_each(but="discriminator")
+        at_least(1, **{"players.discriminator.steps": self.players["discriminator"].steps})
+        self._build_for(data_shape=data_shape, classes=classes)
+
+    def build(self, data_shape: Shape) -> None:
+        if self.labels != "ignored" and not self.hparams.get("classes"):
+            raise ConfigurationError(f"labels: {self.labels!r}, and the data has none")
+        self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, 0)
+        self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
+        self.prior = _fixed(self.recipes["prior"](self.latent_dim))
+        self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self._kinds)
+
+    @property
+    def _kinds(self) -> int:
+        """The length of what the discriminator is told of a row's label; the last stands for none."""
+        if self.labels != "prior":
+            return 0
+        classes = self.hparams["classes"]
+        if getattr(self.prior, "parts", 0) < classes:
+            raise ConfigurationError(
+                f"labels: 'prior' needs a prior with a part for each of {classes} labels, as PetalPrior and "
+                f"SwissRollPrior have them; {type(self.prior).__name__} has {getattr(self.prior, 'parts', 'none')}"
+            )
+        return classes + 1
+
+    def cast(self) -> dict[str, Sequence[nn.Module]]:
+        return {
+            "autoencoder": [self.encoder, self.decoder],
+            "generator": [self.encoder],
+            "discriminator": [self.discriminator],
+        }
+
+    def phases(self) -> list[Phase]:
+        more = self.players["discriminator"].steps - 1
+        return [
+            Phase(("autoencoder",), self.reconstruct),
+            Phase(("generator", "discriminator"), self.regularise),
+            *[Phase(("discriminator",), self.discriminate)] * more,
+        ]
+
+    def reconstruct(self, batch: Batch) -> Play:
+        log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
+        loss = self.weight_penalty - log_likelihood
+        return Play({"autoencoder": loss}, {"reconstruction": -log_likelihood})
+
+    def contest(self, batch: Batch) -> Contest:
+        """The codes of a batch against draws of the prior."""
+        context = None
+        if self.labels == "prior":
+            y = batch.y if batch.y is not None else torch.full(batch.x.shape[:1], -1, device=batch.x.device)
+            real = self.prior.given(y).sample((1,))
+            context = one_hot(y.remainder(self._kinds), self._kinds).to(batch.x)
+        else:
+            real = self.prior().sample((1, len(batch.x)))
+        return contest(self.discriminator, self.encoder(batch.x).rsample((1,)), real, context, self.loss)
+
+    def regularise(self, batch: Batch) -> Play:
+        found = self.contest(batch)
+        losses = {"generator": found.generator, "discriminator": found.discriminator}
+        return Play(losses, {"discriminator_accuracy": found.accuracy})
+
+    def discriminate(self, batch: Batch) -> Play:
+        return Play({"discriminator": self.contest(batch).discriminator}, {})
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        found = self.contest(batch)
+        return {
+            "reconstruction": -self.log_likelihood(batch, self.encoder(batch.x).rsample((1,))),
+            "generator_loss": found.generator,
+            "discriminator_loss": found.discriminator,
+            "discriminator_accuracy": found.accuracy,
+        }
+
+
+def _fixed(prior: nn.Module) -> nn.Module:
+    if any(parameter.requires_grad for parameter in prior.parameters()):
+        raise ConfigurationError("prior: an adversarial autoencoder cannot learn its prior, and this one would")
+    return prior
+
+
+class Contest(NamedTuple):
+    """How generated draws fared against real ones, each `(samples, batch)`.
+
+    Attributes:
+        generator: the loss of who generates.
+        discriminator: the discriminator's loss.
+        accuracy: how often it is right: 0.5 where it cannot tell them apart.
+    """
+
+    generator: Tensor
+    discriminator: Tensor
+    accuracy: Tensor
+
+
+def contest(
+    discriminator: nn.Module, generated: Tensor, real: Tensor, context: Tensor | None, form: AdversarialForm
+) -> Contest:
+    """A discriminator T, high on what is generated, between two players; both losses from one pass through it.
+
+    Args:
+        discriminator: maps `(samples, batch, dim)` and the context of the rows to `(samples, batch)`.
+        generated, real: `(samples, batch, dim)`.
+        context: `(batch, context_dim)`, what the discriminator knows besides, or None.
+        form: of the generator's loss.
+    """
+    crossing = SharedPass()
+    seen = torch.cat([crossing.enter(generated), real.to(generated)])
+    with full_precision_in_half(seen.device.type):
+        t = discriminator(seen, context).to(generated)
+    for_generator, for_discriminator = crossing.leave(t[: len(generated)])
+    on_real = t[len(generated) :]
+    return Contest(
+        adversarial_loss(for_generator, form),
+        density_ratio_loss(for_discriminator, on_real),
+        0.5 * ((for_discriminator > 0).float() + (on_real <= 0).float()),
+    )
+
+
+@dataclass(frozen=True)
+class CategoricalAAEPlayers:
+    """The players of an adversarial autoencoder with categories.
+
+    Args:
+        autoencoder: encoder and decoder, for the reconstruction.
+        generator: the encoder, against both discriminators.
+        discriminator: T(y) and T(z).
+        classifier: the encoder, for the labels.
+    """
+
+    autoencoder: Player = Player()
+    generator: Player = Player()
+    discriminator: Player = Player()
+    classifier: Player = Player()
+
+
+class CategoricalAAE(LatentVariableModel):
+    """Adversarial autoencoder whose codes are a category y and a style z: semi-supervised, or clustering.
+
+    A batch begins with the `labelled_per_batch` labelled rows that its DataModule speaks of, for the classifier; the
+    rest is for everything else. Where that is 0, all rows are for everything.
+
+    Args:
+        latent_dim: dimensions of the style z.
+        categories: None: as many as the data has labels, which the classifier learns. A number: so many clusters;
+            labels then serve to count errors in validation and test, and for nothing else.
+        encoder: a network from x to the logits of q(y|x) and to z.
+        decoder: p(x|y, z).
+        discriminator: a network from y, or from z, to a number: both discriminators are of this kind.
+        prior: p(z), without parameters to learn; p(y) is uniform.
+        code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
+            for every category: the data in `latent_dim` dimensions (section 7).
+        head_distance: cluster heads nearer to each other than this cost the distance that is missing; 0: nothing.
+        loss, players, weight_prior: see `AAE`.
+        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+
+    Raises:
+        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+    """
+
+    encoder: CategoricalEncoder
+    members: Any
+
+    def __init__(
+        self,
+        latent_dim: int,
+        categories: int | None = None,
+        encoder: Network = MLP,
+        decoder: DecoderRecipe = BernoulliDecoder,
+        discriminator: Network = MLP,
+        prior: PriorRecipe = StandardNormal,
+        code: Literal["pair", "sum"] = "pair",
+        head_distance: float = 0.0,
+        loss: AdversarialForm = "non_saturating",
+        players: CategoricalAAEPlayers = CategoricalAAEPlayers(),
+        weight_prior: float | None = None,
+        data_shape: Sequence[int] | None = None,
+        classes: int | None = None,
+    ) -> None:
+        recipes = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator, "prior": prior}
+        super().__init__(latent_dim, recipes, False, 1, 0, weight_prior, players, 1)
+        if categories is not None:
+            at_least(2, categories=categories)
+        if code not in ("pair", "sum"):
+            raise ConfigurationError(f"code: {code!r} is neither 'pair' nor 'sum'")
+        if head_distance < 0 or (head_distance and code == "pair"):
+            raise ConfigurationError(f"head_distance: {head_distance}; a distance with code: sum, 0 without")
+        adversarial_loss(torch.zeros(()), loss)
+        self.clusters, self.code, self.head_distance, self.loss = categories, code, head_distance, loss
+        self.labelled = 0
+        self._one_step_each(but="discriminator")
+        at_least(1, **{"players.discriminator.steps": self.players["discriminator"].steps})
+        self._build_for(data_shape=data_shape, classes=classes)
+
+    @property
+    def categories(self) -> int:
+        """The number of categories, labels or clusters."""
+        return self.clusters or self.hparams["classes"]
+
+    @property
+    def code_dim(self) -> int:
+        return self.latent_dim + (self.categories if self.code == "pair" else 0)
+
+    def build(self, data_shape: Shape) -> None:
+        classes = self.hparams.get("classes")
+        if self.clusters is None and not classes:
+            raise ConfigurationError("categories: the data has no labels; say how many clusters there are to be")
+        if self.clusters is not None and classes and self.clusters < classes:
+            raise ConfigurationError(f"categories: {self.clusters} clusters are fewer than the {classes} classes")
+        self.encoder = CategoricalEncoder(
+            data_shape, self.latent_dim, self.categories, self.recipes["encoder"], self.code == "sum"
+        )
+        self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
+        self.prior = _fixed(self.recipes["prior"](self.latent_dim))
+        self.on_category = self.recipes["discriminator"]((self.categories,), (), 0)
+        self.on_style = self.recipes["discriminator"]((self.latent_dim,), (), 0)
+        self.members = nn.ModuleDict({stage: Members(self.categories, classes or 1) for stage in ("val", "test")})
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        self.labelled = getattr(getattr(self._trainer, "datamodule", None), "labelled_per_batch", 0)
+        if self.labelled and self.clusters:
+            raise ConfigurationError("data.labelled_per_batch: clusters learn from no labels; leave it at 0")
+
+    def cast(self) -> dict[str, Sequence[nn.Module]]:
+        encoder = self.encoder.network
+        return {
+            "autoencoder": [self.encoder, self.decoder],
+            "generator": [encoder],
+            "discriminator": [self.on_category, self.on_style],
+            "classifier": [] if self.clusters else [encoder],
+        }
+
+    def phases(self) -> list[Phase]:
+        more = self.players["discriminator"].steps - 1
+        return [
+            Phase(("autoencoder",), self.reconstruct),
+            Phase(("generator", "discriminator"), self.regularise),
+            *[Phase(("discriminator",), self.discriminate)] * more,
+            *([] if self.clusters else [Phase(("classifier",), self.classify)]),
+        ]
+
+    def _labelled(self, batch: Batch) -> Batch:
+        return batch.first(self.labelled) if self.labelled else batch
+
+    def _unlabelled(self, batch: Batch) -> Batch:
+        return batch.at(slice(self.labelled, None))
+
+    def reconstruct(self, batch: Batch) -> Play:
+        batch = self._unlabelled(batch)
+        log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
+        loss = self.weight_penalty + self._crowding - log_likelihood
+        return Play({"autoencoder": loss}, {"reconstruction": -log_likelihood})
+
+    @property
+    def _crowding(self) -> Tensor | float:
+        """By how much cluster heads are nearer to each other than `head_distance`, the sum over pairs."""
+        if not self.head_distance:
+            return 0.0
+        assert self.encoder.cluster_heads is not None
+        return (self.head_distance - torch.pdist(self.encoder.cluster_heads.weight.T)).relu().sum()
+
+    def contests(self, batch: Batch) -> dict[str, Contest]:
+        """Categories and styles of a batch, each against draws of its prior."""
+        logits, z = self.encoder.heads(batch.x)
+        y, drawn = logits.softmax(-1).unsqueeze(0), self._draw_categories(batch.x)
+        style = self.prior().sample((1, len(z)))
+        return {
+            "category": contest(self.on_category, y, one_hot(drawn, self.categories), None, self.loss),
+            "style": contest(self.on_style, z.unsqueeze(0), style, None, self.loss),
+        }
+
+    def _draw_categories(self, x: Tensor) -> Tensor:
+        """`(1, batch)` from the uniform distribution."""
+        uniform = torch.special.ndtr(noise.normal((1, len(x), 1), x.new_zeros((), dtype=torch.float32))).squeeze(-1)
+        return (uniform * self.categories).long().clamp_max(self.categories - 1)
+
+    def regularise(self, batch: Batch) -> Play:
+        found = self.contests(self._unlabelled(batch))
+        losses = {
+            "generator": found["category"].generator + found["style"].generator,
+            "discriminator": found["category"].discriminator + found["style"].discriminator,
+        }
+        return Play(losses, {f"{name}_accuracy": part.accuracy for name, part in found.items()})
+
+    def discriminate(self, batch: Batch) -> Play:
+        return Play({"discriminator": self.regularise(batch).losses["discriminator"]}, {})
+
+    def classify(self, batch: Batch) -> Play:
+        labelled = self._labelled(batch)
+        logits, _ = self.encoder.heads(labelled.x)
+        assert labelled.y is not None
+        error = (logits.argmax(-1) != labelled.y).float()
+        return Play({"classifier": cross_entropy(logits, labelled.y, reduction="none")}, {"error": error})
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        found = self.contests(batch)
+        return {
+            "reconstruction": -self.log_likelihood(batch, self.encoder(batch.x).rsample((1,))),
+            **{f"{name}_accuracy": part.accuracy for name, part in found.items()},
+        }
+
+    # Errors: of the labels, or of clusters that are called by the label of their surest member.
+
+    def _check(self, batch: Batch, batch_idx: int) -> None:
+        super()._check(batch, batch_idx)
+        if batch_idx == 0 and self.trainer.training and not self.clusters:
+            y = self._labelled(Batch(*batch)).y
+            if y is None or not ((y >= 0) & (y < self.categories)).all():
+                raise ConfigurationError(
+                    "data.labelled_per_batch: 0, and there are rows without a label; say how many rows of a batch are "
+                    "to be labelled ones, or how many categories there are to be without labels"
+                )
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        super().validation_step(batch, batch_idx)
+        self._count("val", Batch(*batch))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        super().test_step(batch, batch_idx)
+        self._count("test", Batch(*batch))
+
+    def _count(self, stage: str, batch: Batch) -> None:
+        if batch.y is not None:
+            self.members[stage].update(self.encoder.heads(batch.x)[0], batch.y)
+
+    def on_validation_epoch_start(self) -> None:
+        self.members["val"].reset()
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_error("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Clusters get their labels from the validation data."""
+        self.members["test"].reset()
+        if self.clusters:
+            self.members["val"].reset()
+            for batch in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
+                self._count("val", Batch(*batch))
+
+    def on_test_epoch_end(self) -> None:
+        self._log_error("test")
+
+    def _log_error(self, stage: str) -> None:
+        if not self.members[stage].update_called:
+            return
+        counts, _ = self.members[stage].compute()
+        label = self.members["val"].compute()[1] if self.clusters else torch.arange(self.categories)
+        right = counts[torch.arange(self.categories), label].sum()
+        self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True)
+
+    # Codes.
+
+    @property
+    def choices(self) -> int:
+        return self.categories
+
+    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """`(count, code_dim)` codes of styles z `(count, latent_dim)` and categories y `(count,)`; None: drawn ones."""
+        y = self._draw_categories(z)[0] if y is None else y
+        return self.encoder.join(one_hot(y, self.categories).to(z), z)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The code of a row, `z` `(batch, code_dim)`, its `category` and that one's `probability`, `y` and `index`."""
+        batch = Batch(*batch)
+        probability, category = self.encoder.heads(batch.x)[0].softmax(-1).max(-1)
+        return {**super().predict_step(batch, batch_idx), "category": category, "probability": probability}
+
+
+class Members(torchmetrics.Metric):
+    """How many rows of each label every category holds, and the label of its surest row.
+
+    Args:
+        categories, classes: how many.
+    """
+
+    full_state_update = False
+
+    def __init__(self, categories: int, classes: int) -> None:
+        super().__init__()
+        self.categories, self.classes = categories, classes
+        self.counts: Tensor
+        self.surest: Tensor
+        self.add_state("counts", torch.zeros(categories, classes, dtype=torch.int64), dist_reduce_fx="sum")
+        empty = torch.tensor([-torch.inf, 0.0], dtype=torch.float64).repeat(categories, 1)
+        self.add_state("surest", empty, dist_reduce_fx=_surest)
+
+    def update(self, logits: Tensor, y: Tensor) -> None:
+        """Rows with q(y|x) by its logits, `(batch, categories)`, and their labels; -1: not counted."""
+        logits, y = logits[y >= 0].double(), y[y >= 0]
+        cell = logits.argmax(-1) * self.classes + y
+        self.counts += cell.bincount(minlength=self.counts.numel()).view_as(self.counts)
+        if len(y):
+            # Probabilities are 1 to the last digit for many rows; their odds still differ.
+            others = torch.eye(self.categories, dtype=torch.bool, device=y.device)
+            odds = logits - logits.unsqueeze(-2).masked_fill(others, -torch.inf).logsumexp(-1)
+            best, row = odds.max(0)
+            self.surest = _surest(torch.stack([self.surest, torch.stack([best, y[row].double()], -1)]))
+
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Counts `(categories, classes)`, and the label of each category's surest row, `(categories,)`."""
+        return self.counts, self.surest[:, 1].long()
+
+
+def _surest(found: Tensor) -> Tensor:
+    """Of `(processes, categories, 2)` odds and labels, the surest of every category."""
+    best = found[..., 0].argmax(0)
+    return found[best, torch.arange(found.shape[1], device=found.device)]

@@ -1,0 +1,50 @@
+"""Noise on what a network reads."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from .. import noise
+from ..batch import Shape
+from ..errors import ConfigurationError
+from .mlp import MLP, Network
+
+
+class InputNoise(nn.Module):
+    """A network whose input is made noisy in training, and is left as it is in validation and test.
+
+    Normal noise comes first, then torch's dropout: a share of the values becomes 0, and the others are divided by 1
+    minus that share. The context stays as it is. Makhzani et al. (2015) have normal noise of 0.3 where labels are few,
+    and a dropout of 0.2 for likelihoods.
+
+    Args:
+        in_shape, out_shape, context_dim: see `MLP`.
+        network: what reads the noisy input.
+        normal: standard deviation of the normal noise, in the units of the input.
+        dropout: share of the values that become 0.
+
+    Raises:
+        ConfigurationError: `normal` is negative, or `dropout` is not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape,
+        out_shape: Shape,
+        context_dim: int = 0,
+        network: Network = MLP,
+        normal: float = 0.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if not normal >= 0:
+            raise ConfigurationError(f"normal: {normal} is not a standard deviation")
+        if not 0 <= dropout < 1:
+            raise ConfigurationError(f"dropout: {dropout} is not a share from 0 to below 1")
+        self.normal, self.dropout = normal, nn.Dropout(dropout)
+        self.network = network(in_shape, out_shape, context_dim)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        if self.training and self.normal:
+            x = x + self.normal * noise.normal(x.shape, x)
+        return self.network(self.dropout(x), context)
