@@ -21,8 +21,16 @@ from typing import Any, NamedTuple
 import torch
 
 from lightning_avb import cli, pictures
-from lightning_avb.distributions import Hierarchical, Implicit
-from lightning_avb.evaluation import Quadrature, decompose, histogram, log_likelihood, on_grid
+from lightning_avb.evaluation import (
+    Decomposition,
+    Quadrature,
+    decompose,
+    decompose_draws,
+    has_density,
+    log_likelihood,
+    neighbour_entropy,
+    on_grid,
+)
 
 CONFIGS = Path(__file__).parent.parent / "configs" / "four_points"
 PAPER = {"vae": -1.568, "avb": -1.403}
@@ -75,16 +83,9 @@ def fit(name: str, seed: int, *options: str) -> Run:
 
 
 @torch.no_grad()
-def entropy(model: Any, draws: int = 4000, neighbour: int = 8) -> float:
-    """Entropy of q(z|x) in nats, the mean over the four points (Kozachenko & Leonenko's nearest-neighbour estimate)."""
-    total = 0.0
-    for x in torch.eye(4):
-        z = model.encoder(x[None]).rsample((draws,))[:, 0].double()
-        between = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist")
-        distance = between.kthvalue(neighbour + 1, dim=1).values.clamp_min(1e-12)
-        digamma = torch.digamma(torch.tensor(float(draws))) - torch.digamma(torch.tensor(float(neighbour)))
-        total += (2 * distance.log().mean() + digamma + math.log(math.pi)).item()
-    return total / 4
+def draws_of(model: Any, draws: int) -> torch.Tensor:
+    """Draws of q(z|x), `(draws, 4, 2)`."""
+    return torch.cat([model.encoder(torch.eye(4)).rsample((1000,)) for _ in range(draws // 1000)])
 
 
 def draw_planes(runs: dict[str, Run], path: Path) -> None:
@@ -138,36 +139,19 @@ def demo(seed: int) -> None:
 
 
 def mean_and_error(values: list[float]) -> str:
-    """Mean and standard error; a dash where there is no figure."""
-    if math.isnan(values[0]):
-        return "-"
+    """Mean and standard error."""
     tensor = torch.tensor(values, dtype=torch.float64)
     return f"{tensor.mean():.4f} +- {tensor.std() / len(values) ** 0.5:.4f}"
 
 
-class Parts(NamedTuple):
-    """What log p(x) is made of, means over the four points: the published table's columns."""
-
-    reconstruction: float
-    elbo: float
-    kl_of_aggregate: float
-
-
 @torch.no_grad()
-def parts_of(model: Any, draws: int = 400, of: int = 1000) -> Parts:
-    """By quadrature for a q with a density. Of a black box, the draws' own reconstructions, and a histogram for q(z).
-
-    The histogram blurs the sharp edges that q(z|x) has there, so that it cannot give the ELBO.
-    """
-    grid, x = Quadrature.grid(2, cells=120), torch.eye(4)
+def parts_of(model: Any, draws: int = 200000) -> Decomposition:
+    """What log p(x) is made of, by quadrature for a q with a density, by draws for a black box."""
+    grid, x = Quadrature.grid(2), torch.eye(4)
     q = model.encoder(x)
-    if not isinstance(q, (Implicit, Hierarchical)):
-        found = decompose(on_grid(q.log_prob, grid, len(x)), model.decoder, model.prior, x, grid)
-        reconstruction, kl = found.reconstruction.mean().item(), found.kl.mean().item()
-        return Parts(reconstruction, -reconstruction - kl, found.kl_of_aggregate.item())
-    z = torch.cat([q.rsample((of,)) for _ in range(draws)])
-    found = decompose(histogram(z, grid), model.decoder, model.prior, x, grid)
-    return Parts(-model.decoder(z).log_prob(x).mean().item(), math.nan, found.kl_of_aggregate.item())
+    if has_density(q):
+        return decompose(on_grid(q.log_prob, grid, len(x)), model.decoder, model.prior, x, grid)
+    return decompose_draws(draws_of(model, draws), model.decoder, model.prior, x, grid)
 
 
 def table(seeds: int, models: list[str]) -> None:
@@ -186,9 +170,9 @@ def table(seeds: int, models: list[str]) -> None:
             NAMES[name],
             mean_and_error(values),
             f"{min(values):.4f}",
-            mean_and_error([part.reconstruction for part in parts]),
-            mean_and_error([part.elbo for part in parts]),
-            mean_and_error([part.kl_of_aggregate for part in parts]),
+            mean_and_error([part.reconstruction.mean().item() for part in parts]),
+            mean_and_error([part.elbo.mean().item() for part in parts]),
+            mean_and_error([part.kl_of_aggregate.item() for part in parts]),
             f"{sum(run.seconds for run in runs) / seeds:.0f}",
             when,
         ]
@@ -205,9 +189,9 @@ def critic(seed: int) -> None:
         for steps in (0, 1, 2, 5):
             options = (f"--model.players.critic.steps={steps}", "--trainer.max_steps=2000")
             run = fit(name, seed, *options, "--trainer.enable_progress_bar=false")
-            elbo = estimate(run.folder)
+            elbo, entropy = estimate(run.folder), neighbour_entropy(draws_of(run.model, 100000)).mean()
             print(
-                f"| {NAMES[name]} | {steps} | {entropy(run.model):.3f} | {run.log_likelihood:.4f} | {elbo:.3f} |",
+                f"| {NAMES[name]} | {steps} | {entropy:.3f} | {run.log_likelihood:.4f} | {elbo:.3f} |",
                 flush=True,
             )
 

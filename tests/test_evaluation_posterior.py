@@ -17,9 +17,12 @@ from lightning_avb.evaluation import (
     Quadrature,
     critic_error,
     decompose,
-    histogram,
+    decompose_draws,
+    kl_of_aggregate,
+    kl_of_draws,
     kl_to_posterior,
     log_joint,
+    neighbour_entropy,
     on_grid,
     parzen_window,
 )
@@ -89,22 +92,81 @@ def test_error_of_a_critic(case):
     torch.testing.assert_close(error, -kl_divergence(case.q, case.posterior))
 
 
-def test_histogram_of_draws(case):
-    """Where no cell is missed, as good as the density; draws off the grid are missing in the mass."""
-    coarse = Quadrature.grid(2, limit=4.0, cells=40)
-    tril = torch.tensor([[0.8, 0.0], [0.6, 0.5]])
-    z = torch.tensor([1.0, -0.5]) + torch.randn(400000, 2, 2) @ tril.T
-    z[:100000, 1] += 100
-    log_q = histogram(z, coarse)
-    kl = kl_divergence(
-        MultivariateNormal(torch.tensor([1.0, -0.5]), scale_tril=tril), MultivariateNormal(torch.zeros(2), torch.eye(2))
-    )
-    found = decompose(log_q, case.world.decoder(), case.prior, case.x[:2], coarse)
-    torch.testing.assert_close(found.mass, torch.tensor([1.0, 0.75]), rtol=0, atol=1e-4)
-    torch.testing.assert_close(found.kl[0], kl, rtol=0, atol=0.02)
-    one = histogram(torch.tensor([[[3.9, -1.9]]]), coarse).squeeze(-1)
-    torch.testing.assert_close(coarse.points[one.argmax()], torch.tensor([3.9, -1.9]))
-    assert (one > -math.inf).sum() == 1
+# A q that can be drawn from and no more.
+
+DRAWS = 20000
+
+
+def allowed(variance_of_log_q, draws=DRAWS, bias=0.01):
+    """5 standard errors of `neighbour_entropy`, and its bias; psi'(1) = pi^2 / 6."""
+    return 5 * ((variance_of_log_q + math.pi**2 / 6) / draws) ** 0.5 + bias
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_entropy_of_normal_distributions(dim):
+    """Of several covariances at once; log q has the variance dim / 2."""
+    scale = torch.tensor([0.02, 0.5, 1.0, 30.0]).view(4, 1, 1)
+    tril = scale * (torch.eye(dim) + 0.5 * torch.randn(4, dim, dim).tril(-1))
+    q = MultivariateNormal(torch.randn(4, dim), scale_tril=tril)
+    found = neighbour_entropy(q.sample((DRAWS,)))
+    assert found.shape == (4,)
+    assert ((found - q.entropy()).abs() < allowed(dim / 2)).all()
+
+
+@pytest.mark.parametrize("neighbour", [1, 4])
+def test_entropy_of_a_square(neighbour):
+    """Its edges are sharp, and the estimate is a little too large."""
+    side = torch.tensor([1.0, 0.1, 7.0])
+    error = neighbour_entropy(torch.rand(DRAWS, 3, 2) * side.unsqueeze(1), neighbour) - 2 * side.log()
+    assert (error.abs() < 0.05).all() and error.mean() < 0.02
+    few = neighbour_entropy(torch.rand(200, 200, 2), neighbour).mean()
+    assert 0.02 < few < 0.2
+
+
+def test_entropy_of_what_has_infinitely_dense_edges():
+    """Two independent arcsine laws: the worst that a smooth map of noise does to it, and slow to come right."""
+    error = neighbour_entropy((math.pi * torch.rand(DRAWS, 4, 2)).cos()) - 2 * math.log(math.pi / 2)
+    assert 0.02 < error.mean() < 0.08
+
+
+def test_entropy_moves_and_scales_as_an_entropy():
+    z = torch.randn(1000, 2, 3).exp()
+    found = neighbour_entropy(z)
+    torch.testing.assert_close(neighbour_entropy(z + torch.tensor([5.0, -3.0, 100.0])), found)
+    torch.testing.assert_close(neighbour_entropy(4 * z), found + 3 * math.log(4))
+    torch.testing.assert_close(neighbour_entropy(z[:, 1:]), found[1:])
+    apart = torch.cat([z[:, :1], z[:, :1] + 1e4])
+    digammas = torch.tensor([2000.0, 1000.0]).digamma()
+    torch.testing.assert_close(neighbour_entropy(apart), found[:1] + digammas[0] - digammas[1])
+
+
+def test_entropy_of_points():
+    assert neighbour_entropy(torch.ones(10, 2, 3)).tolist() == [-math.inf] * 2
+    with pytest.raises(ConfigurationError, match="samples: 3 is below 4"):
+        neighbour_entropy(torch.zeros(3, 1, 2), neighbour=3)
+
+
+def test_parts_from_draws(case):
+    """As from the density. What remains of the noise where q is the posterior is that of the distances."""
+    truth = case.parts(on_grid(case.q.log_prob, case.grid, 5))
+    found = decompose_draws(case.q.rsample((DRAWS,)), case.world.decoder(), case.prior, case.x, case.grid)
+    for name in ("log_likelihood", "reconstruction", "kl", "kl_to_posterior", "information", "kl_of_aggregate", "elbo"):
+        torch.testing.assert_close(getattr(found, name), getattr(truth, name), rtol=0, atol=allowed(1.0), msg=name)
+    torch.testing.assert_close(truth.elbo, truth.log_likelihood - truth.kl_to_posterior)
+    z = case.posterior.rsample((DRAWS,))
+    exact = decompose_draws(z, case.world.decoder(), case.prior, case.x, case.grid, elements=7000)
+    assert (exact.kl_to_posterior.abs() < allowed(0.0)).all()
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.1])
+def test_four_quadrants(gap):
+    """q(z|x) is a quarter of N(0, I), moved away from the axes: sharp edges, and I(x; z) = log 4."""
+    signs = torch.tensor([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    z = (torch.randn(DRAWS, 4, 2).abs() + gap) * signs
+    aggregate = 2 * gap * math.sqrt(2 / math.pi) + gap**2
+    prior = StandardNormal(2)
+    assert abs(kl_of_aggregate(z, prior) - aggregate) < allowed(1.0, bias=0.015)
+    assert ((kl_of_draws(z, prior) - aggregate - math.log(4)).abs() < allowed(1.0)).all()
 
 
 # Parzen window.

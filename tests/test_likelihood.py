@@ -17,7 +17,9 @@ from worlds import LINEAR, LinearGaussian
 
 from datamodules import Arrays
 from lightning_avb import VAE, GaussianDecoder, GaussianEncoder, cli
+from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
+from lightning_avb.evaluation import diagnostics
 from lightning_avb.evaluation.metrics import MeanOverRows
 from lightning_avb.likelihood import Likelihood, Line, table
 
@@ -52,7 +54,8 @@ def test_a_row_counts_once_on_any_number_of_processes(tmp_path, processes):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        torch.multiprocessing.spawn(_one_process, (processes, port, tmp_path), processes)
+        arguments = (processes, port, tmp_path)
+        torch.multiprocessing.start_processes(_one_process, arguments, processes, start_method="fork")
         found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(processes)]
     values = shares(processes)[0].double()
     for result in found:
@@ -82,6 +85,7 @@ def finished(request, tmp_path_factory):
 
 def estimates(finished, monkeypatch, capsys, *arguments):
     """What `test` writes beside the checkpoint, by name, and what it prints."""
+    monkeypatch.setattr(diagnostics, "DRAWS", 40000)
     monkeypatch.chdir(finished)
     last = finished / "checkpoints" / "last.ckpt"
     run(monkeypatch, "test", "--config", finished / "config.yaml", "--ckpt_path", last, *QUIET, *SHORT, *arguments)
@@ -141,24 +145,86 @@ def test_the_table_stands_in_columns():
     assert "-10.250" in rows[1] and "nan" not in rows[1]
 
 
-@pytest.mark.parametrize("start", ["proposal", "prior"])
-def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
-    """A linear-Gaussian model of standardised columns, whose log p(x) is known."""
-    monkeypatch.chdir(tmp_path)
+def linear_gaussian(rows):
+    """A linear-Gaussian model with its exact posterior, and a table of its draws in other units."""
     world = LinearGaussian.example()
-    numpy.save("rows.npy", (world.sample(300) * torch.tensor([10.0, 0.1, 3.0]) + 5).numpy())
-    data = Arrays("rows.npy", batch_size=50, eval_batch_size=11)
+    numpy.save("rows.npy", (world.sample(rows) * torch.tensor([10.0, 0.1, 3.0]) + 5).numpy())
     parts = [partial(part, network=LINEAR) for part in (GaussianEncoder, GaussianDecoder)]
     model = VAE(world.latent_dim, *parts, data_shape=world.data_shape)
     model.encoder.load_state_dict(world.encoder().state_dict())
     model.decoder.load_state_dict(world.decoder().state_dict())
+    return world, model, Arrays("rows.npy", batch_size=50, eval_batch_size=11)
+
+
+@pytest.mark.parametrize("start", ["proposal", "prior"])
+def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
+    """A linear-Gaussian model of standardised columns, whose log p(x) is known."""
+    monkeypatch.chdir(tmp_path)
+    world, model, data = linear_gaussian(300)
     likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=300, start=start)
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
     x = torch.cat([batch[0] for batch in data.test_dataloader()])
     lines = {line.estimate: line for line in likelihood.lines}
-    truth = world.log_marginal(x).mean().item() + data.log_volume
+    values = world.log_marginal(x) + data.log_volume
+    truth = values.mean().item()
     assert abs(data.log_volume) > 0.5
     for name in ("elbo", "importance", "annealing"):
         assert lines[name].n == len(x)
         assert abs(lines[name].mean - truth) < 0.03, name
+    assert abs(lines["ELBO"].mean - values[: lines["ELBO"].n].mean()) < 1e-3
+    assert abs(lines["KL(q(z|x), p(z|x))"].mean) < 1e-3
     assert 0 < lines["I(x; z)"].mean < math.log(len(x))
+
+
+@pytest.mark.parametrize("rows", [70, 330])
+def test_two_processes_print_what_one_does(tmp_path, monkeypatch, rows):
+    """7 rows of test data, of which one is dealt out twice; 33, too many for the grid."""
+    monkeypatch.chdir(tmp_path)
+    tables = []
+    for processes in (1, 2):
+        torch.manual_seed(1)
+        _, model, data = linear_gaussian(rows)
+        data.eval_batch_size = 3
+        options = {"devices": 2, "strategy": "ddp_fork"} if processes == 2 else {}
+        likelihood = Likelihood(["importance"], rows=5, samples=50)
+        trainer(tmp_path, callbacks=[likelihood], **options).test(model, data, verbose=False)
+        newest = max(tmp_path.glob("model.likelihood*.json"), key=lambda path: path.stat().st_mtime_ns)
+        tables.append({line["estimate"]: line for line in json.loads(newest.read_text())})
+    one, two = tables
+    assert one.keys() == two.keys() >= {"importance", "ELBO", "KL(q(z|x), p(z|x))", "I(x; z)", "KL(q(z), p(z))"}
+    for name, line in one.items():
+        assert two[name]["n"] == line["n"]
+        assert two[name]["mean"] == pytest.approx(line["mean"], rel=1e-6, abs=1e-6), name
+    assert one["I(x; z)"]["n"] == rows // 10 and one["importance"]["n"] == 5
+
+
+def test_an_autoencoder_has_no_bound_of_its_own(tmp_path, monkeypatch, capsys):
+    """Its log p(x) is estimated all the same."""
+    monkeypatch.chdir(tmp_path)
+    _, model, data = linear_gaussian(100)
+    monkeypatch.setattr(model, "scores", lambda batch: {"reconstruction": torch.zeros(len(batch.x))})
+    likelihood = Likelihood(["importance"], rows=5, samples=50)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    names = [line.estimate for line in likelihood.lines]
+    assert "importance" in names and "elbo" not in names
+    assert "no bound of its own" in capsys.readouterr().out
+
+
+class Drawn(torch.nn.Module):
+    """A prior that can be drawn from and no more."""
+
+    def forward(self):
+        return Implicit(lambda samples: torch.randn(samples, 2), torch.Size(), torch.Size([2]))
+
+
+@pytest.mark.parametrize(("name", "value"), [("prior", Drawn()), ("choices", 10)])
+def test_where_there_is_no_density_the_test_goes_on(tmp_path, monkeypatch, name, value):
+    monkeypatch.chdir(tmp_path)
+    _, model, data = linear_gaussian(100)
+    test, likelihood = trainer(tmp_path), Likelihood(["importance"], rows=5)
+    test.callbacks.append(likelihood)
+    monkeypatch.setattr(type(model) if name == "choices" else model, name, value)
+    monkeypatch.setattr(model, "scores", lambda batch: {"reconstruction": torch.zeros(len(batch.x))})
+    (logged,) = test.test(model, data, verbose=False)
+    assert likelihood.skipped and logged == {"test/reconstruction": 0.0}
+    assert not list(tmp_path.glob("*.json"))

@@ -22,11 +22,14 @@ from .posterior import Decomposition, critic_error, decompose, decompose_draws, 
 from .proposals import fitted_proposal
 from .quadrature import Quadrature
 
-GRID_ROWS, DRAWS = 16, 20000
-"""Rows for which a grid is filled at most, and draws of a black box for each of them."""
+GRID_ROWS = 16
+"""Rows for which a grid is filled at most."""
 
-FEW_DRAWS = 1000
-"""Draws of a black box for each of more rows."""
+DRAWS, FEW_DRAWS = 400000, 1000
+"""Draws of a black box for all these rows together, and for each one of more rows."""
+
+JUDGED = 20000
+"""Draws of a row that the critic is asked about."""
 
 SPENT = "none: what the KL term is spent on"
 
@@ -48,7 +51,8 @@ def diagnose(model: Any, batch: Batch, seed: int) -> list[Figure]:
     """The parts of the bound: a function of (seed, rows), in nats.
 
     In one or two latent dimensions, for the first `GRID_ROWS` rows: the ELBO of q, KL(q(z|x), p(z|x)), and for a model
-    with a critic how far its KL(q(z|x), p(z)) is off. In any: I(x; z) and KL(q(z), p(z)).
+    with a critic how far its KL(q(z|x), p(z)) is off. In any: I(x; z) and KL(q(z), p(z)). Nothing where q is a point,
+    as of a deterministic encoder, for which all of this is infinite.
 
     Args:
         model: with `encoder`, `decoder` and `prior`.
@@ -56,6 +60,9 @@ def diagnose(model: Any, batch: Batch, seed: int) -> list[Figure]:
         seed: of the draws.
     """
     batch = _distinct(batch._replace(x=batch.x.clone()), bool(model.classes))
+    q = model.encoder(batch.x[:1], None if batch.y is None else batch.y[:1])
+    if not has_density(q) and not q.moments(2)[1].any():
+        return []
     few, plane, figures = batch.first(GRID_ROWS), model.latent_dim <= 2, list[Figure]()
     if plane:
         with noise.use(noise.OfRows(seed, "bound", index=few.index)):  # type: ignore[arg-type]
@@ -104,11 +111,11 @@ def _bound(model: Any, batch: Batch) -> tuple[Decomposition, str, list[Figure]]:
         if hasattr(model, "judge"):
             error = critic_error(on_grid(opinion, grid, n), log_q, model.prior, grid)
     else:
-        z = _draws(q, DRAWS)
-        how, side = f"{len(z)} draws of q, nearest neighbours", "below, but for the error of the entropy of q"
+        z = _draws(q, DRAWS // n)
+        how, side = _neighbours(z), "below, but for the error of the entropy of q"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
         if hasattr(model, "judge"):
-            error = torch.cat([opinion(part) for part in z.split(BLOCK)]).mean(0) - found.kl
+            error = torch.cat([opinion(part) for part in z[:JUDGED].split(BLOCK)]).mean(0) - found.kl
     rows = {
         "ELBO": (found.elbo + model.log_volume, side),
         "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO"),
@@ -132,6 +139,10 @@ def _draws(q: Distribution, count: int) -> Tensor:
     return torch.cat([q.rsample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
 
 
+def _neighbours(z: Tensor) -> str:
+    return f"nearest neighbours, {len(z):,} draws a row"
+
+
 def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
     """I(x; z) and KL(q(z), p(z)), and how they were got."""
     n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
@@ -140,7 +151,7 @@ def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, st
         z = _draws(q, FEW_DRAWS)
         kl, aggregate = kl_of_draws(z, model.prior).mean(), kl_of_aggregate(z, model.prior)
         if kl.isfinite():
-            return kl - aggregate, aggregate, f"{len(z)} draws of q, nearest neighbours"
+            return kl - aggregate, aggregate, _neighbours(z)
     r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
     z, log_q = (part[0] for part in r.rsample_and_log_prob((1,)))
     every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
