@@ -41,7 +41,8 @@ class Arrays(TensorDataModule):
     Args:
         path: the file. A `.npy` file that is not standardised is mapped and need not fit into memory.
         label: the column of the labels, by name or number (from 0, or negative from the end); in a `.npz` file also
-            the name of an array. Labels, words or whole numbers, become 0..classes - 1 in sorted order.
+            the name of an array. Labels, words or whole numbers, become 0..classes - 1 in sorted order; the number -1
+            or an empty field: not known.
         array: which array of a `.npz` file is x, if there are several and none is called `x`.
         scale: `none`, `unit` or `standardize`; `auto`: as above.
         delimiter: what stands between two fields of a `.csv` file.

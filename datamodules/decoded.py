@@ -21,7 +21,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,11 +53,13 @@ class Look(NamedTuple):
         size: height and width.
         channels: 1 for grey, 3 for colour.
         crop: the side of a square that is cut out of the middle first; None: as much as has the proportions of `size`.
+        like: the picture that gave `size`, which all the others must have; None: they are scaled to it.
     """
 
     size: tuple[int, int]
     channels: int
     crop: int | None = None
+    like: str | None = None
 
 
 def orientation(picture: Image.Image) -> int:
@@ -66,11 +67,25 @@ def orientation(picture: Image.Image) -> int:
     return picture.getexif().get(_ORIENTATION, 1) if picture.format in ("JPEG", "MPO", "WEBP") else 1
 
 
-def read(path: Path, look: Look) -> np.ndarray:
-    """`(channels, height, width)` uint8: upright as its EXIF data says, on white where transparent, 16 bits as 8."""
-    (height, width), channels, crop = look
+def height_and_width(picture: Image.Image) -> tuple[int, int]:
+    """Those of a picture when it is upright."""
+    return picture.size if orientation(picture) > 4 else picture.size[::-1]
+
+
+def read(path: str, look: Look) -> np.ndarray:
+    """`(channels, height, width)` uint8: upright as its EXIF data says, on white where transparent, 16 bits as 8.
+
+    Raises:
+        ConfigurationError: it has not the size that it must have.
+    """
+    (height, width), channels, crop, like = look
     with Image.open(path) as file:
-        if crop is None:
+        if like is not None and (its := height_and_width(file)) != (height, width):
+            raise ConfigurationError(
+                f"data.size: the pictures have different sizes: {like!r} is {height}x{width}, {path!r} is {its[0]}x"
+                f"{its[1]} (height x width); set data.size to what they are to have, such as 64 or [48, 40]"
+            )
+        if crop is None and like is None:
             side = 2 * max(height, width)
             file.draft(None, (side, side))  # type: ignore[arg-type]  # a JPEG larger than that is not decoded in full
         picture: Image.Image = ImageOps.exif_transpose(file) if orientation(file) != 1 else file
@@ -80,7 +95,8 @@ def read(path: Path, look: Look) -> np.ndarray:
             picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
         if picture.has_transparency_data:
             picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture.convert("RGBA"))
-        picture = picture.convert("L" if channels == 1 else "RGB")
+        if picture.mode != (mode := "L" if channels == 1 else "RGB"):
+            picture = picture.convert(mode)
         if crop is not None:
             left, top = (picture.width - crop) // 2, (picture.height - crop) // 2
             picture = picture.crop((left, top, left + crop, top + crop))
@@ -90,37 +106,34 @@ def read(path: Path, look: Look) -> np.ndarray:
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
 
 
-def header(path: Path) -> tuple[tuple[int, int], bool] | None:
+def header(path: str) -> tuple[tuple[int, int], bool] | None:
     """Height and width of a picture, and whether it is grey, without decoding it; None: it cannot be read."""
     try:
         with Image.open(path) as picture:
-            return picture.size if orientation(picture) > 4 else picture.size[::-1], picture.mode in _GREY
+            return height_and_width(picture), picture.mode in _GREY
     except Exception:  # `decode` names all that cannot be read
         return None
 
 
 def common_look(root: Path, files: Sequence[str], size: tuple[int, int] | None, channels: int | None) -> Look:
-    """What the pictures have in common, where size or channels are not given: their size; grey if all of them are.
-
-    Raises:
-        ConfigurationError: the pictures have different sizes, and `size` is not given.
-    """
+    """What the pictures are to have in common, where it is not given: the size of the first; grey if all are."""
     if size is not None and channels is not None:
         return Look(size, channels)
-    with ThreadPoolExecutor() as pool:
-        headers = chain.from_iterable(pool.map(lambda block: [header(root / file) for file in block], blocks(files)))
-    readable = {file: found for file, found in zip(files, headers, strict=True) if found is not None}
-    if not readable:
+    paths = [os.path.join(root, file) for file in files]
+    for first in paths:
+        if found := header(first):
+            break
+    else:
         return Look(size or (1, 1), channels or 1)
-    first = next(iter(readable))
-    ours = readable[first][0]
-    for file, (theirs, _) in readable.items():
-        if size is None and theirs != ours:
-            raise ConfigurationError(
-                f"data.size: the pictures have different sizes: {first!r} is {ours[0]}x{ours[1]}, {file!r} {theirs[0]}x"
-                f"{theirs[1]} (height x width); set data.size to what they are to have, such as 64 or [48, 40]"
-            )
-    return Look(size or ours, channels or (1 if all(grey for _, grey in readable.values()) else 3))
+    ours, grey = found
+    if grey and channels is None:
+        with ThreadPoolExecutor() as pool:
+            grey = all(ahead(pool, _grey, blocks(paths), os.cpu_count() or 1))
+    return Look(size or ours, channels or (1 if grey else 3), like=None if size else first)
+
+
+def _grey(paths: Sequence[str]) -> bool:
+    return all(found is None or found[1] for found in map(header, paths))
 
 
 def decoded(
@@ -149,7 +162,7 @@ def decoded(
             write into `cache`.
     """
     try:
-        stats = [os.stat(root / file) for file in files]
+        stats = [os.stat(os.path.join(root, file)) for file in files]
     except OSError as error:
         raise ConfigurationError(f"data.root: {str(error.filename)!r}: {error.strerror}") from error
     listing = [(file, stat.st_size, stat.st_mtime_ns) for file, stat in zip(files, stats, strict=True)]
@@ -161,7 +174,11 @@ def decoded(
             cache.mkdir(parents=True, exist_ok=True)
             with _acquired(FileLock(path.with_suffix(".lock")), root):
                 if not path.exists():
-                    decode(root, files, look, path)
+                    try:
+                        decode(root, files, look, path)
+                    except ConfigurationError:
+                        path.with_suffix(".part").unlink()
+                        raise
         except OSError as error:
             needed = len(files) * look.channels * math.prod(look.size)
             raise ConfigurationError(
@@ -184,7 +201,7 @@ def decode(root: Path, files: Sequence[str], look: Look, path: Path) -> None:
     """Writes the pictures into a new file, or finishes the one that was begun.
 
     Raises:
-        ConfigurationError: some cannot be read; says which, and how many.
+        ConfigurationError: some cannot be read; says which, and how many. Or one has another size.
     """
     start, shape = time.monotonic(), (look.channels, *look.size)
     head = io.BytesIO()
@@ -202,12 +219,11 @@ def decode(root: Path, files: Sequence[str], look: Look, path: Path) -> None:
             for names, pictures in zip(todo, work, strict=True):
                 broken |= {name: found for name, found in zip(names, pictures, strict=True) if isinstance(found, str)}
                 if not broken:
-                    file.write(np.stack(pictures).tobytes())  # type: ignore[arg-type]
+                    file.write(np.stack(pictures))  # type: ignore[arg-type]
                 bar.update(len(names))
         file.flush()
         os.fsync(file.fileno())
     if broken:
-        part.unlink()
         some = "; ".join(f"{name!r} ({reason})" for name, reason in list(broken.items())[:5])
         more = f"; and {len(broken) - 5} more" if len(broken) > 5 else ""
         raise ConfigurationError(f"data.root: {len(broken)} of {len(files)} pictures cannot be read: {some}{more}")
@@ -226,7 +242,9 @@ def _read_block(root: Path, look: Look, files: Sequence[str]) -> list[np.ndarray
     pictures: list[np.ndarray | str] = []
     for file in files:
         try:
-            pictures.append(read(root / file, look))
+            pictures.append(read(os.path.join(root, file), look))
+        except ConfigurationError:
+            raise
         except Exception as error:  # decoders raise all kinds; every one is reported
             pictures.append(str(error) or type(error).__name__)
     return pictures

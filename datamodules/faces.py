@@ -77,7 +77,7 @@ class Olivetti(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, labels=labels, labelled_per_batch=labelled_per_batch)
+        super().__init__(batch_size, eval_batch_size, binarize, None, labels, labelled_per_batch)
         self.root = root
 
     def load(self) -> dict[str, Split]:
@@ -102,7 +102,7 @@ class CelebA(Fetched):
         crop: side of the square, in pixels of the original.
         attribute: one of the 40, such as `Smiling`, as label 0 or 1; None: no labels.
         cache: folder for the decoded pictures; None: `root/celeba/.lightning_avb`.
-        resident, batch_size, eval_batch_size, binarize: see `TensorDataModule`.
+        resident, batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: the files are not there and cannot be downloaded, or there is no such attribute.
@@ -122,8 +122,10 @@ class CelebA(Fetched):
         batch_size: int = 100,
         eval_batch_size: int = 500,
         binarize: Binarize = "none",
+        labels: int | None = None,
+        labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(root, batch_size, eval_batch_size, binarize)
+        super().__init__(root, batch_size, eval_batch_size, binarize, labels, labelled_per_batch)
         self.resident = resident
         self.size, self.crop = height_and_width(size), at_least(1, **{"data.crop": crop})
         self.data_shape = (3, *self.size)

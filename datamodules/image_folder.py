@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,13 +19,16 @@ from .tensors import Binarize, Split, TensorDataModule, cut
 ENDINGS = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 PARTS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 """Folders that are splits."""
+UNLABELLED = {"unlabelled", "unlabeled"}
+"""Folders, beside those of the labels, of pictures whose label is not known."""
 
 
 class ImageFolder(TensorDataModule):
     """Pictures of any height and width, grey or colour: one folder of them, or a folder a label.
 
     Pictures are found in all folders below `root`. The label is the name of the uppermost folder, labels are numbered
-    in the order of their names; in a single folder, pictures have no label. Names that begin with a dot and files with
+    in the order of their names; in a single folder, pictures have no label. Beside at least two folders of labels one
+    that is called `unlabelled` has pictures whose label is not known. Names that begin with a dot and files with
     other endings than those of pictures are left out.
 
     Pictures of one size keep it. If `size` is given, each is scaled to cover it and what hangs over is cut off evenly.
@@ -89,10 +92,10 @@ class ImageFolder(TensorDataModule):
         x = decoded(self.root, files, self.cache, self.size, self.channels)
         y = None
         if names is not None:
-            self.label_names = sorted(set(names))
+            self.label_names = sorted(set(names) - UNLABELLED)
             self.classes = len(self.label_names)
             numbers = {name: number for number, name in enumerate(self.label_names)}
-            y = torch.tensor([numbers[name] for name in names])
+            y = torch.tensor([numbers.get(name, -1) for name in names])
         return {stage: Split(x, y, rows) for stage, rows in parts.items()}
 
     def _files(self) -> tuple[list[str], str]:
@@ -117,7 +120,7 @@ class ImageFolder(TensorDataModule):
 
     def _sorted_out(self, files: list[str]) -> tuple[dict[str, Tensor], list[str] | None]:
         """Which pictures make up each split, and the name of every picture's label if there are labels."""
-        paths = [PurePosixPath(file).parts for file in files]
+        paths = [file.split("/") for file in files]
         tops = {path[0] for path in paths if len(path) > 1}
         stages = tops & PARTS.keys()
         parts = {"train": torch.arange(len(files))}
@@ -141,7 +144,7 @@ class ImageFolder(TensorDataModule):
             parts |= cut(parts["train"], self.split_seed, **missing)
         return parts, names
 
-    def _labels(self, files: list[str], paths: list[tuple[str, ...]]) -> list[str] | None:
+    def _labels(self, files: list[str], paths: list[list[str]]) -> list[str] | None:
         beside = [file for file, path in zip(files, paths, strict=True) if len(path) == 1]
         within = [file for file, path in zip(files, paths, strict=True) if len(path) > 1]
         if beside and within:
@@ -150,7 +153,7 @@ class ImageFolder(TensorDataModule):
                 f"({within[0]!r}); put them all into folders, one a label, or all into one folder"
             )
         names = [path[0] for path in paths]
-        return names if within and len(set(names)) > 1 else None
+        return names if within and len(set(names) - UNLABELLED) > 1 else None
 
 
 def height_and_width(size: int | tuple[int, int]) -> tuple[int, int]:

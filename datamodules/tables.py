@@ -129,8 +129,6 @@ def _csv(path: Path, lines: Any, label: Label) -> Table:
             raise unusable(path, place, last, f"the row has {len(fields)} fields, the first one {len(names)}")
         if column is not None:
             labels.append(fields.pop(column).strip())
-            if not labels[-1]:
-                raise unusable(path, place, names[column], "the label is missing")
         try:
             numbers = [float(field) for field in fields]
         except ValueError:
@@ -166,16 +164,23 @@ def numbered(labels: list[Any], where: str) -> tuple[Tensor, list[str]]:
     """Labels as 0..k - 1 in sorted order, `(rows,)` int64, and what each number stands for.
 
     Numbers, also those that are spelled, are sorted as numbers, everything else as text; errors say `where` they are.
+    An empty text, and -1 among numbers, is a label that is not known, and -1.
 
     Raises:
-        ConfigurationError: numbers that are not whole: a quantity, and no label.
+        ConfigurationError: numbers that are not whole: a quantity, and no label; fewer than two classes beside labels
+            that are not known.
     """
     values: list[Any] = [str(label) for label in labels]
-    if all(map(is_number, labels)):
-        broken = next((label for label in labels if not float(label).is_integer()), None)
+    if all(is_number(label) for label in labels if label != ""):
+        broken = next((label for label in labels if label != "" and not float(label).is_integer()), None)
         if broken is not None:
             raise ConfigurationError(f"data.label: {where} has {broken}, a quantity; labels are words or whole numbers")
-        values = [int(float(label)) for label in labels]
-    names = sorted(set(values))
+        values = [-1 if label == "" else int(float(label)) for label in labels]
+    names = sorted(set(values) - {"", -1})
+    if len(names) < min(2, len(set(values))):
+        raise ConfigurationError(
+            f"data.label: {where} has too few classes: {', '.join(map(repr, names)) or 'none'}; -1 or an empty field "
+            "is a label that is not known"
+        )
     numbers = {name: number for number, name in enumerate(names)}
-    return torch.tensor([numbers[value] for value in values]), [str(name) for name in names]
+    return torch.tensor([numbers.get(value, -1) for value in values]), [str(name) for name in names]

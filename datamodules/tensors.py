@@ -3,13 +3,12 @@
 A new data set is a subclass with a `load`. Batches are cut, scaled and binarised on the device; there are no loader
 workers.
 
-* The order of an epoch is a function of (seed, epoch). A run resumed in the middle of an epoch goes on where it was.
+* The order of an epoch is a function of (seed, epoch), which labels are shown one of the seed, and the labelled rows of
+  a batch one of (seed, number of the batch in the run). A run resumed in the middle of an epoch goes on where it was.
 * With several processes, the batch of rank r is the r-th part of the batch that one process would see.
 * Dynamic binarisation draws anew in every epoch, a function of (seed, epoch, batch, rank) in training and of
   (seed, stage, row) in validation and test; static binarisation is a function of the row alone.
 * Where the tensor is kept changes no bit of a batch.
-* A semi-supervised model gets two streams in a batch: first labelled rows, then rows of all the data without labels.
-  The labelled rows are a function of the seed, their order of (seed, epoch).
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ class Split(NamedTuple):
 
     Attributes:
         x: `(rows, *data_shape)`, any dtype; may be mapped from a file.
-        y: `(rows,)` int64 labels, or None.
+        y: `(rows,)` int64 labels, -1 where a label is not known, or None.
         rows: int64, which rows of x and y make up the split, in order; None: all of them.
     """
 
@@ -60,10 +59,6 @@ class Split(NamedTuple):
         """The number of rows of the split."""
         return len(self.x if self.rows is None else self.rows)
 
-    def labels(self) -> Tensor | None:
-        """`(size,)`, the labels of its rows."""
-        return self.y if self.y is None or self.rows is None else self.y[self.rows]
-
 
 class TensorDataModule(pl.LightningDataModule, abc.ABC):
     """Base class.
@@ -75,6 +70,12 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
             once and for all.
         resident: True: the data lies in the memory of the device; False: it stays where `load` put it, in main memory
             or in a file, and every batch is moved; None: resident if it takes at most half of the memory that is free.
+        labels: how many training rows keep their label, as evenly over the classes as can be; the others get y = -1.
+            The seed draws them; more of them contain the fewer. None: all. Validation and test keep theirs.
+        labelled_per_batch: 0: one stream of all training rows, with the labels that are known. L: two streams; every
+            training batch has L + batch_size rows on each process, first L labelled ones, from one shuffled order of
+            them after the other, then batch_size of all training rows, in the order that they have with 0, and each
+            with y = -1.
 
     Attributes:
         data_shape: shape of a row of x; known after `setup` where the class does not say it.
@@ -85,7 +86,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
 
     Raises:
         ConfigurationError: the training split has fewer rows than one batch over all processes, or not the labels that
-            are asked for.
+            are asked for; a label that is none of -1..classes - 1.
     """
 
     data_shape: Shape | None = None
@@ -106,7 +107,8 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         super().__init__()
         for name, value in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
             at_least(1, **{f"data.{name}": value})
-        at_least(0, **{"data.labelled_per_batch": labelled_per_batch})
+        for name, value in (("labels", labels or 0), ("labelled_per_batch", labelled_per_batch)):
+            at_least(0, **{f"data.{name}": value})
         if binarize not in ("none", "dynamic", "static"):
             raise ConfigurationError(f"data.binarize: {binarize!r} is none of 'none', 'dynamic', 'static'")
         self.save_hyperparameters(logger=False)
@@ -156,63 +158,10 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         if self._splits is None or self._at != self.device:
             splits, self._at = self.load(), self.device
             self._agree()
-            self._check_labels(splits)
-            splits["train"] = self._with_some_labels(splits["train"])
             self.data_shape = tuple(splits["train"].x.shape[1:])
             self._in_memory = self._fits(splits)
             self._splits = {name: self._moved(name, split) for name, split in splits.items()}
         return self._splits[stage]
-
-    def _check_labels(self, splits: dict[str, Split]) -> None:
-        for stage, split in splits.items():
-            y = split.labels()
-            if y is None or self.classes is None:
-                continue
-            wrong = ((y < -1) | (y >= self.classes)).nonzero()
-            if len(wrong):
-                row = int(wrong[0])
-                expected = f"0..{self.classes - 1}, or -1 where it is not known"
-                raise ConfigurationError(f"data: row {row} of {stage!r} has the label {y[row]}; expected {expected}")
-
-    def _with_some_labels(self, split: Split) -> Split:
-        """The training data with as many labels as there are to be."""
-        y = split.labels()
-        if y is None or self.classes is None:
-            if self.labels is not None or self.labelled_per_batch:
-                asked = "labels" if self.labels is not None else "labelled_per_batch"
-                raise ConfigurationError(f"data.{asked}: the data has no labels")
-            return split
-        if self.labels is not None:
-            kept = self._drawn_labels(y, self.labels)
-            y = torch.full_like(y, -1).index_put((kept,), y[kept])
-        known = int((y >= 0).sum())
-        if self.labelled_per_batch and known == len(y):
-            raise ConfigurationError(
-                "data.labelled_per_batch: every row has a label, and one stream is enough; leave it at 0, or say in "
-                "data.labels how many rows keep theirs"
-            )
-        if self.labelled_per_batch > known:
-            raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled_per_batch}; only {known} rows have a label"
-            )
-        return split._replace(y=y if split.rows is None else split.y.index_put((split.rows,), y))  # type: ignore[union-attr]
-
-    def _drawn_labels(self, y: Tensor, count: int) -> Tensor:
-        """`(count,)` rows with a label, as many of one class as of another as far as that goes."""
-        classes = self.classes or 0
-        if count < classes:
-            raise ConfigurationError(f"data.labels: {count} are fewer than the {classes} classes")
-        generator = torch.Generator().manual_seed(noise.mixed_seed(noise.run_seed(), "labels"))
-        order = torch.randperm(len(y), generator=generator)
-        kept = []
-        for place, label in enumerate(torch.randperm(classes, generator=generator).tolist()):
-            share, rows = count // classes + (place < count % classes), order[y[order] == label]
-            if len(rows) < share:
-                raise ConfigurationError(
-                    f"data.labels: {count} are {share} of class {label}, which has {len(rows)} rows with a label"
-                )
-            kept.append(rows[:share])
-        return torch.cat(kept)
 
     def rows(self, stage: str) -> int:
         """The number of rows of the split `train`, `val` or `test`."""
@@ -235,7 +184,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
 
     def _moved(self, stage: str, split: Split) -> Split:
         """The split where it is to lie."""
-        y = split.labels()
+        y = self._known(stage, split)
         y = y.to(self.device) if y is not None else None
         if not self._in_memory:
             return split._replace(y=y)
@@ -249,6 +198,46 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
                 part = self._drawn_once(stage, index, part)
             x[index.to(x.device)] = part.to(x.device)
         return Split(x, y)
+
+    def _known(self, stage: str, split: Split) -> Tensor | None:
+        """The labels of a split's rows; of training rows those that are to be shown."""
+        y = split.y if split.y is None or split.rows is None else split.y[split.rows]
+        if y is not None and self.classes and len(wrong := ((y < -1) | (y >= self.classes)).nonzero()):
+            row = int(wrong[0] if split.rows is None else split.rows[wrong[0]])
+            raise ConfigurationError(
+                f"data: row {row} ({stage}) has the label {int(y[wrong[0]])}; labels are 0 to {self.classes - 1}, and "
+                "-1 where they are not known"
+            )
+        if stage != "train":
+            return y
+        if self.labels is not None:
+            y = self._shown(y, self.labels)
+        if y is not None and (known := int((y >= 0).sum())) < len(y):
+            rank_zero_info(f"data: {known:,} of {len(y):,} training rows have a label")
+        return y
+
+    def _shown(self, y: Tensor | None, labels: int) -> Tensor:
+        """`labels` of the labels, and -1 elsewhere: of rows in random order the first of each class, the second, ..."""
+        if y is None or self.classes is None:
+            raise ConfigurationError(f"data.labels: {labels}, and the data has no labels")
+        order = _permutation(len(y), "labels")
+        order = order[y[order] >= 0]
+        counts = y[order].bincount(minlength=self.classes)
+        share, rarest = labels // self.classes, int(counts.argmin())
+        if share == 0:
+            raise ConfigurationError(f"data.labels: {labels} are fewer than the {self.classes} classes")
+        if labels > len(order):
+            raise ConfigurationError(f"data.labels: {labels} are more than the {len(order)} training rows with a label")
+        if share > counts[rarest]:
+            name = rarest if self.label_names is None else repr(self.label_names[rarest])
+            raise ConfigurationError(
+                f"data.labels: {labels} are {share} of each class, and of {name} there are only {counts[rarest]} "
+                "training rows with a label"
+            )
+        turn = torch.empty_like(order)
+        turn[y[order].argsort(stable=True)] = torch.cat([torch.arange(count) for count in counts.tolist()])
+        kept = order[turn.argsort(stable=True)[:labels]]
+        return torch.full_like(y, -1).index_copy(0, kept, y[kept])
 
     def _drawn_once(self, stage: str, index: Tensor, x: Tensor) -> Tensor:
         """The bits of static binarisation, for stored rows."""
@@ -386,8 +375,14 @@ def fast_uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
     return bits.view(torch.int16)[:count].view(*shape).float().add_(32768.5).mul_(2.0**-16)
 
 
+def _permutation(count: int, *key: int | str) -> Tensor:
+    """0..count - 1 in an order that is a function of the run's seed and the key."""
+    generator = torch.Generator().manual_seed(noise.mixed_seed(noise.run_seed(), *key))
+    return torch.randperm(count, generator=generator)
+
+
 class TrainLoader:
-    """Shuffled batches of the training split, labelled rows in front where the data says so.
+    """Shuffled batches of the training split, behind labelled rows where they are asked for.
 
     An incomplete last batch is left out.
     """
@@ -403,6 +398,17 @@ class TrainLoader:
                 f"data.batch_size: {data.batch_size} rows{each} are more than the {self.rows} rows of the training data"
             )
         self.batches = self.rows // joined
+        y = data.split("train").y
+        self.known = torch.arange(0) if y is None else (y >= 0).nonzero()[:, 0].cpu()
+        if data.labelled_per_batch > len(self.known):
+            raise ConfigurationError(
+                f"data.labelled_per_batch: {data.labelled_per_batch} are more than the {len(self.known)} training rows "
+                "with a label"
+            )
+        if data.labelled_per_batch and len(self.known) == self.rows:
+            raise ConfigurationError(
+                "data.labelled_per_batch: every row has a label: one stream is enough, leave it at 0"
+            )
 
     def __len__(self) -> int:
         return self.batches
@@ -414,36 +420,36 @@ class TrainLoader:
             return 0, 0
         return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready
 
+    def _mine(self, rows: Tensor) -> Tensor:
+        """`(batches, size)` from the rows of an epoch: the part of each batch that is this process's."""
+        return rows.view(self.batches, self.processes, -1)[:, self.rank]
+
+    def _labelled(self, epoch: int) -> Tensor:
+        """The labelled rows of an epoch: its piece of an endless sequence of permutations."""
+        each, count = self.batches * self.processes * self.data.labelled_per_batch, len(self.known)
+        turn, begin = divmod(epoch * each, count)
+        turns = range(turn, -(-(epoch + 1) * each // count))
+        endless = torch.cat([_permutation(count, "labelled", turn) for turn in turns])
+        return self.known[endless[begin : begin + each]]
+
     def __iter__(self) -> Iterator[Batch]:
         epoch, done = self._position()
-        data, seed, size = self.data, noise.run_seed(), self.data.batch_size
-        order = torch.randperm(
-            self.rows, generator=torch.Generator().manual_seed(noise.mixed_seed(seed, "order", epoch))
-        )
-        parts = order[: self.batches * self.processes * size].view(self.batches, self.processes, size)
-        mine = torch.cat([self._labelled(epoch), parts], -1)[done:, self.rank].to(data.split("train").x.device)
+        data, seed, labelled = self.data, noise.run_seed(), self.data.labelled_per_batch
+        order = _permutation(self.rows, "order", epoch)
+        indices = self._mine(order[: self.batches * self.processes * data.batch_size])
+        if labelled:
+            indices = torch.cat([self._mine(self._labelled(epoch)), indices], 1)
+        indices = indices[done:].to(data.split("train").x.device)
         generator = torch.Generator(data.device)
-        for number, (index, x) in enumerate(data.read("train", mine.unbind()), done):
+        for number, (index, x) in enumerate(data.read("train", indices.unbind()), done):
             uniform = None
             if data.binarize == "dynamic":
                 generator.manual_seed(noise.mixed_seed(seed, "binarize", epoch, number, self.rank))
                 uniform = fast_uniform(x.shape, generator)
             batch = data.batch("train", index, x, uniform)
-            if data.labelled_per_batch and batch.y is not None:
-                batch.y[data.labelled_per_batch :] = -1
+            if labelled and batch.y is not None:
+                batch.y[labelled:] = -1
             yield batch
-
-    def _labelled(self, epoch: int) -> Tensor:
-        """`(batches, processes, labelled_per_batch)` rows: one permutation of the labelled rows after the other."""
-        shape = self.batches, self.processes, self.data.labelled_per_batch
-        count, y = math.prod(shape), self.data.split("train").y
-        if y is None or not count:
-            return torch.empty(shape, dtype=torch.int64)
-        rows, start = (y >= 0).nonzero()[:, 0].cpu(), epoch * count
-        rounds = range(start // len(rows), (start + count - 1) // len(rows) + 1)
-        seeds = (noise.mixed_seed(noise.run_seed(), "labelled", number) for number in rounds)
-        orders = [torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return rows[torch.cat(orders)[start % len(rows) :][:count]].view(shape)
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: the position follows from the trainer's counters. Having this method tells Lightning so."""

@@ -146,7 +146,7 @@ NUMBERS = np.arange(60.0).reshape(20, 3) ** 2
         ("a.csv", "a,b\n1,2\n-inf,3\n", {}, r"row 2 \(line 3\), column 'a': -inf is not finite"),
         ("a.csv", "a,b\n1,2\n1,2,3\n", {}, r"row 2 \(line 3\), column 'b': the row has 3 fields, the first one 2"),
         ("a.csv", "a,b,c\n1,2,3\n1\n", {}, r"row 2 \(line 3\), column 'a': the row has 1 fields, the first one 3"),
-        ("a.csv", "a,b\n1,x\n2,\n", {"label": "b"}, r"row 2 \(line 3\), column 'b': the label is missing"),
+        ("a.csv", "a,b\n1,x\n2,\n", {"label": "b"}, r"data\.label: 'b' in .*a\.csv' has too few classes: 'x'; -1 or"),
         ("a.csv", "a,b\n" + "1,2\n" * 20, {}, r"column 'a' is 1 in all 16 training rows"),
         ("a.csv", "a;b\n1;2\n", {}, r"data\.delimiter: .* one column; is ';' between"),
         ("a.csv", "a,b\n1,2\n", {"label": "c"}, r"data\.label: there is no column 'c'; there are a, b"),
@@ -230,8 +230,12 @@ def test_a_label_of_words_in_a_table_without_names(tmp_path, label):
 def test_labels_are_numbered_in_sorted_order():
     for labels, expected, names in (
         (["b", "a", "10", "b"], [2, 1, 0, 2], ["10", "a", "b"]),
-        (["10", "9", "-1"], [2, 1, 0], ["-1", "9", "10"]),
+        (["10", "9", "-2"], [2, 1, 0], ["-2", "9", "10"]),
         ([2.0, 5.0, 2.0], [0, 1, 0], ["2", "5"]),
+        (["10", "", "9", "-1"], [1, -1, 0, -1], ["9", "10"]),
+        ([5.0, -1.0, 2.0], [1, -1, 0], ["2", "5"]),
+        (["b", "", "-1"], [1, -1, 0], ["-1", "b"]),
+        (["b", "b"], [0, 0], ["b"]),
     ):
         y, found = numbered(labels, "")
         assert (y.tolist(), found) == (expected, names)

@@ -48,7 +48,7 @@ from ..conditionals import (
 )
 from ..errors import ConfigurationError, at_least
 from ..game import Phase, Play, Player
-from ..networks import MLP, Network
+from ..networks import MLP, Network, check_rows_apart
 from ..objectives import AdversarialForm, SharedPass, adversarial_loss, density_ratio_loss, full_precision_in_half
 from .latent import LatentVariableModel
 
@@ -124,6 +124,7 @@ class AAE(LatentVariableModel):
         self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
         self.prior = _fixed(self.recipes["prior"](self.latent_dim))
         self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self._kinds)
+        check_rows_apart(discriminator=self.discriminator)
 
     @property
     def _kinds(self) -> int:
@@ -137,6 +138,11 @@ class AAE(LatentVariableModel):
                 f"SwissRollPrior have them; {type(self.prior).__name__} has {getattr(self.prior, 'parts', 'none')}"
             )
         return classes + 1
+
+    def _check(self, batch: Batch, batch_idx: int) -> None:
+        super()._check(batch, batch_idx)
+        if batch_idx == 0 and self.labels == "prior" and not self.trainer.predicting:
+            _check_labels(Batch(*batch).y, self.hparams["classes"])
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {
@@ -191,6 +197,11 @@ def _fixed(prior: nn.Module) -> nn.Module:
     if any(parameter.requires_grad for parameter in prior.parameters()):
         raise ConfigurationError("prior: an adversarial autoencoder cannot learn its prior, and this one would")
     return prior
+
+
+def _check_labels(y: Tensor | None, classes: int) -> None:
+    if y is not None and not (y < classes).all():
+        raise ConfigurationError(f"classes: the model knows {classes} of them, and a row has the label {y.max()}")
 
 
 class Contest(NamedTuple):
@@ -328,6 +339,7 @@ class CategoricalAAE(LatentVariableModel):
         self.prior = _fixed(self.recipes["prior"](self.latent_dim))
         self.on_category = self.recipes["discriminator"]((self.categories,), (), 0)
         self.on_style = self.recipes["discriminator"]((self.latent_dim,), (), 0)
+        check_rows_apart(discriminator=self.on_style)
         self.members = nn.ModuleDict({stage: Members(self.categories, classes or 1) for stage in ("val", "test")})
 
     def configure_model(self) -> None:
@@ -418,13 +430,16 @@ class CategoricalAAE(LatentVariableModel):
 
     def _check(self, batch: Batch, batch_idx: int) -> None:
         super()._check(batch, batch_idx)
-        if batch_idx == 0 and self.trainer.training and not self.clusters:
-            y = self._labelled(Batch(*batch)).y
-            if y is None or not ((y >= 0) & (y < self.categories)).all():
-                raise ConfigurationError(
-                    "data.labelled_per_batch: 0, and there are rows without a label; say how many rows of a batch are "
-                    "to be labelled ones, or how many categories there are to be without labels"
-                )
+        if batch_idx or self.trainer.predicting:
+            return
+        batch = Batch(*batch)
+        _check_labels(batch.y, self.hparams["classes"] or 0)
+        y = self._labelled(batch).y
+        if self.trainer.training and not self.clusters and (y is None or not (y >= 0).all()):
+            raise ConfigurationError(
+                f"data.labelled_per_batch: {self.labelled}, and there are rows without a label; say how many rows of "
+                "a batch are to be labelled ones, or how many categories there are to be without labels"
+            )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
@@ -447,10 +462,14 @@ class CategoricalAAE(LatentVariableModel):
     def on_test_epoch_start(self) -> None:
         """Clusters get their labels from the validation data."""
         self.members["test"].reset()
-        if self.clusters:
-            self.members["val"].reset()
-            for batch in self.trainer.datamodule.val_dataloader():  # type: ignore[attr-defined]
-                self._count("val", Batch(*batch))
+        if not self.clusters:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
+        self.members["val"].reset()
+        for batch in data.val_dataloader():
+            self._count("val", Batch(*batch))
 
     def on_test_epoch_end(self) -> None:
         self._log_error("test")
@@ -459,9 +478,10 @@ class CategoricalAAE(LatentVariableModel):
         if not self.members[stage].update_called:
             return
         counts, _ = self.members[stage].compute()
-        label = self.members["val"].compute()[1] if self.clusters else torch.arange(self.categories)
-        right = counts[torch.arange(self.categories), label].sum()
-        self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True)
+        known, label = self.members["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
+        if known.any() and counts.any():
+            right = counts[torch.arange(self.categories), label].sum()
+            self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True)
 
     # Codes.
 

@@ -48,7 +48,7 @@ from ..conditionals import (
 from ..contrasts import ContrastRecipe, GaussianContrast
 from ..errors import ConfigurationError
 from ..game import Losses, Phase, Play, Player
-from ..networks import ResidualCritic
+from ..networks import ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
 from ..objectives import SharedPass, density_ratio_loss, full_precision_in_half
 from .latent import LatentVariableModel
@@ -121,6 +121,7 @@ class AVB(LatentVariableModel):
         super().build(data_shape)
         self.contrast = self.recipes["contrast"](data_shape, self.latent_dim, self.classes)
         self.critic = self.recipes["critic"](data_shape, self.latent_dim, self.contrast.context_dim + self.classes)
+        check_rows_apart(critic=self.critic)
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {

@@ -48,7 +48,7 @@ from ..batch import Batch, Shape
 from ..conditionals import Conditional, EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
 from ..errors import ConfigurationError, at_least
 from ..game import Losses, Phase, Play, Player
-from ..networks import MLP, Network, ResidualCritic
+from ..networks import MLP, Network, ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
 from ..objectives import AdversarialForm, SharedPass, adversarial_loss, density_ratio_loss, full_precision_in_half
 from .latent import EncodingModel, GenerativeModel, in_turn
@@ -243,6 +243,7 @@ class GAN(AdversarialModel):
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
         self.discriminator = self.recipes["discriminator"](data_shape, (), self.classes)
+        check_rows_apart(discriminator=self.discriminator)
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {"generator": [self.generator], "discriminator": [self.discriminator]}
@@ -315,6 +316,7 @@ class BiGAN(EncodingModel, AdversarialModel):
         super().build(data_shape)
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
         self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
+        check_rows_apart(discriminator=self.discriminator)
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {

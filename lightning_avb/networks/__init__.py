@@ -3,7 +3,7 @@
 from .conv import ConvNet, DeconvNet
 from .critics import Critic, InnerProductCritic, ResidualCritic
 from .input_noise import InputNoise
-from .mlp import MLP, Network, Residual, ResidualMLP, activation_function, check_widths
+from .mlp import MLP, Network, Residual, ResidualMLP, activation_function, check_rows_apart, check_widths
 from .noisy import NoiseBasis, NoisyMLP
 
 __all__ = [
@@ -20,5 +20,6 @@ __all__ = [
     "ResidualCritic",
     "ResidualMLP",
     "activation_function",
+    "check_rows_apart",
     "check_widths",
 ]

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from .. import noise
 from ..batch import Shape
 from ..errors import ConfigurationError
-from .mlp import MLP, Network
+from .mlp import MLP, Network, check_dropout
 
 
 class InputNoise(nn.Module):
@@ -39,8 +39,7 @@ class InputNoise(nn.Module):
         super().__init__()
         if not normal >= 0:
             raise ConfigurationError(f"normal: {normal} is not a standard deviation")
-        if not 0 <= dropout < 1:
-            raise ConfigurationError(f"dropout: {dropout} is not a share from 0 to below 1")
+        check_dropout(dropout)
         self.normal, self.dropout = normal, nn.Dropout(dropout)
         self.network = network(in_shape, out_shape, context_dim)
 

@@ -45,6 +45,26 @@ def check_widths(**widths: Sequence[int]) -> None:
             raise ConfigurationError(f"{name}: {list(sizes)} has a layer without units")
 
 
+def check_dropout(dropout: float) -> None:
+    """Raises ConfigurationError if this is no share of values to lose."""
+    if not 0 <= dropout < 1:
+        raise ConfigurationError(f"dropout: {dropout} is not a share from 0 to below 1")
+
+
+def check_rows_apart(**networks: nn.Module) -> None:
+    """Raises ConfigurationError if a network's rows see each other in training; the message names the argument."""
+    for name, network in networks.items():
+        if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+            raise ConfigurationError(f"{name}: batch_norm lets rows see each other, which this network must not")
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of `(..., width)` over all leading dimensions."""
+
+    def forward(self, h: Tensor) -> Tensor:
+        return super().forward(h.reshape(-1, h.shape[-1])).view_as(h)
+
+
 class Context(nn.Module):
     """Adds a linear map of the context to the first layer's output.
 
@@ -79,9 +99,13 @@ class MLP(nn.Module):
         hidden: widths of the hidden layers.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
         init_scale: at the start weights are normal with this standard deviation, and biases 0; None: torch's own start.
+        batch_norm: normalises every hidden layer over the batch before its activation (Ioffe & Szegedy 2015). The rows
+            of a training batch then see each other: not for critics and discriminators.
+        dropout: share of the hidden units that are 0 in training.
 
     Raises:
-        ConfigurationError: a layer without units, no such activation, or an init_scale that is not positive.
+        ConfigurationError: a layer without units, no such activation, an init_scale that is not positive, or a dropout
+            that is not in [0, 1).
     """
 
     def __init__(
@@ -92,22 +116,29 @@ class MLP(nn.Module):
         hidden: Sequence[int] = (64, 64),
         activation: str = "silu",
         init_scale: float | None = None,
+        batch_norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         check_widths(hidden=hidden, out_shape=out_shape)
+        check_dropout(dropout)
         if init_scale is not None and not init_scale > 0:
             raise ConfigurationError(f"init_scale: {init_scale} is not a positive standard deviation")
         self.in_shape, self.out_shape = tuple(in_shape), tuple(out_shape)
         layers: list[nn.Module] = []
         width = math.prod(self.in_shape)
         for size in hidden:
-            layers += [nn.Linear(width, size), activation_function(activation)]
+            layers += [nn.Linear(width, size), *[BatchNorm(size)] * batch_norm, activation_function(activation)]
+            layers += [nn.Dropout(dropout)] if dropout else []
             width = size
         self.layers = nn.Sequential(*layers, nn.Linear(width, math.prod(self.out_shape)))
         self.context = Context(context_dim, [*hidden, math.prod(self.out_shape)][0])
         if init_scale is not None:
-            for parameter in self.parameters():
-                nn.init.normal_(parameter, std=init_scale if parameter.ndim > 1 else 0.0)
+            for layer in self.modules():
+                if isinstance(layer, nn.Linear):
+                    nn.init.normal_(layer.weight, std=init_scale)
+                    if layer.bias is not None:
+                        nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         rows = x.shape[: x.ndim - len(self.in_shape)]
