@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+from collections.abc import Iterable
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -20,7 +21,9 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 import lightning_avb as avb
 from datamodules import Digits
 from lightning_avb import noise
+from lightning_avb.models.aae import AAEPlayers, CategoricalAAEPlayers
 from lightning_avb.models.avb import AVBPlayers
+from lightning_avb.models.gan import BiGANPlayers, GANPlayers
 from lightning_avb.models.vae import VAEPlayers
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
@@ -54,6 +57,34 @@ def iaf(**options: Any) -> avb.VAE:
     return avb.VAE(2, encoder, decoder, avb.MixturePrior, samples=2, conditional=True, **options)
 
 
+def gan(**options: Any) -> avb.GAN:
+    players = GANPlayers(avb.Player(ADAM, avb.Cosine), avb.Player(ADAM, avb.Cosine, steps=2))
+    return avb.GAN(2, SMALL, SMALL, **{"players": players, **options})
+
+
+def bigan(**options: Any) -> avb.BiGAN:
+    """With labels, and an encoder of its own kind."""
+    encoder = partial(avb.GaussianEncoder, network=SMALL)
+    discriminator = partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL)
+    cosine = avb.Player(ADAM, avb.Cosine)
+    players = BiGANPlayers(cosine, cosine, avb.Player(ADAM, avb.Cosine, steps=2))
+    return avb.BiGAN(2, encoder, SMALL, discriminator, conditional=True, **{"players": players, **options})
+
+
+def aae(encoder: Any = avb.DeterministicEncoder, **options: Any) -> avb.AAE:
+    cosine = avb.Player(ADAM, avb.Cosine)
+    players = AAEPlayers(cosine, avb.Player(ADAM), avb.Player(ADAM, avb.Cosine, steps=2))
+    encoder, decoder = partial(encoder, network=SMALL), partial(avb.BernoulliDecoder, network=SMALL)
+    return avb.AAE(2, encoder, decoder, partial(avb.MLP, hidden=(16,)), **{"players": players, **options})
+
+
+def categorical(categories: int | None = None, **options: Any) -> avb.CategoricalAAE:
+    cosine = avb.Player(ADAM, avb.Cosine)
+    players = CategoricalAAEPlayers(cosine, avb.Player(ADAM), avb.Player(ADAM, avb.Cosine, steps=2), cosine)
+    decoder = partial(avb.BernoulliDecoder, network=SMALL)
+    return avb.CategoricalAAE(2, categories, SMALL, decoder, SMALL, **{"players": players, **options})
+
+
 MODELS = {
     "vae": vae,
     "iaf": iaf,
@@ -64,6 +95,12 @@ MODELS = {
         partial(avb.FlowContrast, draws=4, network=SMALL, features=4, flow_hidden=(8,)),
         gradient_penalty=0.1,
     ),
+    "gan": gan,
+    "bigan": bigan,
+    "aae": partial(aae, avb.GaussianEncoder),
+    "aae_labels": partial(aae, prior=avb.PetalPrior, labels="prior"),
+    "aae_semi": partial(categorical, code="sum", head_distance=3.0),
+    "aae_clusters": partial(categorical, 12),
 }
 
 
@@ -128,6 +165,11 @@ class JoinedNoise:
         return table[:, rank * batch : (rank + 1) * batch]
 
 
+def moved(model: avb.Game, players: Iterable[str]) -> int:
+    """How many numbers these players move."""
+    return sum(parameter.numel() for player in players for parameter in model._parameters_of(player))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("models")
@@ -157,13 +199,14 @@ def main() -> None:
             enable_checkpointing=not options.inject,
             callbacks=callbacks,
         )
-        data = Digits(64 // options.devices, binarize="static" if options.inject else "dynamic")
+        streams = {"labels": 100, "labelled_per_batch": 20 // options.devices} if name == "aae_semi" else {}
+        data = Digits(64 // options.devices, binarize="static" if options.inject else "dynamic", **streams)
         with noise.use(JoinedNoise(64)) if options.inject else nullcontext():
             model = MODELS[name]()
             fit.fit(model, data, ckpt_path=options.ckpt)
         if options.devices > 1:
-            extra = {sum(p.numel() for who in model.players if who != "model" for p in model._parameters_of(who))} - {0}
-            assert set(reduced.sizes) == extra, "extra steps reduce the critic and its contrast alone"
+            extra = {moved(model, phase.players) for phase in model.phases()} - {moved(model, model.players)}
+            assert set(reduced.sizes) == extra, "a phase reduces the parameters of its own players alone"
             reduced.sizes.clear()
 
 

@@ -80,7 +80,9 @@ def test_every_parameter_gets_a_gradient(tmp_path, name):
     model, watch = MODELS[name](), Watch()
     trainer(tmp_path, max_steps=3, callbacks=[watch]).fit(model, DATA())
     last = {who: gradients for who, gradients in watch.steps}
-    assert sum(len(gradients) for gradients in last.values()) == len(list(model.parameters()))
+    moved = [model._parameters_of(player) for player in model.players]
+    assert [len(last[who]) for who in range(len(moved))] == [len(parameters) for parameters in moved]
+    assert {parameter for parameters in moved for parameter in parameters} == set(model.parameters())
     for gradients in last.values():
         assert all(torch.isfinite(g).all() for g in gradients)
         assert sum(bool(g.abs().sum() > 0) for g in gradients) == len(gradients)
@@ -167,7 +169,7 @@ def test_half_precision_stays_within_the_networks(tmp_path):
     assert {value.dtype for value in values} == {torch.float32}
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [name for name in MODELS if not name.endswith("gan")])  # whose losses need not fall
 def test_bf16_mixed_trains(tmp_path, name):
     pl.seed_everything(0)
     run = trainer(tmp_path, max_steps=150, precision="bf16-mixed", log_every_n_steps=5)

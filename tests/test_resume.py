@@ -29,21 +29,21 @@ def same(one, other):
     return one == other
 
 
-@pytest.mark.parametrize("devices", [1, 2])
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path, devices):
+@pytest.mark.parametrize(("name", "devices"), [("avb_ac", 1), ("avb_ac", 2), ("aae_semi", 1)])
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, name, devices):
     # 20 batches an epoch, a checkpoint every 7 steps: killed at 31 in the second epoch, resumed at 28.
     size = ("--steps", "45", "--devices", str(devices))
-    whole = run("avb_ac", tmp_path / "whole", *size)
+    whole = run(name, tmp_path / "whole", *size)
     assert whole.returncode == 0, whole.stderr
-    killed = run("avb_ac", tmp_path / "killed", *size, "--kill", "31")
+    killed = run(name, tmp_path / "killed", *size, "--kill", "31")
     assert killed.returncode != 0
     assert not list((tmp_path / "killed").glob("*.pt"))
     last = tmp_path / "killed" / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 28
-    resumed = run("avb_ac", tmp_path / "killed", *size, "--ckpt", str(last))
+    resumed = run(name, tmp_path / "killed", *size, "--ckpt", str(last))
     assert resumed.returncode == 0, resumed.stderr
     for rank in range(devices):
-        whole_end, resumed_end = (torch.load(tmp_path / name / f"avb_ac_{rank}.pt") for name in ("whole", "killed"))
+        whole_end, resumed_end = (torch.load(tmp_path / of / f"{name}_{rank}.pt") for of in ("whole", "killed"))
         assert same(whole_end["model"], resumed_end["model"])
         assert same(whole_end["optimizers"], resumed_end["optimizers"])
 

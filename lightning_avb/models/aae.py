@@ -481,7 +481,7 @@ class CategoricalAAE(LatentVariableModel):
         known, label = self.members["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
         if known.any() and counts.any():
             right = counts[torch.arange(self.categories), label].sum()
-            self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True)
+            self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True, sync_dist=True)
 
     # Codes.
 
