@@ -492,8 +492,8 @@ def test_who_steps_when():
                 assert phases == [(("model",), "learn_model")]
             else:
                 assert phases == [(("model", *opponents), "learn"), *[(opponents, "learn_critic")] * (steps - 1)]
-    for wrong in (AVBPlayers(contrast=Player(steps=2)), AVBPlayers(model=Player(steps=0))):
-        with pytest.raises(ConfigurationError, match=r"^players\.model\.steps"):
+    for name, wrong in {"contrast": AVBPlayers(contrast=Player(steps=2)), "model": AVBPlayers(Player(steps=0))}.items():
+        with pytest.raises(ConfigurationError, match=rf"^players\.{name}\.steps"):
             AVB(2, players=wrong)
 
 
