@@ -236,10 +236,11 @@ class Likelihood(pl.Callback):
         self._write(path)
         begin = time.perf_counter()
         parts = [Line(*figure, 0.0) for figure in diagnose(pl_module, rows, self.seed)]
-        parts[0] = parts[0]._replace(seconds=time.perf_counter() - begin)
-        print(table(parts))
-        self.lines += parts
-        self._write(path)
+        if parts:
+            parts[0] = parts[0]._replace(seconds=time.perf_counter() - begin)
+            print(table(parts))
+            self.lines += parts
+            self._write(path)
         print(f"likelihoods: {path}")
 
     def _rows(self, trainer: pl.Trainer) -> Batch:

@@ -198,15 +198,26 @@ def test_two_processes_print_what_one_does(tmp_path, monkeypatch, rows):
     assert one["I(x; z)"]["n"] == rows // 10 and one["importance"]["n"] == 5
 
 
-def test_an_autoencoder_has_no_bound_of_its_own(tmp_path, monkeypatch, capsys):
-    """Its log p(x) is estimated all the same."""
+class Point(torch.nn.Module):
+    """A deterministic encoder."""
+
+    def forward(self, x, y=None):
+        z = x[:, :2]
+        return Implicit(lambda samples: z.expand(samples, *z.shape), z.shape[:1], z.shape[1:])
+
+
+@pytest.mark.parametrize("point", [False, True])
+def test_an_autoencoder_has_no_bound_of_its_own(tmp_path, monkeypatch, capsys, point):
+    """Its log p(x) is estimated all the same; where its codes are points, nothing is said of I(x; z)."""
     monkeypatch.chdir(tmp_path)
     _, model, data = linear_gaussian(100)
+    if point:
+        model.encoder = Point()
     monkeypatch.setattr(model, "scores", lambda batch: {"reconstruction": torch.zeros(len(batch.x))})
     likelihood = Likelihood(["importance"], rows=5, samples=50)
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
     names = [line.estimate for line in likelihood.lines]
-    assert "importance" in names and "elbo" not in names
+    assert "importance" in names and "elbo" not in names and ("I(x; z)" in names) != point
     assert "no bound of its own" in capsys.readouterr().out
 
 
