@@ -30,7 +30,7 @@ from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .evaluation import restoration
 from .evaluation.restoration import visible
 from .game import Game
-from .likelihood import Likelihood
+from .likelihood import Likelihood, lacking
 from .recipes import locate
 
 
@@ -411,7 +411,7 @@ def inpaint(
     """
 
     def picture(model: Any) -> Tensor:
-        pictures.require(model, "inpaint", "decoder", "prior")
+        _require_density(model, "inpaint")
         batch = load_data(ckpt_path, root).first(count)
         if len(model.data_shape) < 2:
             raise ConfigurationError(f"mask: rows of shape {tuple(model.data_shape)} are no pictures")
@@ -448,13 +448,19 @@ def denoise(
     """
 
     def picture(model: Any) -> Tensor:
-        pictures.require(model, "denoise", "decoder", "prior")
+        _require_density(model, "denoise")
         batch = load_data(ckpt_path, root).first(count)
         model.decoder.noisy(model.prior().sample((1,)), noise, None if batch.y is None else batch.y[:1])
         noisy = batch._replace(x=model.decoder.corrupt(batch.x, noise))
         return pictures.restorations(noisy.x, batch.x, restoration.denoise(model, noisy, noise, draws))
 
     _draw(picture, ckpt_path, output, seed)
+
+
+def _require_density(model: Any, task: str) -> None:
+    missing = lacking(model)
+    if missing:
+        raise ConfigurationError(f"{type(model).__name__} cannot {task}: {missing}")
 
 
 def _draw(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:

@@ -154,10 +154,10 @@ class Likelihood(pl.Callback):
     # The test loop.
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        lacking = _lacking(pl_module)
-        self.skipped = lacking is not None
+        missing = lacking(pl_module)
+        self.skipped = missing is not None
         if self.skipped:
-            rank_zero_info(f"log p(x) is not estimated: {lacking}")
+            rank_zero_info(f"log p(x) is not estimated: {missing}")
             return
         self._refuse(trainer, pl_module)
         self.own: str | None = None
@@ -402,7 +402,7 @@ class Likelihood(pl.Callback):
         return samples, torch.tensor([parzen_window(samples, validation, validation[:1]).width])
 
 
-def _lacking(model: Any) -> str | None:
+def lacking(model: Any) -> str | None:
     """Why there is no p(x) = E_p(z) p(x|z) to estimate from draws of q(z|x); None: there is."""
     if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
         return "the model has no encoder and decoder"

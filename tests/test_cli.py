@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
+from games import MODELS
 from PIL import Image
 
 from lightning_avb import cli
@@ -232,6 +234,18 @@ def test_what_a_picture_needs_is_checked(finished, refusal):
         "reconstruct", "--ckpt_path", last, "--output", "x.png", "--root", "x"
     )
     assert "did you mean count?" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--cuont", "3")
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"), [("gan", "the model has no encoder"), ("aae_semi", "a code is more than a draw of the prior")]
+)
+@pytest.mark.parametrize("words", [("inpaint",), ("denoise", "--noise", "0.1")])
+def test_what_is_hidden_needs_a_density(refusal, tmp_path, name, reason, words):
+    model = MODELS[name](data_shape=(1, 8, 8), classes=10)
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    torch.save({**checkpoint, "pytorch-lightning_version": pl.__version__}, tmp_path / "model.ckpt")
+    message = refusal(*words, "--ckpt_path", tmp_path / "model.ckpt", "--output", "x.png")
+    assert f"cannot {words[0]}: {reason}" in message
 
 
 def test_a_second_run_into_the_same_folder_keeps_the_first(command, tmp_path):
