@@ -173,8 +173,10 @@ class Game(pl.LightningModule, abc.ABC):
         self.build(self.data_shape)
         self.players = {name: player for name, player in self.players.items() if self._parameters_of(name)}
 
-    def _one_step_each(self, but: str | None = None) -> None:
-        """Raises ConfigurationError if a player other than `but` is to take more or less than one step a batch."""
+    def _one_step_each(self, but: str | None = None, least: int = 0) -> None:
+        """Raises ConfigurationError if a player takes not one step a batch; `but`: not `least` or more."""
+        if but is not None:
+            at_least(least, **{f"players.{but}.steps": self.players[but].steps})
         for name, player in self.players.items():
             if player.steps != 1 and name != but:
                 more = f"; only {but} may take more" if but else ""

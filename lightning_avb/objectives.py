@@ -26,6 +26,11 @@ def density_ratio_loss(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
     return softplus(-on_posterior) + softplus(on_reference)
 
 
+def critic_accuracy(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
+    """How often the sign of T is right, of every pair of draws: 0.5 on average where it cannot tell them apart."""
+    return 0.5 * ((on_posterior > 0).float() + (on_reference <= 0).float())
+
+
 def adversarial_loss(t: Tensor, form: AdversarialForm) -> Tensor:
     """What the player that a critic T judges loses: it falls where T, the logit of "this one is generated", falls.
 

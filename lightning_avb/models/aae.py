@@ -49,7 +49,14 @@ from ..conditionals import (
 from ..errors import ConfigurationError, at_least
 from ..game import Phase, Play, Player
 from ..networks import MLP, Network, check_rows_apart
-from ..objectives import AdversarialForm, SharedPass, adversarial_loss, density_ratio_loss, full_precision_in_half
+from ..objectives import (
+    AdversarialForm,
+    SharedPass,
+    adversarial_loss,
+    critic_accuracy,
+    density_ratio_loss,
+    full_precision_in_half,
+)
 from .latent import LatentVariableModel
 
 
@@ -113,8 +120,7 @@ class AAE(LatentVariableModel):
             raise ConfigurationError(f"labels: {labels!r} is none of 'ignored', 'prior', 'decoder'")
         adversarial_loss(torch.zeros(()), loss)
         self.labels, self.loss = labels, loss
-        self._one_step_each(but="discriminator")
-        at_least(1, **{"players.discriminator.steps": self.players["discriminator"].steps})
+        self._one_step_each(but="discriminator", least=1)
         self._build_for(data_shape=data_shape, classes=classes)
 
     def build(self, data_shape: Shape) -> None:
@@ -238,7 +244,7 @@ def contest(
     return Contest(
         adversarial_loss(for_generator, form),
         density_ratio_loss(for_discriminator, on_real),
-        0.5 * ((for_discriminator > 0).float() + (on_real <= 0).float()),
+        critic_accuracy(for_discriminator, on_real),
     )
 
 
@@ -313,8 +319,7 @@ class CategoricalAAE(LatentVariableModel):
         adversarial_loss(torch.zeros(()), loss)
         self.clusters, self.code, self.head_distance, self.loss = categories, code, head_distance, loss
         self.labelled = 0
-        self._one_step_each(but="discriminator")
-        at_least(1, **{"players.discriminator.steps": self.players["discriminator"].steps})
+        self._one_step_each(but="discriminator", least=1)
         self._build_for(data_shape=data_shape, classes=classes)
 
     @property

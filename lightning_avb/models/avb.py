@@ -50,7 +50,7 @@ from ..errors import ConfigurationError
 from ..game import Losses, Phase, Play, Player
 from ..networks import ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
-from ..objectives import SharedPass, density_ratio_loss, full_precision_in_half
+from ..objectives import SharedPass, critic_accuracy, density_ratio_loss, full_precision_in_half
 from .latent import LatentVariableModel
 
 
@@ -220,4 +220,4 @@ class Verdict(NamedTuple):
     @property
     def accuracy(self) -> Tensor:
         """How often the critic is right: 0.5 where it cannot tell q from r."""
-        return 0.5 * ((self.on_posterior > 0).float() + (self.on_reference <= 0).float())
+        return critic_accuracy(self.on_posterior, self.on_reference)

@@ -46,11 +46,18 @@ from torch import Tensor, nn
 
 from ..batch import Batch, Shape
 from ..conditionals import Conditional, EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
-from ..errors import ConfigurationError, at_least
+from ..errors import ConfigurationError
 from ..game import Losses, Phase, Play, Player
 from ..networks import MLP, Network, ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
-from ..objectives import AdversarialForm, SharedPass, adversarial_loss, density_ratio_loss, full_precision_in_half
+from ..objectives import (
+    AdversarialForm,
+    SharedPass,
+    adversarial_loss,
+    critic_accuracy,
+    density_ratio_loss,
+    full_precision_in_half,
+)
 from .latent import EncodingModel, GenerativeModel, in_turn
 
 Output = Literal["sigmoid", "identity"]
@@ -104,8 +111,7 @@ class AdversarialModel(GenerativeModel, abc.ABC):
         adversarial_loss(torch.zeros(()), loss)
         if not gradient_penalty >= 0:
             raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
-        self._one_step_each(but="discriminator")
-        at_least(1, **{"players.discriminator.steps": self.players["discriminator"].steps})
+        self._one_step_each(but="discriminator", least=1)
         self.output, self.loss, self.gradient_penalty = output, loss, gradient_penalty
 
     def build(self, data_shape: Shape) -> None:
@@ -137,8 +143,8 @@ class AdversarialModel(GenerativeModel, abc.ABC):
         loss = density_ratio_loss(*for_discriminator)
         if self.gradient_penalty and torch.is_grad_enabled():
             loss = loss + 0.5 * self.gradient_penalty * self._squared_slope(drawn, context)
-        accuracy = 0.5 * ((t[0] > 0).float() + (t[1] <= 0).float())
-        return Play({**self.opponents(*for_opponents), "discriminator": loss}, {"discriminator_accuracy": accuracy})
+        losses = {**self.opponents(*for_opponents), "discriminator": loss}
+        return Play(losses, {"discriminator_accuracy": critic_accuracy(*t)})
 
     def _squared_slope(self, drawn: tuple[Tensor, ...], context: Tensor | None) -> Tensor:
         """|grad T|^2 at the data, `(batch,)`, by all that the discriminator reads."""
