@@ -11,10 +11,12 @@ from .bayes import (
     NormalSample,
 )
 from .densities import Funnel, Gaussian, Mixture, Ring, Rosenbrock, Torus
+from .families import Family, NormalMean, Parabola
 
 __all__ = [
     "EightSchools",
     "EightSchoolsNoncentered",
+    "Family",
     "Funnel",
     "Garch",
     "Gaussian",
@@ -22,7 +24,9 @@ __all__ = [
     "LogisticRegression",
     "LowDimGaussMix",
     "Mixture",
+    "NormalMean",
     "NormalSample",
+    "Parabola",
     "Ring",
     "Rosenbrock",
     "Target",

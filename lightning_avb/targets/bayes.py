@@ -301,11 +301,13 @@ class LowDimGaussMix(_Posteriordb):
         # The order of mu, and each of the half-normals, leave half of a normal density.
         prior = (log_normal(mu, 0.0, 2.0) + log_normal(sigma, 0.0, 2.0)).sum(-1) + 3 * math.log(2)
         prior = prior + 4 * (theta.log() + torch.log1p(-theta)) + math.lgamma(10) - 2 * math.lgamma(5)
-        scale = sigma.unsqueeze(-1)
-        parts = -0.5 * ((self.y.to(mu) - mu.unsqueeze(-1)) / scale).square() - scale.log()
-        first, second = (parts - 0.5 * math.log(2 * math.pi)).unbind(-2)
-        share = theta.unsqueeze(-1)
-        return prior + torch.logaddexp(first + share.log(), second + torch.log1p(-share)).sum(-1)
+        y, log_scale = self.y.to(mu), sigma.log()
+        first, second = (((y - mu[..., k, None]) / sigma[..., k, None]).square() for k in (0, 1))
+        # log of the mixture = log of its first part + softplus(log of second / first), the cheapest way there.
+        odds = torch.log1p(-theta) - theta.log() + log_scale[..., 0] - log_scale[..., 1]
+        log_ratio = torch.add(odds.unsqueeze(-1), first - second, alpha=0.5)
+        constant = theta.log() - log_scale[..., 0] - 0.5 * math.log(2 * math.pi)
+        return prior + softplus(log_ratio).sum(-1) - 0.5 * first.sum(-1) + len(y) * constant
 
 
 class LogisticRegression(Target):
