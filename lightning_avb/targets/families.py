@@ -102,7 +102,7 @@ class Parabola(Family):
         """z_1 by its density on a fine grid, z_2 integrated out, then z_2, which is normal given z_1."""
         x, random = x.squeeze(-1), generator(seed)
         shape = (at_least(1, count=count), len(x))
-        grid = torch.linspace(-8, 8, 16001, dtype=torch.float64)
+        grid = torch.linspace(-8, 8, 4001, dtype=torch.float64)
         spread = math.sqrt(1 + self.scale**2)
         log_marginal = log_normal(grid, 0.0, 1.0) + log_normal(x.cpu().double().unsqueeze(-1), grid.square(), spread)
         first = from_grid(grid, log_marginal, torch.rand(shape, generator=random, dtype=torch.float64)).to(x)
