@@ -1,4 +1,4 @@
-"""Estimators of log p(x), as pure functions of a decoder, a prior and data."""
+"""Estimators of log p(x), as pure functions of a decoder, a prior and data; and how good draws of a posterior are."""
 
 from .annealing import (
     Annealed,
@@ -10,8 +10,17 @@ from .annealing import (
     simulate,
     tune,
 )
+from .calibration import calibration_ranks, uniformity
 from .diagnostics import Figure, diagnose, has_density
 from .importance import Importance, importance_weighting, log_joint, resample
+from .pareto import (
+    DrawsDiagnosis,
+    ParetoSmoothed,
+    diagnose_draws,
+    fit_density,
+    fit_generalised_pareto,
+    pareto_smoothed,
+)
 from .parzen import Parzen, parzen_window
 from .posterior import (
     Decomposition,
@@ -27,6 +36,17 @@ from .posterior import (
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood
 from .rows import over_rows
+from .two_sample import (
+    MomentErrors,
+    classifier_two_sample,
+    marginal_quantiles,
+    maximum_mean_discrepancy,
+    median_distance,
+    moment_errors,
+    neighbour_kl,
+    sliced_wasserstein,
+    standardised,
+)
 
 __all__ = [
     "Annealed",
@@ -34,16 +54,24 @@ __all__ = [
     "Bidirectional",
     "Decomposition",
     "DefensiveStudent",
+    "DrawsDiagnosis",
     "Figure",
     "Importance",
+    "MomentErrors",
+    "ParetoSmoothed",
     "Parzen",
     "Quadrature",
     "annealed_importance_sampling",
     "bidirectional",
+    "calibration_ranks",
+    "classifier_two_sample",
     "critic_error",
     "decompose",
     "decompose_draws",
     "diagnose",
+    "diagnose_draws",
+    "fit_density",
+    "fit_generalised_pareto",
     "fitted_proposal",
     "has_density",
     "importance_weighting",
@@ -52,13 +80,22 @@ __all__ = [
     "kl_to_posterior",
     "log_joint",
     "log_likelihood",
+    "marginal_quantiles",
+    "maximum_mean_discrepancy",
+    "median_distance",
+    "moment_errors",
     "neighbour_entropy",
+    "neighbour_kl",
     "on_grid",
     "over_rows",
+    "pareto_smoothed",
     "parzen_window",
     "refined_proposal",
     "resample",
     "schedule",
     "simulate",
+    "sliced_wasserstein",
+    "standardised",
     "tune",
+    "uniformity",
 ]

@@ -176,12 +176,22 @@ def neighbour_entropy(z: Tensor, neighbour: int = 1) -> Tensor:
 
 def _log_distance(draws: Tensor, neighbour: int) -> Tensor:
     """The mean logarithm of the distance to the k-th nearest other of draws `(n, dim)`."""
-    from sklearn.neighbors import KDTree
-
     if draws.unique(dim=0, return_counts=True)[1].max() > neighbour:
         return torch.tensor(-math.inf)  # and a tree of equal points would take very long
-    distance = KDTree(draws).query(draws, neighbour + 1)[0][:, -1]  # the nearest is the draw itself
-    return torch.from_numpy(distance).log().mean()
+    return log_distance(draws, draws, neighbour + 1).mean()  # the nearest is the draw itself
+
+
+def log_distance(points: Tensor, among: Tensor, neighbour: int) -> Tensor:
+    """The logarithm of every point's distance to the k-th nearest of others, `(n,)`.
+
+    Args:
+        points: `(n, dim)`, on the CPU.
+        among: `(m, dim)`, likewise; a point that is one of them is its own nearest.
+        neighbour: k.
+    """
+    from sklearn.neighbors import KDTree
+
+    return torch.from_numpy(KDTree(among).query(points, neighbour)[0][:, -1]).log()
 
 
 @torch.no_grad()
