@@ -48,6 +48,7 @@ DENSITIES = {
     "uneven mixture": partial(targets.Mixture, MEANS, 0.4, [1.0, 2.0, 3.0]),
     "normal sample": targets.NormalSample,
     "normal sample with a prior": partial(targets.NormalSample, [0.5, 2.0, 1.0], 0.7),
+    "eight schools": targets.EightSchools,
 }
 
 DATA = {
@@ -65,7 +66,7 @@ POSTERIORDB = {
 X, Y = [[1.0, 0.5], [1.0, -1.0], [1.0, 2.0]], [0, 1, 1]
 
 
-@pytest.fixture(params=[*DENSITIES, "EightSchools", *DATA, "LogisticRegression"])
+@pytest.fixture(params=[*DENSITIES, *DATA, "LogisticRegression"])
 def target(request, tmp_path):
     """Every target, on small data."""
     return made(request.param, tmp_path)
@@ -74,8 +75,6 @@ def target(request, tmp_path):
 def made(name, folder):
     if name in DENSITIES:
         return DENSITIES[name]()
-    if name == "EightSchools":
-        return targets.EightSchools()
     if name == "LogisticRegression":
         np.savez(folder / "data.npz", x_train=X, y_train=Y)
         return targets.LogisticRegression(folder / "data.npz", prior_variance=4.0)
@@ -154,6 +153,20 @@ class TestExactDraws:
         weight = (-0.5 * ((t - 0.8) / 0.15).square()).exp()
         truth = (weight * t.square()).sum() / (2 * 2.0 * (weight * t).sum())
         assert_mean(out / torch.hypot(out, z[:, 2]), truth, resolution=0.02)
+
+    def test_eight_schools_have_two_modes(self):
+        # p(tau) on a grid of (tau, mu), eta integrated out
+        tau, mu = torch.linspace(-6, 6, 601)[:, None, None], torch.linspace(-4, 5, 451)[:, None]
+        target = targets.EightSchools()
+        likelihood = Normal(mu, (target.sigma.square() + tau.square()).sqrt()).log_prob(target.y).sum(-1)
+        prior = Normal(0.0, 1.0).log_prob(tau).squeeze(-1) + Normal(0.0, 1.0).log_prob(mu).squeeze(-1)
+        weight = (likelihood + prior).exp().sum(-1)
+        weight, tau = weight / weight.sum(), tau.flatten()
+        draws = target.reference(60000)
+        assert_mean((draws["tau"] > 0).double(), 0.5, resolution=0.02)
+        for edge in (0.29, 0.59, 0.89, 1.49):  # between points of the grid
+            assert_mean((draws["tau"].abs() < edge).double(), weight[tau.abs() < edge].sum(), resolution=0.02)
+        assert (draws["tau"] * draws["eta"][:, 0] > 0).double().mean() > 0.85
 
     def test_normal_sample_draws_are_those_of_a_grid(self):
         target = DENSITIES["normal sample with a prior"]()

@@ -107,6 +107,27 @@ class EightSchools(Target):
     def derived(self, *, mu: Tensor, tau: Tensor, eta: Tensor) -> Parameters:  # type: ignore[override]
         return {"theta": _effects(mu, tau, eta)}
 
+    def reference(self, count: int, seed: int = 0) -> Parameters:
+        """Exact draws: tau by its marginal density on a fine grid, then mu and eta, which are normal given that."""
+        random, shape = generator(seed), (at_least(1, count=count), len(self.y))
+        y, variance = self.y.cpu().double(), self.sigma.cpu().double().square()
+        grid = torch.linspace(-9, 9, 20001, dtype=torch.float64)
+        # Without eta, y_j ~ N(mu, sqrt(sigma_j^2 + tau^2)); in (mu, y) then mu has this precision and mean.
+        spread = variance + grid.square().unsqueeze(-1)
+        precision, pull = 1 + (1 / spread).sum(-1), (y / spread).sum(-1)
+        log_marginal = log_normal(grid, 0.0, 1.0) + log_normal(y, 0.0, spread.sqrt()).sum(-1)
+        log_marginal = log_marginal + 0.5 * pull.square() / precision - 0.5 * precision.log()
+        uniform = torch.rand(count, 1, generator=random, dtype=torch.float64)
+        tau = from_grid(grid, log_marginal.unsqueeze(0), uniform)
+        spread = variance + tau.square()
+        precision, pull = 1 + (1 / spread).sum(-1, keepdim=True), (y / spread).sum(-1, keepdim=True)
+        eps = torch.randn(count, 1, generator=random, dtype=torch.float64)
+        mu = pull / precision + precision.rsqrt() * eps
+        eps = torch.randn(shape, generator=random, dtype=torch.float64)
+        eta = tau * (y - mu) / spread + (variance / spread).sqrt() * eps
+        theta = {"mu": mu.squeeze(-1), "tau": tau.squeeze(-1), "eta": eta}
+        return {name: value.to(self.y.dtype) for name, value in {**theta, **self.derived(**theta)}.items()}
+
 
 EIGHT_SCHOOLS: dict[str, list[float]] = {
     "y": [2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2],
