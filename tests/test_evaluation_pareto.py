@@ -9,9 +9,11 @@ import torch
 from monte_carlo import ERRORS, assert_mean
 from torch.distributions import MultivariateNormal
 
+from lightning_avb import StandardNormal
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import (
+    DefensiveStudent,
     Quadrature,
     diagnose_draws,
     fit_density,
@@ -254,7 +256,7 @@ def test_where_the_target_is_zero():
     assert abs(found.log_evidence - LOG_Z + math.log(2)) < ERRORS * found.log_evidence_error < 0.1
 
 
-def test_effective_samples_are_those_of_the_flow():
+def test_figures_of_the_flow_and_of_the_mixture():
     draws = target_draws(300, 0.7)
     flow, seen = fit_density(draws, epochs=0), []
 
@@ -269,6 +271,13 @@ def test_effective_samples_are_those_of_the_flow():
     assert found.effective_samples == pytest.approx(effective_samples(weights).item())
     assert found.evidence_bound == pytest.approx(weights.mean().item())
     assert found.k == pytest.approx(pareto_smoothed(weights).k)
+    student = DefensiveStudent(draws.mean(0)[None], draws.T.cov()[None], StandardNormal(3)(), share=0.0)
+    log_student = student.log_prob(z.unsqueeze(1)).squeeze(1)
+    weights = (log_target(z).exp() / (0.9 * flow.log_prob(z).exp() + 0.1 * log_student.exp())).log()
+    assert found.log_evidence == pytest.approx(weights.exp().mean().log().item())
+    assert found.log_evidence_error == pytest.approx(
+        (weights.exp().std() / weights.exp().mean()).item() / 1000**0.5, rel=1e-3
+    )
 
 
 @pytest.mark.parametrize(

