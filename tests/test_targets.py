@@ -26,6 +26,7 @@ from worlds import bounded_moments
 from lightning_avb import targets
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import Quadrature
+from lightning_avb.targets.draws import from_grid
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -177,6 +178,14 @@ class TestExactDraws:
         z = torch.stack([draws["mu"], draws["log_sigma"]], -1)
         assert_mean(bounded_moments(z), truth, resolution=0.02)
         torch.testing.assert_close(draws["sigma"], draws["log_sigma"].exp())
+
+
+def test_inverse_of_a_histogram():
+    grid = torch.tensor([0.0, 1.0, 3.0])
+    densities = torch.tensor([[0.5, 0.5, 0.5], [2.0, 2.0, 0.0]])  # masses 1/3 and 2/3, and 1/2 and 1/2
+    uniform = torch.tensor([[1 / 6, 0.25], [0.5, 0.5], [0.75, 0.75]])
+    truth = torch.tensor([[0.5, 0.5], [1.5, 1.0], [2.25, 2.0]])
+    torch.testing.assert_close(from_grid(grid, densities.log() + 1000.0, uniform), truth)
 
 
 class TestDensities:
