@@ -7,6 +7,7 @@ from .faces import CelebA, FreyFaces, Olivetti
 from .four_points import FourPoints
 from .image_folder import ImageFolder
 from .mnist import MNIST, FashionMNIST, StaticMNIST
+from .no_data import NoData
 from .tensors import Binarize, EvalLoader, Split, TensorDataModule, TrainLoader, cut
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "FourPoints",
     "FreyFaces",
     "ImageFolder",
+    "NoData",
     "Olivetti",
     "Split",
     "StaticMNIST",

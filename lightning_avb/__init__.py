@@ -17,13 +17,14 @@ from .conditionals import (
     NoiseInjectionEncoder,
     NormalPrior,
     PetalPrior,
+    PooledMixtureEncoder,
     SemiImplicitEncoder,
     StandardNormal,
     SwissRollPrior,
 )
-from .contrasts import FlowContrast, GaussianContrast, PriorContrast
+from .contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
 from .game import Cosine, Game, Phase, Play, Player
-from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE
+from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE, Posterior
 from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, InputNoise, ResidualCritic, ResidualMLP
 
 __version__ = "0.1.0"
@@ -48,6 +49,7 @@ __all__ = [
     "FlowContrast",
     "FlowEncoder",
     "FlowPrior",
+    "FullGaussianContrast",
     "FullGaussianEncoder",
     "Game",
     "GaussianContrast",
@@ -63,6 +65,8 @@ __all__ = [
     "Phase",
     "Play",
     "Player",
+    "PooledMixtureEncoder",
+    "Posterior",
     "PriorContrast",
     "ResidualCritic",
     "ResidualMLP",

@@ -42,7 +42,8 @@ def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -
 class Pictures(pl.Callback):
     """Draws what the model can do after validation, and the curves at the end.
 
-    Samples, reconstructions, interpolations, styles by label, and the latent plane where it is one.
+    Samples, reconstructions, interpolations, styles by label, the latent plane where it is one; of a posterior its
+    draws beside density, reference and marginals.
 
     A model without the part that a picture needs is drawn without that picture.
 
@@ -79,6 +80,11 @@ class Pictures(pl.Callback):
     @torch.no_grad()
     def _draw(self, trainer: pl.Trainer, model: Any) -> None:
         step = max(0, trainer.global_step - 1)
+        if hasattr(model, "draw_z"):
+            x = self.batch.x[:1].to(model.device) if self.batch is not None and model.amortised else None
+            with noise.use(noise.seeded(noise.run_seed(), "pictures")):
+                show(trainer, "posterior", pictures.posterior(model, x=x), step)
+            return
         if not pictures.drawable(model.data_shape):
             return
         with noise.use(noise.seeded(noise.run_seed(), "pictures")):

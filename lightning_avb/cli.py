@@ -23,14 +23,16 @@ from torch import Tensor
 
 import datamodules
 
-from . import noise, pictures
+from . import draws, noise, pictures
 from .batch import Batch
 from .callbacks import Checkpoint, Pictures, SavePredictions, run_folder
+from .diagnosis import Diagnosis
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .evaluation import restoration
 from .evaluation.restoration import visible
 from .game import Game
 from .likelihood import Likelihood, lacking
+from .models import Posterior
 from .recipes import locate
 
 
@@ -167,6 +169,7 @@ class CLI(LightningCLI):
         parser.set_defaults({"checkpoint.save_last": True})
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Likelihood, "likelihood")
+        parser.add_lightning_class_args(Diagnosis, "diagnosis")
         parser.add_argument(
             "--matmul_precision",
             type=Literal["highest", "high", "medium"],
@@ -233,7 +236,7 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             callbacks.append(SavePredictions())
         if self.subcommand == "test":
-            callbacks.append(self._get(self.config_init, "likelihood"))
+            callbacks += [self._get(self.config_init, "likelihood"), self._get(self.config_init, "diagnosis")]
         if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
             callbacks.append(self._get(self.config_init, "checkpoint"))
         plugins = config.get("plugins") or []
@@ -292,32 +295,49 @@ def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
     return next(iter(data.test_dataloader()))
 
 
-def sample(ckpt_path: str, output: str, count: int = 64, labels: list[int] | None = None, seed: int = 0) -> None:
-    """Draws new data from a checkpoint: a picture of their means, or the data themselves, a table in its own units.
+def sample(
+    ckpt_path: str, output: str, n: int = 64, labels: list[int] | None = None, x: str | None = None, seed: int = 0
+) -> None:
+    """Draws from a checkpoint: new data of a generative model, parameters of a posterior.
 
     Args:
         ckpt_path: the checkpoint.
-        output: the file to write: .png for a picture; .npy, .npz or .csv for draws of p(x|z).
-        count: how many.
+        output: the file to write. Data: .png for a picture of their means; .npy, .npz or .csv for draws of p(x|z), a
+            table in its own units. Parameters: .npz for an array a name, .csv for a table, .nc for ArviZ, .png for a
+            picture beside reference draws, where the target has them.
+        n: how many.
         labels: for a class-conditional model, used in turn; all of them if not given.
+        x: for the posteriors of a family: a .npy file with the data sets, one a row.
         seed: another seed, other samples.
     """
-    suffix = Path(output).suffix.lower()
-    if suffix == ".png":
-        _draw(lambda model: pictures.samples(model, count, labels), ckpt_path, output, seed)
-    elif suffix in (".npy", ".npz", ".csv"):
-        torch.manual_seed(noise.mixed_seed(seed, "picture"))
-        model: Any = load(ckpt_path)
+    torch.manual_seed(noise.mixed_seed(seed, "picture"))
+    model: Any = load(ckpt_path)
+    at_least(1, n=n)
+    if isinstance(model, Posterior):
+        _sample_parameters(model, Path(output), n, x)
+    elif Path(output).suffix.lower() == ".png":
+        pictures.write(pictures.samples(model, n, labels), Path(output))
+    elif Path(output).suffix.lower() in (".npy", ".npz", ".csv"):
         pictures.require(model, "sample", "sample")
-        draws = model.sample(at_least(1, count=count), labels, mean=False)
+        rows = model.sample(n, labels, mean=False)
         # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
         data: Any = load_datamodule(ckpt_path) if named else None
-        rows = data.restore(draws) if hasattr(data, "restore") else draws
+        rows = data.restore(rows) if hasattr(data, "restore") else rows
         _write_rows(Path(output), rows, getattr(data, "columns", None))
-        print(output)
     else:
         raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")
+    print(output)
+
+
+def _sample_parameters(model: Posterior, output: Path, n: int, x: str | None) -> None:
+    if output.suffix.lower() == ".png":
+        pictures.write(pictures.posterior(model, n), output)
+    elif output.suffix.lower() in draws.SUFFIXES:
+        rows = None if x is None else torch.from_numpy(np.atleast_2d(np.load(x))).float()
+        draws.write(output, model.draw(n, rows))
+    else:
+        raise ConfigurationError(f"output: {str(output)!r} does not end in .png, {', '.join(draws.SUFFIXES)}")
 
 
 def _write_rows(path: Path, rows: Tensor, columns: list[str] | None) -> None:
@@ -495,6 +515,8 @@ def main(args: list[str] | None = None) -> None:
     """The console command `lightning-avb`."""
     keep_freed_memory()
     name, *rest = [*(sys.argv[1:] if args is None else args), ""]
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # class paths of the user's own modules
     try:
         if name in COMMANDS:
             command = COMMANDS[name]

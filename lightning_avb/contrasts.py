@@ -23,7 +23,7 @@ from torch.func import functional_call
 from . import noise
 from .batch import Shape
 from .conditionals import Conditional
-from .distributions import DiagonalNormal
+from .distributions import DiagonalNormal, TriangularNormal
 from .errors import at_least
 from .networks import MLP, Network
 from .networks.flows import AutoregressiveFlow, FlowKind
@@ -121,6 +121,44 @@ class GaussianContrast(Contrast):
             return noise.normal((samples, *mean.shape), mean)
 
         return Reference(view, rsample, torch.cat([mean, scale.log()], -1))
+
+
+class FullGaussianContrast(Contrast):
+    """r(z|x) = N(m, L L^T) with mean and covariance of q(z|x): adaptive contrast that sees correlations.
+
+    As `GaussianContrast`, with L^-1 (z - m) in place of (z - m) / s. The moments come from noise draws of their own.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        draws: noise draws per row for the moments; several times latent_dim, or the covariance means little.
+    """
+
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 128) -> None:
+        super().__init__(classes)
+        self.context_dim = latent_dim + latent_dim * (latent_dim + 1) // 2
+        self.draws = at_least(latent_dim + 1, draws=draws)
+        self.triangle = torch.tril_indices(latent_dim, latent_dim).unbind()
+
+    def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
+        with torch.no_grad():
+            z = q.rsample((self.draws,))
+            mean = z.mean(0)
+            off = (z - mean).movedim(0, -1)
+            covariance = off @ off.mT / (self.draws - 1)
+            # r may be any density, so a ridge costs nothing but accuracy.
+            ridge = 1e-4 * covariance.diagonal(dim1=-2, dim2=-1) + 1e-12
+            tril = torch.linalg.cholesky(covariance + torch.diag_embed(ridge))
+        r = TriangularNormal(mean, tril)
+
+        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+            off = (z - mean).unsqueeze(-1)
+            return torch.linalg.solve_triangular(tril, off, upper=False).squeeze(-1), r.log_prob(z) - p.log_prob(z)
+
+        def rsample(samples: int) -> Tensor:
+            return noise.normal((samples, *mean.shape), mean)
+
+        rows, columns = self.triangle
+        return Reference(view, rsample, torch.cat([mean, tril[..., rows, columns]], -1))
 
 
 class FlowContrast(GaussianContrast):

@@ -302,6 +302,51 @@ class Hierarchical(_Pushed):
         return z.reshape(*sample_shape, *z.shape[1:]), log_q.reshape(*sample_shape, *log_q.shape[1:])
 
 
+class PooledMixture(_Pushed):
+    """q(z|x) = E_e[ N(z; m(x, e), diag(s(x, e)^2)) ], a Gaussian given its mixing noise e (Yin & Zhou 2018).
+
+    Its density is known in expectation only. All draws of a call share their components: draw k made by e_k comes with
+
+        log 1/K sum_j N(z_k; m(x, e_j), s(x, e_j)),      j = 1..K, its own among them,
+
+    whose expectation given z_k is not below log q(z_k|x) (their equation 6), and which costs no further network call.
+
+    Args:
+        components: maps a number of samples to the Gaussians of that many new e, `(samples, batch, dim)`.
+        batch_shape, event_shape: `(batch,)` and `(dim,)`.
+    """
+
+    def __init__(
+        self, components: Callable[[int], DiagonalNormal], batch_shape: torch.Size, event_shape: torch.Size
+    ) -> None:
+        self._components = components
+        super().__init__(batch_shape, event_shape, validate_args=False)
+
+    def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
+        draws = self._components(math.prod(sample_shape)).rsample()
+        return draws.reshape(*sample_shape, *draws.shape[1:])
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
+        """Draws, and for each the upper bound of its log-density from all of them."""
+        components = self._components(math.prod(sample_shape))
+        z = components.rsample()
+        log_q = _pairwise_log_prob(components, z).logsumexp(1) - math.log(len(z))
+        return z.reshape(*sample_shape, *z.shape[1:]), log_q.reshape(*sample_shape, *log_q.shape[1:])
+
+
+def _pairwise_log_prob(components: DiagonalNormal, z: Tensor) -> Tensor:
+    """log N(z_k; m_j, s_j), `(samples, components, batch)`, by matrix products.
+
+    |z - m|^2 / s^2 is multiplied out, around the mean of all m, where it loses the fewest digits: some 1e-7 |z / s|^2.
+    """
+    centre = components.loc.detach().mean((0, 1))
+    z, loc, precision = z - centre, components.loc - centre, components.scale.square().reciprocal()
+    weighted = loc * precision
+    products = torch.einsum("kbd,jbd->kjb", z.square(), precision) - 2 * torch.einsum("kbd,jbd->kjb", z, weighted)
+    constant = (loc * weighted).sum(-1) + 2 * components.scale.log().sum(-1) + z.shape[-1] * _LOG_2PI
+    return -0.5 * (products + constant)
+
+
 class Flow(_Pushed):
     """A normalizing flow: z = loc + scale * transform(eps), eps ~ N(0, I) (Rezende & Mohamed 2015).
 

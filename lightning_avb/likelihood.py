@@ -228,7 +228,7 @@ class Likelihood(pl.Callback):
             mean, error, n = (value.item() for value in metric.compute().values())
             side, settings = SIDES.get(name, "a diagnostic"), self._described(name)
             self.lines.append(Line(name, mean, error, int(n), side, settings, self.seconds[name]))
-        path, rows = _beside(trainer), self._rows(trainer)
+        path, rows = beside(trainer, "likelihood"), self._rows(trainer)
         if not trainer.is_global_zero:
             return
         print(table(self.lines))
@@ -421,6 +421,11 @@ def table(lines: Sequence[Line]) -> str:
         rows.append(
             (line.estimate, f"{line.mean:.3f}", error, str(line.n), line.side, line.settings, f"{line.seconds:.1f}")
         )
+    return columns(rows)
+
+
+def columns(rows: Sequence[Sequence[str]]) -> str:
+    """Cells one below the other."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
@@ -438,12 +443,12 @@ def _distance(lines: Sequence[Line]) -> str:
     return f"{trusted} - {own} = {found[trusted] - found[own]:.3f}: {what}"
 
 
-def _beside(trainer: pl.Trainer) -> Path:
+def beside(trainer: pl.Trainer, kind: str) -> Path:
     """A new JSON file beside the checkpoint, or in the run's folder."""
     checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
     stem, number = checkpoint.stem if checkpoint else "model", 0
-    while (path := folder / f"{stem}.likelihood{f'_{number}' if number else ''}.json").exists():
+    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.json").exists():
         number += 1
     folder.mkdir(parents=True, exist_ok=True)
     return path

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from .batch import Batch, Shape
+from .draws import flat
 from .errors import ConfigurationError, at_least
 
 Picture = Tensor
@@ -138,6 +139,75 @@ def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", xlabel="$z_1$", ylabel="$z_2$")
 
     return figure(draw, (5, 5))
+
+
+MARGINALS = 6
+"""Histograms in the picture of a posterior at most."""
+
+
+@torch.no_grad()
+def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture:
+    """The target's density if it is one of two numbers, draws of the sampler, reference draws, and the marginals.
+
+    Reference draws are the target's own, where it has any.
+
+    Args:
+        model: a `Posterior`.
+        count: how many draws.
+        x: `(1, *data_shape)`, the data set, for a family.
+    """
+    require(model, "show a posterior", "draw")
+    target, family = model.target, {} if x is None else {"x": x}
+
+    def table(named: dict[str, Tensor] | None) -> tuple[Tensor, list[str]] | None:
+        if named is None:
+            return None
+        rows, names = flat({name: value if x is None else value.squeeze(1) for name, value in named.items()})
+        return rows.float().cpu(), names
+
+    rows, names = table(model.draw(count, x))  # type: ignore[misc]
+    known = table(target.reference(count) if x is None else target.posterior(x, count))
+    shown = [names.index(name) for name in target.plane] if target.plane else [0, min(1, len(names) - 1)]
+    low, high = rows[:, shown].quantile(0.002, 0), rows[:, shown].quantile(0.998, 0)
+    low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
+    kinds = ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (known is not None)
+    marginals = [name for name in names if known is None or name in known[1]][:MARGINALS]
+
+    def plane(axes: Any, kind: str) -> None:
+        if kind == "density":
+            sides = [torch.linspace(low[i].item(), high[i].item(), 200) for i in range(2)]
+            points = torch.stack(torch.meshgrid(*sides, indexing="xy"), -1).reshape(-1, 1, 2)
+            log_p = target.density_at(points.to(model.device), **family).view(200, 200).float().cpu()
+            extent = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
+            axes.imshow((log_p - log_p.max()).exp(), origin="lower", aspect="auto", cmap="Blues", extent=extent)
+        else:
+            points, columns = (rows, names) if kind == "draws" else known  # type: ignore[misc]
+            if any(names[i] not in columns for i in shown):
+                return
+            a, b = (points[:, columns.index(names[i])] for i in shown)
+            axes.scatter(a, b, s=2, alpha=0.4, linewidths=0)
+        axes.set(title=kind, xlim=(low[0], high[0]), ylim=(low[1], high[1]))
+        axes.set(xlabel=names[shown[0]], ylabel=names[shown[1]])
+
+    def marginal(axes: Any, name: str) -> None:
+        mine = rows[:, names.index(name)]
+        span = (mine.quantile(0.001).item(), mine.quantile(0.999).item())
+        options = {"bins": 60, "range": span, "density": True}
+        axes.hist(mine.numpy(), **options, alpha=0.6, label="draws")
+        if known is not None:
+            theirs = known[0][:, known[1].index(name)].numpy()
+            axes.hist(theirs, **options, histtype="step", color="black", label="reference")
+        axes.set(title=name, yticks=[])
+        axes.legend(fontsize="small")
+
+    def draw(panels: Any) -> None:
+        for axes, kind in zip(panels, kinds, strict=False):
+            plane(axes, kind)
+        for axes, name in zip(panels[len(kinds) :], marginals, strict=True):
+            marginal(axes, name)
+
+    number = len(kinds) + len(marginals)
+    return figure(draw, (3.2 * number, 3), number)
 
 
 def curves(metrics: Path) -> Picture | None:

@@ -80,7 +80,9 @@ class Support:
         self.blocks = {name: _block(name, str(kind)) for name, kind in kinds.items()}
         self.dim = sum(block.size for block in self.blocks.values())
         self.coordinates = [
-            name if not block.shape else f"{name}[{i}]" for name, block in self.blocks.items() for i in range(block.size)
+            name if not block.shape else f"{name}[{i}]"
+            for name, block in self.blocks.items()
+            for i in range(block.size)
         ]
 
     def constrain(self, z: Tensor) -> tuple[Parameters, Tensor]:

@@ -229,11 +229,11 @@ def test_what_a_picture_needs_is_checked(finished, refusal):
     assert "does not end in .png" in refusal("sample", "--ckpt_path", last, "--output", "x.jpg")
     message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
     assert "dimensions: 9 is not between 1 and the 4 of the model's code" in message
-    assert "count: 0 is below 1" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--count", "0")
+    assert "n: 0 is below 1" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--n", "0")
     assert "root: Digits reads no files" in refusal(
         "reconstruct", "--ckpt_path", last, "--output", "x.png", "--root", "x"
     )
-    assert "did you mean count?" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--cuont", "3")
+    assert "did you mean labels?" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--lables", "[1]")
 
 
 @pytest.mark.parametrize(
@@ -335,8 +335,8 @@ def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, 
     vae = str(CONFIGS / "digits" / "vae.yaml")
     command("fit", "--config", vae, *QUICK, "--model.conditional", "true", "--model.encoder.network.hidden=[8]")
     (last,) = tmp_path.glob("runs/digits/vae/*/checkpoints/last.ckpt")
-    command("sample", "--ckpt_path", last, "--output", "some.png", "--labels", "[1, 7]", "--count", 6)
-    command("sample", "--ckpt_path", last, "--output", "all.png", "--count", 20)
+    command("sample", "--ckpt_path", last, "--output", "some.png", "--labels", "[1, 7]", "--n", 6)
+    command("sample", "--ckpt_path", last, "--output", "all.png", "--n", 20)
     command("reconstruct", "--ckpt_path", last, "--output", "pairs.png")
     command("traverse", "--ckpt_path", last, "--output", "walk.png", "--label", 3)
     assert Image.open("all.png").width > Image.open("some.png").width
@@ -356,12 +356,12 @@ def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):
     command("fit", "--config", CONFIGS / "own_table" / "vae.yaml", "--data.path", "table.csv", *options)
     (last,) = tmp_path.glob("runs/own_table/vae/*/checkpoints/last.ckpt")
     Path("table.csv").unlink()
-    command("sample", "--ckpt_path", last, "--output", "draws.csv", "--count", 2000)
+    command("sample", "--ckpt_path", last, "--output", "draws.csv", "--n", 2000)
     with Path("draws.csv").open() as file:
         header, *drawn = csv.reader(file)
     assert header == ["height", "weight", "depth"]
     drawn = torch.tensor([[float(value) for value in row] for row in drawn])
     assert ((drawn.mean(0) - rows.mean(0)).abs() < 0.3 * rows.std(0)).all()
     assert ((drawn.std(0) / rows.std(0) - 1).abs() < 0.4).all()
-    command("sample", "--ckpt_path", last, "--output", "draws.npy", "--count", 5)
+    command("sample", "--ckpt_path", last, "--output", "draws.npy", "--n", 5)
     assert "output: 'draws.txt'" in refusal("sample", "--ckpt_path", last, "--output", "draws.txt")

@@ -14,6 +14,7 @@ from .encoders import (
     FlowEncoder,
     FullGaussianEncoder,
     GaussianEncoder,
+    PooledMixtureEncoder,
     SemiImplicitEncoder,
 )
 from .implicit import BoundedNoiseEncoder, NoiseBasisEncoder, NoiseInjectionEncoder
@@ -41,6 +42,7 @@ __all__ = [
     "NoiseInjectionEncoder",
     "NormalPrior",
     "PetalPrior",
+    "PooledMixtureEncoder",
     "PriorRecipe",
     "SemiImplicitEncoder",
     "StandardNormal",

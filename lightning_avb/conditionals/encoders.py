@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from .. import noise
 from ..batch import Shape
-from ..distributions import DiagonalNormal, Flow, Hierarchical, Implicit, TriangularNormal
-from ..errors import at_least
-from ..networks import MLP, Network, activation_function
+from ..distributions import DiagonalNormal, Flow, Hierarchical, Implicit, PooledMixture, TriangularNormal
+from ..errors import ConfigurationError, at_least
+from ..networks import MLP, Network, ResidualMLP, activation_function
 from ..networks.flows import AutoregressiveFlow, FlowKind
 from .base import Encoder
 
@@ -180,6 +180,60 @@ class SemiImplicitEncoder(Encoder):
             return z, log_q
 
         return Hierarchical(draw, x.shape[:1], torch.Size([self.latent_dim]))
+
+
+class PooledMixtureEncoder(Encoder):
+    """A Gaussian given its mixing noise e, whose draws serve as each other's components: see `PooledMixture`.
+
+    Given e ~ N(0, I), longer than z, the mean is a linear map of e, its first coordinates at the start, plus a
+    correction, the scale `narrow` times another; both corrections are a residual network's of e and features of x, and
+    nothing at the start. What bends q is the means; the Gaussians only have to overlap with their neighbours. The more
+    draws a row has, the tighter its bound: it is for many draws of few rows. A VAE with it cannot be `analytic`.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from x to the features; without hidden layers they enter linearly.
+        extra_noise: dimensions of e besides those of z.
+        width, blocks, activation: of the residual network, see `ResidualMLP`.
+        narrow: the scale at the start.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        classes: int = 0,
+        network: Network = MLP,
+        extra_noise: int = 4,
+        width: int = 64,
+        blocks: int = 2,
+        activation: str = "silu",
+        narrow: float = 0.4,
+    ) -> None:
+        super().__init__(classes)
+        if not narrow > 0:
+            raise ConfigurationError(f"narrow: {narrow} is not a positive scale")
+        self.latent_dim, self.log_narrow = latent_dim, math.log(narrow)
+        self.noise_dim = latent_dim + at_least(0, extra_noise=extra_noise)
+        self.network = network(data_shape, (width,), classes)
+        self.mixing = ResidualMLP((self.noise_dim,), (2 * latent_dim,), width, width, blocks, activation)
+        for parameter in self.mixing.last.parameters():
+            nn.init.zeros_(parameter)
+        self.straight = nn.Linear(self.noise_dim, latent_dim)
+        nn.init.eye_(self.straight.weight)
+        nn.init.zeros_(self.straight.bias)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> PooledMixture:
+        features = self.network(x, self.label(y, x))
+
+        def components(samples: int) -> DiagonalNormal:
+            e = noise.normal((samples, len(x), self.noise_dim), x)
+            shift, log_scale = self.mixing(e, features).to(x.dtype).chunk(2, -1)
+            # A component that is much narrower than its neighbours are apart is seen by its own draw alone.
+            log_scale = 3 * torch.tanh(log_scale / 3) + self.log_narrow
+            return DiagonalNormal(self.straight(e).to(x.dtype) + shift, log_scale.exp())
+
+        return PooledMixture(components, x.shape[:1], torch.Size([self.latent_dim]))
 
 
 class AuxiliaryEncoder(Encoder):

@@ -3,6 +3,7 @@
 from .aae import AAE, CategoricalAAE
 from .avb import AVB
 from .gan import GAN, BiGAN
+from .posterior import Posterior
 from .vae import VAE
 
-__all__ = ["AAE", "AVB", "GAN", "VAE", "BiGAN", "CategoricalAAE"]
+__all__ = ["AAE", "AVB", "GAN", "VAE", "BiGAN", "CategoricalAAE", "Posterior"]

@@ -28,9 +28,10 @@ deterministic.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -41,13 +42,14 @@ from ..conditionals import (
     BernoulliDecoder,
     BoundedNoiseEncoder,
     DecoderRecipe,
+    Encoder,
     EncoderRecipe,
     PriorRecipe,
     StandardNormal,
 )
-from ..contrasts import ContrastRecipe, GaussianContrast
+from ..contrasts import Contrast, ContrastRecipe, GaussianContrast
 from ..errors import ConfigurationError
-from ..game import Losses, Phase, Play, Player
+from ..game import Game, Losses, Phase, Play, Player
 from ..networks import ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
 from ..objectives import SharedPass, critic_accuracy, density_ratio_loss, full_precision_in_half
@@ -69,7 +71,83 @@ class AVBPlayers:
     contrast: Player = Player()
 
 
-class AVB(LatentVariableModel):
+class CriticGame(Game):
+    """A model whose q(z|x) has no density, and a critic that supplies what follows from it.
+
+    The first player of the model moves q and whatever else it likes; `critic` and, where r has parameters, `contrast`
+    are its opponents.
+    """
+
+    recipes: dict[str, Any]
+    encoder: Encoder
+    contrast: Contrast
+    critic: nn.Module
+    samples: int
+    gradient_penalty: float
+
+    @abc.abstractmethod
+    def sides(self, batch: Batch) -> tuple[Any, Any]:
+        """p, of which `log_prob(z)` is asked, and q(z|x)."""
+
+    @abc.abstractmethod
+    def learn(self, batch: Batch) -> Play:
+        """All players' losses."""
+
+    def build_critic(self, data_shape: Shape, latent_dim: int, classes: int) -> None:
+        """Makes contrast and critic, by the recipes of these names."""
+        self.contrast = self.recipes["contrast"](data_shape, latent_dim, classes)
+        self.critic = self.recipes["critic"](data_shape, latent_dim, self.contrast.context_dim + classes)
+        check_rows_apart(critic=self.critic)
+
+    def phases(self) -> list[Phase]:
+        first, *opponents = self.players
+        steps = self.players["critic"].steps if "critic" in self.players else 0
+        if steps == 0:
+            return [Phase((first,), self.learn_alone)]
+        return [
+            Phase((first, *opponents), self.learn),
+            *[Phase(tuple(opponents), self.learn_critic)] * (steps - 1),
+        ]
+
+    def judge(self, batch: Batch, p: Distribution, q: Distribution, z: Tensor) -> Verdict:
+        """The critic's opinion of z drawn from q, in one pass over the draws of q and of the reference."""
+        reference, crossing = self.contrast(q, p, batch.x, batch.y), SharedPass()
+        view, log_ratio = reference.view(z)
+        seen = torch.cat([crossing.enter(view), reference.rsample(len(z))]).to(batch.x)
+        told = [part for part in (reference.context, self.encoder.label(batch.y, batch.x)) if part is not None]
+        context = torch.cat(told, -1).to(batch.x) if told else None
+        with full_precision_in_half(z.device.type):
+            t = self.critic(batch.x, seen, context).to(batch.x)
+        for_model, for_critic = crossing.leave(t[: len(z)])
+        critic_loss = density_ratio_loss(for_critic, t[len(z) :])
+        if self.gradient_penalty and torch.is_grad_enabled():
+            critic_loss = critic_loss + 0.5 * self.gradient_penalty * self._squared_slope(
+                batch.x, seen[: len(z)], context
+            )
+        losses = {"critic": critic_loss, **({"contrast": reference.fit(z)} if reference.fit else {})}
+        return Verdict(for_model + log_ratio, for_critic, t[len(z) :], losses)
+
+    def _squared_slope(self, x: Tensor, seen: Tensor, context: Tensor | None) -> Tensor:
+        """|grad_z T(x, z)|^2, `(samples, batch)`."""
+        seen = seen.detach().requires_grad_()
+        with full_precision_in_half(x.device.type):
+            t = self.critic(x, seen, context)
+        (slope,) = torch.autograd.grad(t.sum(), seen, create_graph=True)
+        return slope.square().sum(-1)
+
+    def learn_alone(self, batch: Batch) -> Play:
+        """The first player's loss, beside a critic that stands still, or without one."""
+        play, first = self.learn(batch), next(iter(self.players))
+        return Play({first: play.losses[first]}, play.scores)
+
+    def learn_critic(self, batch: Batch) -> Play:
+        with torch.no_grad():
+            p, q = self.sides(batch)
+            z = q.rsample((self.samples,))
+        return Play(self.judge(batch, p, q, z).losses, {})
+
+
+class AVB(CriticGame, LatentVariableModel):
     """Adversarial variational Bayes.
 
     Args:
@@ -119,9 +197,7 @@ class AVB(LatentVariableModel):
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        self.contrast = self.recipes["contrast"](data_shape, self.latent_dim, self.classes)
-        self.critic = self.recipes["critic"](data_shape, self.latent_dim, self.contrast.context_dim + self.classes)
-        check_rows_apart(critic=self.critic)
+        self.build_critic(data_shape, self.latent_dim, self.classes)
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {
@@ -130,38 +206,8 @@ class AVB(LatentVariableModel):
             "contrast": [self.contrast],
         }
 
-    def phases(self) -> list[Phase]:
-        steps = self.players["critic"].steps
-        opponents = tuple(name for name in self.players if name != "model")
-        if steps == 0:
-            return [Phase(("model",), self.learn_model)]
-        return [Phase(("model", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * (steps - 1)]
-
-    def judge(self, batch: Batch, p: Distribution, q: Distribution, z: Tensor) -> Verdict:
-        """The critic's opinion of z drawn from q, in one pass over the draws of q and of the reference."""
-        reference, crossing = self.contrast(q, p, batch.x, batch.y), SharedPass()
-        view, log_ratio = reference.view(z)
-        seen = torch.cat([crossing.enter(view), reference.rsample(len(z))]).to(batch.x)
-        told = [part for part in (reference.context, self.encoder.label(batch.y, batch.x)) if part is not None]
-        context = torch.cat(told, -1).to(batch.x) if told else None
-        with full_precision_in_half(z.device.type):
-            t = self.critic(batch.x, seen, context).to(batch.x)
-        for_model, for_critic = crossing.leave(t[: len(z)])
-        critic_loss = density_ratio_loss(for_critic, t[len(z) :])
-        if self.gradient_penalty and torch.is_grad_enabled():
-            critic_loss = critic_loss + 0.5 * self.gradient_penalty * self._squared_slope(
-                batch.x, seen[: len(z)], context
-            )
-        losses = {"critic": critic_loss, **({"contrast": reference.fit(z)} if reference.fit else {})}
-        return Verdict(for_model + log_ratio, for_critic, t[len(z) :], losses)
-
-    def _squared_slope(self, x: Tensor, seen: Tensor, context: Tensor | None) -> Tensor:
-        """|grad_z T(x, z)|^2, `(samples, batch)`."""
-        seen = seen.detach().requires_grad_()
-        with full_precision_in_half(x.device.type):
-            t = self.critic(x, seen, context)
-        (slope,) = torch.autograd.grad(t.sum(), seen, create_graph=True)
-        return slope.square().sum(-1)
+    def sides(self, batch: Batch) -> tuple[Distribution, Distribution]:
+        return self.prior(), self.encoder(batch.x, batch.y)
 
     def learn(self, batch: Batch) -> Play:
         log_likelihood, verdict = self.terms(batch)
@@ -170,21 +216,10 @@ class AVB(LatentVariableModel):
 
     def terms(self, batch: Batch) -> tuple[Tensor, Verdict]:
         """log p(x|z), `(samples, batch)`, for draws of q, and what the critic says of these."""
-        p, q = self.prior(), self.encoder(batch.x, batch.y)
+        p, q = self.sides(batch)
         z = q.rsample((self.samples,))
         verdict = self.judge(batch, p, q, z)
         return self.log_likelihood(batch, z), verdict
-
-    def learn_model(self, batch: Batch) -> Play:
-        """Beside a critic that stands still."""
-        play = self.learn(batch)
-        return Play({"model": play.losses["model"]}, play.scores)
-
-    def learn_critic(self, batch: Batch) -> Play:
-        with torch.no_grad():
-            p, q = self.prior(), self.encoder(batch.x, batch.y)
-            z = q.rsample((self.samples,))
-        return Play(self.judge(batch, p, q, z).losses, {})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         log_likelihood, verdict = self.terms(batch)

@@ -1,6 +1,6 @@
 """Log-densities to learn a posterior of, and what a log-density of one's own must have: `Target`."""
 
-from .base import Target
+from .base import Function, Target
 from .bayes import (
     EightSchools,
     EightSchoolsNoncentered,
@@ -17,6 +17,7 @@ __all__ = [
     "EightSchools",
     "EightSchoolsNoncentered",
     "Family",
+    "Function",
     "Funnel",
     "Garch",
     "Gaussian",

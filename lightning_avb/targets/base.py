@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..batch import Shape
+from ..errors import ConfigurationError
+from ..recipes import class_path, locate
 from ..support import Parameters, Support
 
 
@@ -26,6 +30,8 @@ class Target(nn.Module, abc.ABC):
 
     kinds: Mapping[str, str]
     data_shape: Shape | None = None
+    plane: tuple[str, str] | None = None
+    """The two columns that a picture shows, as `mu` and `theta[0]`; None: the first two."""
 
     @property
     def support(self) -> Support:
@@ -53,7 +59,75 @@ class Target(nn.Module, abc.ABC):
         return self.log_density(**data, **theta) + volume
 
     @torch.no_grad()
+    def density_at(self, values: Tensor, **data: Any) -> Tensor:
+        """The log-density without a Jacobian, `(...)`, at parameters side by side, `(..., n)`."""
+        sizes = [block.shape[0] if block.shape else 1 for block in self.support.blocks.values()]
+        parts = zip(self.support.blocks.items(), values.split(sizes, -1), strict=True)
+        return self.log_density(**data, **{name: v if block.shape else v.squeeze(-1) for (name, block), v in parts})
+
+    @torch.no_grad()
     def named(self, z: Tensor) -> Parameters:
         """The parameters at z `(..., dim)`, with what is derived from them."""
         theta, _ = self.support.constrain(z)
         return {**theta, **self.derived(**theta)}
+
+
+class Function(Target):
+    """A log-density that is a Python function of its parameters: in Python `Function.recipe(log_density, kinds)`.
+
+    Args:
+        log_density: the dotted path of the function: for the kinds `{mu: real, tau: positive}` it is called as
+            `log_density(mu=..., tau=...)`; see `Target.log_density` for what it gets and gives.
+        kinds: name -> kind of every parameter, see `Support`.
+        derived: the path of a function of the same parameters that gives a dict of further quantities.
+
+    Raises:
+        ConfigurationError: there is no such function.
+    """
+
+    def __init__(self, log_density: str, kinds: Mapping[str, str], derived: str | None = None) -> None:
+        super().__init__()
+        self.kinds = dict(kinds)
+        self._log_density = _function("log_density", log_density)
+        self._derived = _function("derived", derived) if derived is not None else None
+
+    @classmethod
+    def recipe(
+        cls,
+        log_density: Callable[..., Tensor],
+        kinds: Mapping[str, str],
+        derived: Callable[..., Parameters] | None = None,
+    ) -> Callable[[], Function]:
+        """What `Posterior` takes as its target, of functions that stand in a module, so that a checkpoint finds them.
+
+        Raises:
+            ConfigurationError: a function that cannot be found again: a lambda, or one inside a function.
+        """
+        paths = {"log_density": log_density, "derived": derived}
+        found = {name: _path(name, function) for name, function in paths.items() if function is not None}
+        return partial(cls, kinds=dict(kinds), **found)
+
+    def log_density(self, **theta: Tensor) -> Tensor:
+        return self._log_density(**theta)
+
+    def derived(self, **theta: Tensor) -> Parameters:
+        return self._derived(**theta) if self._derived else {}
+
+
+def _function(name: str, path: str) -> Callable[..., Any]:
+    found = locate(path)
+    # A path may come from a checkpoint: no class and no built-in is called on its word.
+    if not isinstance(found, FunctionType):
+        raise ConfigurationError(f"{name}: {path!r} is no Python function")
+    return found
+
+
+def _path(name: str, function: Any) -> str:
+    path = class_path(function) if isinstance(function, FunctionType) else ""
+    try:
+        findable = path and locate(path) is function
+    except ConfigurationError:
+        findable = False
+    if not findable:
+        raise ConfigurationError(f"{name}: {function!r} is no function of a module, which a checkpoint could name")
+    return path

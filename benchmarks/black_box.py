@@ -1,0 +1,258 @@
+"""Posteriors of log-densities: this library's sampler beside Pyro's guides, its SVGD, and the black box with a critic.
+
+    python benchmarks/black_box.py --root DATA [--targets ring torus] [--methods ours iaf] [--seeds 5] [--draws 10000]
+
+A line a run goes into OUTPUT (runs/black_box.jsonl), and what is there already is not run again; the table of means and
+standard errors over seeds is printed at the end. C2ST is against reference draws of the target. Pyro's guides are
+trained by its own SVI with Adam at 0.01 with cosine decay and 8 particles, for about the time that ours takes;
+SVGD with 200 particles, of which there are no more than these to compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+import lightning_avb as avb
+from datamodules import NoData
+from lightning_avb import noise, targets
+from lightning_avb.cli import keep_freed_memory
+from lightning_avb.diagnosis import compare
+from lightning_avb.draws import flat
+from lightning_avb.evaluation import diagnose_draws
+from lightning_avb.support import Parameters
+
+POSTERIORDB = {
+    "eight_schools_noncentered": ("eight_schools_noncentered", targets.EightSchoolsNoncentered),
+    "kidscore": ("kidscore_momhsiq", targets.KidScore),
+    "garch": ("garch11", targets.Garch),
+    "low_dim_gauss_mix": ("low_dim_gauss_mix", targets.LowDimGaussMix),
+}
+STEPS = {
+    "gaussian": 2000,
+    "normal_sample": 2000,
+    "kidscore": 2000,
+    "low_dim_gauss_mix": 2000,
+    "eight_schools": 4000,
+    "funnel": 4000,
+}
+"""As in configs/posteriors; 3000 where nothing is said."""
+
+
+def recipes(root: Path) -> dict[str, Any]:
+    """Name -> recipe of a target, as the configurations name them."""
+    return {
+        "gaussian": targets.Gaussian,
+        "normal_sample": targets.NormalSample,
+        "rosenbrock": targets.Rosenbrock,
+        "ring": targets.Ring,
+        "torus": targets.Torus,
+        "mixture": targets.Mixture,
+        "funnel": targets.Funnel,
+        "eight_schools": targets.EightSchools,
+        **{
+            name: partial(cls, path=str(root / "posteriordb" / folder / "data.json"))
+            for name, (folder, cls) in POSTERIORDB.items()
+        },
+        "waveform": partial(targets.LogisticRegression, path=str(root / "waveform" / "waveform.npz")),
+    }
+
+
+def reference(name: str, target: targets.Target, draws: int, folder: Path) -> Parameters:
+    """Reference draws: the target's own, or those that benchmarks/references.py wrote."""
+    found = target.reference(draws)
+    if found is not None:
+        return found
+    import numpy as np
+
+    with np.load(folder / f"{name}.npz") as file:
+        return {key: torch.from_numpy(file[key])[:draws] for key in file.files}
+
+
+# The methods: each gives z `(draws, dim)`.
+
+
+def ours(target: Any, name: str, seed: int, draws: int, **options: Any) -> Tensor:
+    pl.seed_everything(seed)
+    model = avb.Posterior(target, **options)
+    trainer = pl.Trainer(
+        max_steps=STEPS.get(name, 3000),
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    trainer.fit(model, NoData())
+    return model.eval().draw_z(draws).squeeze(1)
+
+
+def pyro_guide(kind: str, target: Any, name: str, seed: int, draws: int, steps: int = 3000) -> Tensor:
+    import pyro
+    from pyro.distributions import Normal
+    from pyro.infer import SVI, Trace_ELBO, autoguide
+
+    target, dim = target(), target().support.dim
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+
+    def model() -> None:
+        # The log-density enters as a factor, of which the standard normal that Pyro needs a site for is taken off.
+        z = pyro.sample("z", Normal(torch.zeros(dim), 1.0).to_event(1))
+        base = Normal(torch.zeros(dim), 1.0).to_event(1).log_prob(z)
+        pyro.factor("target", target.at(z) - base)
+
+    guides = {
+        "mean_field": autoguide.AutoNormal,
+        "full_rank": autoguide.AutoMultivariateNormal,
+        "iaf": partial(autoguide.AutoIAFNormal, hidden_dim=[64, 64], num_transforms=3),
+    }
+    guide = guides[kind](model)
+    schedule = pyro.optim.CosineAnnealingLR({"optimizer": torch.optim.Adam, "optim_args": {"lr": 1e-2}, "T_max": steps})
+    pieces = SVI(model, guide, schedule, Trace_ELBO(num_particles=8, vectorize_particles=True))
+    for _ in range(steps):
+        pieces.step()
+        schedule.step()
+    with torch.no_grad():
+        return (
+            guide.get_posterior().sample((draws,))
+            if kind != "mean_field"
+            else torch.stack([guide.locs.z + guide.scales.z * torch.randn(dim) for _ in range(draws)])
+        )
+
+
+def svgd(target: Any, name: str, seed: int, draws: int, particles: int = 200, steps: int = 2000) -> Tensor:
+    """Stein variational gradient descent (Liu & Wang 2016) with the kernel and median rule of Pyro's SVGD."""
+    import pyro
+    from pyro.distributions import Normal
+    from pyro.infer import SVGD, RBFSteinKernel
+
+    target, dim = target(), target().support.dim
+    pyro.clear_param_store()
+    pyro.set_rng_seed(seed)
+
+    def model() -> None:
+        z = pyro.sample("z", Normal(torch.zeros(dim), 1.0).to_event(1))
+        pyro.factor("target", target.at(z) - Normal(torch.zeros(dim), 1.0).to_event(1).log_prob(z))
+
+    stein = SVGD(model, RBFSteinKernel(), pyro.optim.Adam({"lr": 5e-2}), particles, 0)
+    for _ in range(steps):
+        stein.step()
+    return stein.get_named_particles()["z"].detach().reshape(particles, dim)
+
+
+METHODS: dict[str, Any] = {
+    "ours": ours,
+    "mean_field": partial(pyro_guide, "mean_field"),
+    "full_rank": partial(pyro_guide, "full_rank"),
+    "iaf": partial(pyro_guide, "iaf"),
+    "svgd": svgd,
+    "critic": partial(ours, sampler=avb.BoundedNoiseEncoder),
+    "critic_flow": partial(ours, sampler=avb.BoundedNoiseEncoder, contrast=avb.FlowContrast),
+    "flow": partial(ours, sampler=avb.FlowEncoder),
+}
+
+
+def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path, folds: int) -> dict[str, Any]:
+    target = recipe()
+    begin = time.perf_counter()
+    try:
+        z = METHODS[method](recipe, name, seed, draws)
+    except Exception as error:  # a method that fails on a target is a finding, not the end of the table
+        return {"failed": f"{type(error).__name__}: {error}", "seconds": time.perf_counter() - begin}
+    seconds = time.perf_counter() - begin
+    finite = torch.isfinite(z).all(-1)
+    line: dict[str, Any] = {"seconds": seconds, "not_finite": int((~finite).sum())}
+    z = z[finite]
+    drawn, known = target.named(z), reference(name, target, 10000, folder)
+    shared = [key for key in drawn if key in known]
+    mine, _ = flat({key: drawn[key].double() for key in shared})
+    theirs, _ = flat({key: known[key].double() for key in shared})
+    usable = torch.isfinite(mine).all(-1)
+    if usable.sum() < 20:
+        return {**line, "failed": "no finite draws"}
+    line |= {finding.quantity: finding.value for finding in compare(mine[usable], theirs, folds)}
+    if name == "eight_schools":
+        line["P(tau > 0)"] = (drawn["tau"] > 0).double().mean().item()
+        line["P(tau eta_0 > 0)"] = (drawn["tau"] * drawn["eta"][:, 0] > 0).double().mean().item()
+        line["reference P(tau eta_0 > 0)"] = (known["tau"] * known["eta"][:, 0] > 0).double().mean().item()
+    if method == "ours":
+        with noise.use(noise.seeded(seed, "diagnosis")):
+            found = diagnose_draws(z, target.at, seed=seed)
+        line |= {"k": found.k, "evidence bound": found.evidence_bound, "log evidence": found.log_evidence}
+    return line
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", type=Path, default=Path("data"))
+    parser.add_argument("--references", type=Path, default=Path("runs/references"))
+    parser.add_argument("--output", type=Path, default=Path("runs/black_box.jsonl"))
+    parser.add_argument("--targets", nargs="*")
+    parser.add_argument("--methods", nargs="*", default=["ours", "mean_field", "full_rank", "iaf", "svgd"])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=10000)
+    parser.add_argument("--folds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    warnings.filterwarnings("ignore")
+    known = recipes(options.root)
+    options.output.parent.mkdir(parents=True, exist_ok=True)
+    lines = [json.loads(line) for line in options.output.read_text().splitlines()] if options.output.exists() else []
+    done = {(line["target"], line["method"], line["seed"]) for line in lines}
+    for seed in range(options.seeds):
+        for name in options.targets or known:
+            for method in options.methods:
+                if (name, method, seed) in done:
+                    continue
+                found = run(method, name, known[name], seed, options.draws, options.references, options.folds)
+                lines.append({"target": name, "method": method, "seed": seed, **found})
+                with options.output.open("a") as file:
+                    file.write(json.dumps(lines[-1]) + "\n")
+                print(json.dumps(lines[-1]), flush=True)
+    print(table(lines))
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """Mean and standard error over seeds of C2ST and the moments, a line a target and method."""
+    rows = [
+        "| target | method | C2ST | worst mean | worst deviation | sliced Wasserstein | seconds | seeds |",
+        "|" + "---|" * 8,
+    ]
+    for name, method in dict.fromkeys((line["target"], line["method"]) for line in lines):
+        runs = [line for line in lines if (line["target"], line["method"]) == (name, method)]
+        good = [line for line in runs if "failed" not in line]
+        cells = [
+            mean_and_error([line[key] for line in good])
+            for key in ("C2ST", "worst mean", "worst deviation", "sliced Wasserstein")
+        ]
+        seconds = f"{sum(line['seconds'] for line in runs) / len(runs):.0f}"
+        rows.append(f"| {name} | {method} | {' | '.join(cells)} | {seconds} | {len(good)} of {len(runs)} |")
+    return "\n".join(rows)
+
+
+def mean_and_error(values: list[float]) -> str:
+    if not values:
+        return "failed"
+    mean = sum(values) / len(values)
+    if len(values) == 1:
+        return f"{mean:.3f}"
+    spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1) / len(values))
+    return f"{mean:.3f} +- {spread:.3f}"
+
+
+if __name__ == "__main__":
+    main()

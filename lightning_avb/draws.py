@@ -1,0 +1,76 @@
+"""Named draws of a posterior, into files and for ArviZ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .errors import ConfigurationError
+from .support import Parameters
+
+SUFFIXES = (".npz", ".csv", ".nc")
+
+
+def flat(draws: Parameters) -> tuple[Tensor, list[str]]:
+    """Draws by name, `(count, ...)` each, as one table `(count, columns)` and the names of its columns.
+
+    A vector `theta` becomes `theta[0]`, `theta[1]` and so on.
+    """
+    columns, names = [], []
+    for name, value in draws.items():
+        columns.append(value.flatten(1) if value.ndim > 1 else value.unsqueeze(1))
+        names += (
+            [name] if value.ndim == 1 else [f"{name}[{','.join(map(str, i))}]" for i in np.ndindex(*value.shape[1:])]
+        )
+    return torch.cat(columns, 1), names
+
+
+def to_arviz(draws: Parameters, chains: int = 4) -> Any:
+    """Draws as ArviZ has them, so that its summaries and plots work.
+
+    Draws of a sampler are independent. ArviZ compares chains with each other: they are dealt out to `chains` of equal
+    length, and the last few that do not fill a chain are left out.
+
+    Args:
+        draws: name -> `(count, ...)`.
+        chains: how many.
+
+    Raises:
+        ConfigurationError: ArviZ is not installed, or there are fewer draws than chains.
+    """
+    try:
+        import arviz
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(f"{error}; it comes with pip install 'lightning-avb[arviz]'") from error
+    count = min(len(value) for value in draws.values()) // chains
+    if count < 1:
+        raise ConfigurationError(f"n: fewer draws than {chains} chains")
+    parts = {
+        name: value[: chains * count].reshape(chains, count, *value.shape[1:]).numpy(force=True)
+        for name, value in draws.items()
+    }
+    return arviz.from_dict(posterior=parts)
+
+
+def write(path: Path, draws: Parameters) -> None:
+    """Writes draws: one array a name into .npz, a table into .csv, what ArviZ reads into .nc; makes the folder.
+
+    Raises:
+        ConfigurationError: another suffix, or a table of draws for several data sets.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ConfigurationError(f"output: {str(path)!r} does not end in {', '.join(SUFFIXES)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if suffix == ".npz":
+        np.savez(path, **{name: value.numpy(force=True) for name, value in draws.items()})  # type: ignore[arg-type]
+    elif suffix == ".csv":
+        table, names = flat(draws)
+        quoted = ",".join(f'"{name}"' if "," in name else name for name in names)
+        np.savetxt(path, table.numpy(force=True), delimiter=",", header=quoted, comments="", fmt="%.8g")
+    else:
+        to_arviz(draws).to_netcdf(path)
