@@ -471,6 +471,14 @@ class TestFamilies:
         for i in range(3):
             assert_stein(target, draws[:, i], resolution=0.4, x=x[i : i + 1])
 
+    def test_simulated_pairs_have_the_noise_of_the_density(self, name):
+        # log p(x, theta) is its peak, at zero, less half the squares of as many standard normal numbers as were drawn
+        target = FAMILIES[name]()
+        theta, x = target.simulate(20000)
+        peak = target.at(torch.zeros(1, target.support.dim), x=torch.zeros(1, *target.data_shape))
+        squares = 2 * (peak - target.log_density(x=x, **theta))
+        assert_mean(squares, target.support.dim + target.data_shape[0], resolution=0.2)
+
     def test_simulated_parameters_are_posterior_draws(self, name):
         # The rank of theta among posterior draws of its own x is uniform (Talts et al. 2018).
         target = FAMILIES[name]()
