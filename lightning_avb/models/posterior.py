@@ -55,7 +55,7 @@ from .avb import CriticGame
 TargetRecipe = Callable[[], Target]
 """() -> the log-density."""
 
-_ADAM = partial(torch.optim.Adam, lr=2e-3, betas=(0.9, 0.999))
+_ADAM = partial(torch.optim.Adam, lr=5e-3, betas=(0.9, 0.99))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Posterior(CriticGame):
         sampler: EncoderRecipe = PooledMixtureEncoder,
         critic: CriticRecipe = ResidualCritic,
         contrast: ContrastRecipe = FullGaussianContrast,
-        samples: int = 256,
+        samples: int = 512,
         spread: float | None = 3.0,
         gradient_penalty: float = 0.0,
         players: PosteriorPlayers = PosteriorPlayers(),
