@@ -90,6 +90,7 @@ class EightSchools(Target):
     real line: the posterior does not change under (tau, eta) -> (-tau, -eta).
     """
 
+    plane = ("tau", "eta[0]")
     y: Tensor
     sigma: Tensor
 
