@@ -6,12 +6,14 @@ Shapes are `(samples, batch)` throughout.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import normalize, softplus
 
+from . import noise
 from .errors import ConfigurationError
 
 AdversarialForm = Literal["non_saturating", "minimax", "kl"]
@@ -57,6 +59,52 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
     (Burda et al. 2016).
     """
     return log_weights.logsumexp(0) - math.log(len(log_weights))
+
+
+def categorical_divergence(logits: Tensor, others: Tensor) -> Tensor:
+    """KL(q, p) of two categorical distributions by their logits, `(..., categories)`, which need no normalisation."""
+    log_q = logits.log_softmax(-1)
+    return (log_q.exp() * (log_q - others.log_softmax(-1))).sum(-1)
+
+
+def marginal_divergence(logits: Tensor) -> Tensor:
+    """KL(q(y), p(y)) in nats with q(y) the mean of q(y|x) over a batch and p(y) uniform, as a share for every row.
+
+    Args:
+        logits: of q(y|x), `(batch, categories)`.
+
+    Returns:
+        `(batch,)`; the mean over rows is the divergence. With few rows it is too large: q(y) is an estimate.
+    """
+    q = logits.softmax(-1)
+    return (q * (len(q[0]) * q.mean(0)).log()).sum(-1)
+
+
+def local_distributional_smoothness(
+    network: Callable[[Tensor], Tensor], x: Tensor, logits: Tensor, radius: float
+) -> Tensor:
+    """KL(q(y|x), q(y|x + r)) in nats, `(batch,)`, where r of norm `radius` points where the divergence grows fastest.
+
+    It is near zero where the category is the same all around x: with it as a loss, borders between categories keep
+    away from the data (Miyato et al. 2018, *Virtual adversarial training*, equation 5).
+
+    They find r by a step of power iteration from a random point near x, a finite difference. Here that point is five
+    radii away, r = radius g / |g| with g the gradient there, which bfloat16 can tell from nothing; from one radius away
+    the divergences found on MNIST were smaller.
+
+    Args:
+        network: from `(batch, *data_shape)` to the logits of q(y|x), `(batch, categories)`.
+        x: `(batch, *data_shape)`.
+        logits: those of x. They are constants: what is to be smooth is q(y|x + r).
+        radius: in the units of x.
+    """
+    q = logits.detach()
+    with torch.enable_grad(), full_precision_in_half(x.device.type):
+        direction = normalize(noise.normal((1, len(x), x[0].numel()), x)[0], dim=-1)
+        start = (x + 5 * radius * direction.view_as(x)).requires_grad_()
+        (slope,) = torch.autograd.grad(categorical_divergence(q, network(start)).sum(), start)
+    worst = normalize(slope.flatten(1), dim=-1, eps=1e-30).view_as(x)
+    return categorical_divergence(q, network(x + radius * worst))
 
 
 class SharedPass:

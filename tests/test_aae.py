@@ -28,12 +28,14 @@ from lightning_avb import (
     DeterministicEncoder,
     GaussianDecoder,
     GaussianEncoder,
+    InputNoise,
     MixturePrior,
     PetalPrior,
     Player,
     PriorContrast,
     StandardNormal,
     noise,
+    objectives,
     pictures,
 )
 from lightning_avb.callbacks import Pictures
@@ -123,14 +125,30 @@ def written_out_with_categories(model, batch):
             missing = missing + (model.head_distance - distance).clamp_min(0)
     style = contested(model.on_style, z.unsqueeze(0), of_shape((1, len(x), 2), x), None, model.loss)
     category = contested(model.on_category, share.unsqueeze(0), drawn, None, model.loss)
-    both = {player: style[player] + category[player] for player in style}
+    discriminator = style["discriminator"] + category["discriminator"]
+    generator = model.category * category["generator"] + model.style * style["generator"]
+    if model.smoothness:
+        generator = generator + model.smoothness * change_of_category(model, x, share)
+    generator = generator + model.balance * (share * (k * share.mean(0)).log()).sum(-1)
     right = network(labelled.x)[:, :k].log_softmax(-1)[torch.arange(len(labelled.x)), labelled.y]
     return {
         "reconstruct": {"autoencoder": likelihood_loss(model, x, code.unsqueeze(0)) + missing},
-        "regularise": both,
-        "discriminate": {"discriminator": both["discriminator"]},
+        "regularise": {"generator": generator, "discriminator": discriminator},
+        "discriminate": {"discriminator": discriminator},
         "classify": {"classifier": -right},
     }
+
+
+def change_of_category(model, x, share):
+    """KL(q(y|x) constant, q(y|x + r)), r along the slope of that divergence five radii away."""
+    constant = share.detach()
+    divergence = lambda at: (
+        constant * (constant.log() - model.encoder.network(at)[..., : model.categories].log_softmax(-1))
+    ).sum(-1)
+    start = of_shape((1, *x.shape), x)[0]
+    start = (x + 5 * model.radius * start / start.norm(dim=-1, keepdim=True)).requires_grad_()
+    (slope,) = torch.autograd.grad(divergence(start).sum(), start)
+    return divergence(x + model.radius * slope / slope.norm(dim=-1, keepdim=True))
 
 
 def assert_every_phase_is(model, batch, expected):
@@ -178,6 +196,69 @@ def test_every_player_gets_the_gradient_of_its_own_loss_with_categories(code, la
     model.labelled = labelled
     batch = Batch(torch.randn(7, 3), torch.arange(7) % CLASSES)
     assert_every_phase_is(model, batch, written_out_with_categories(perturbed(model, by=0.3), batch))
+
+
+@float64
+@pytest.mark.parametrize("clusters", [None, 4])
+def test_every_player_gets_the_gradient_of_its_own_loss_with_smoothness_and_balance(clusters):
+    weights = {"category": 0.3, "style": 0.7, "smoothness": 2.0, "radius": 0.8, "balance": 1.5}
+    players = CategoricalAAEPlayers(discriminator=TWICE)
+    model = categorical(categories=clusters, players=players, data_shape=(3,), classes=CLASSES, **weights)
+    model.labelled = 0 if clusters else 3
+    batch = Batch(torch.randn(7, 3), torch.arange(7) % CLASSES)
+    expected = written_out_with_categories(perturbed(model, by=0.3), batch)
+    if clusters:
+        del expected["classify"]
+    assert_every_phase_is(model, batch, expected)
+
+
+@float64
+def test_the_change_of_a_linear_encoder_is_that_along_its_weights():
+    """Of two categories with odds a + w x: a step of the radius to the side of w where the random point lies."""
+    w, x, radius = torch.tensor([1.0, -2.0, 0.5]), torch.randn(50, 3), 0.7
+    network = lambda x: torch.stack([0.3 + x @ w, torch.zeros(len(x))], -1)
+    logits = network(x).requires_grad_()
+    with noise.use(of_shape):
+        found = objectives.local_distributional_smoothness(network, x, logits, radius)
+    side = (of_shape((1, 50, 3), x)[0] @ w).sign()
+    odds = 0.3 + x @ w
+    moved = odds + side * radius * w.norm()
+    p = odds.sigmoid()
+    expected = p * (logsigmoid(odds) - logsigmoid(moved)) + (1 - p) * (logsigmoid(-odds) - logsigmoid(-moved))
+    torch.testing.assert_close(found, expected)
+    assert set(side.tolist()) == {-1.0, 1.0} and not found.requires_grad
+
+
+def test_the_change_is_found_in_bfloat16_where_the_category_is_sure():
+    """Odds of e^20: probabilities differ in the ninth digit only, and the direction is found all the same."""
+    network, x = nn.Linear(3, 2), torch.randn(20, 3)
+    with torch.no_grad():
+        network.weight.copy_(torch.tensor([[1.0, -2.0, 0.5], [-1.0, 2.0, -0.5]]))
+        network.bias.copy_(torch.tensor([20.0, 0.0]))
+        points = []
+        network.register_forward_pre_hook(lambda module, given: points.append(given[0]))
+        with torch.autocast("cpu", torch.bfloat16):
+            objectives.local_distributional_smoothness(network, x, network(x).float(), 2.0)
+    step = points[-1] - x
+    torch.testing.assert_close(step.norm(dim=-1), torch.full((20,), 2.0))
+    along = (step @ network.weight[0].detach()).abs() / network.weight[0].norm()
+    torch.testing.assert_close(along, torch.full((20,), 2.0))
+
+
+@float64
+def test_the_balance_of_a_batch_is_the_divergence_of_its_shares():
+    """Five sure rows of three categories, 3, 2 and 0 of them."""
+    logits = 100 * one_hot(torch.tensor([0, 0, 1, 0, 1]), 3)
+    expected = 0.6 * math.log(3 * 0.6) + 0.4 * math.log(3 * 0.4)
+    assert objectives.marginal_divergence(logits).mean().item() == pytest.approx(expected)
+    assert objectives.marginal_divergence(torch.zeros(4, 3)).abs().max() < 1e-12
+
+
+def test_an_encoder_with_noise_is_not_to_be_smooth():
+    for encoder in (partial(InputNoise, normal=0.3), partial(InputNoise, dropout=0.2), partial(MLP, dropout=0.2)):
+        with pytest.raises(ConfigurationError, match=r"^smoothness: noise in the encoder"):
+            categorical(encoder=encoder, smoothness=1.0, data_shape=(3,), classes=CLASSES)
+    categorical(encoder=partial(InputNoise, network=SMALL), smoothness=1.0, data_shape=(3,), classes=CLASSES)
 
 
 def test_who_steps_when():
@@ -548,6 +629,10 @@ def test_labels_and_categories_that_do_not_fit_are_refused_before_training(tmp_p
         ({"head_distance": 2.0}, r"head_distance: 2\.0"),
         ({"head_distance": -1.0, "code": "sum"}, r"head_distance: -1\.0"),
         ({"loss": "wasserstein"}, "loss: 'wasserstein'"),
+        ({"smoothness": -1.0}, r"smoothness: -1\.0 is not a weight"),
+        ({"balance": math.nan}, "balance: nan is not a weight"),
+        ({"category": -0.1}, r"category: -0\.1 is not a weight"),
+        ({"smoothness": 1.0, "radius": 0.0}, r"radius: 0\.0 is not a distance"),
         ({"players": CategoricalAAEPlayers(classifier=Player(steps=2))}, r"players\.classifier\.steps: 2"),
     ],
 )

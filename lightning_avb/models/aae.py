@@ -48,7 +48,7 @@ from ..conditionals import (
 )
 from ..errors import ConfigurationError, at_least
 from ..game import Phase, Play, Player
-from ..networks import MLP, Network, check_rows_apart
+from ..networks import MLP, InputNoise, Network, check_rows_apart
 from ..objectives import (
     AdversarialForm,
     SharedPass,
@@ -56,6 +56,8 @@ from ..objectives import (
     critic_accuracy,
     density_ratio_loss,
     full_precision_in_half,
+    local_distributional_smoothness,
+    marginal_divergence,
 )
 from .latent import LatentVariableModel
 
@@ -282,6 +284,13 @@ class CategoricalAAE(LatentVariableModel):
         code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
             for every category: the data in `latent_dim` dimensions (section 7).
         head_distance: cluster heads nearer to each other than this cost the distance that is missing; 0: nothing.
+        category, style: weights of the two contests in the generator's loss.
+        smoothness: weight, in the generator's loss, of the change of q(y|x) within `radius` of a row in the worst
+            direction, see `local_distributional_smoothness`; 0: none. The papers on adversarial autoencoders have no
+            such term.
+        radius: of that change, in the units of x.
+        balance: weight, in the generator's loss, of KL(q(y), p(y)) with q(y) the mean over a batch. The discriminator
+            T(y) judges rows one by one, and gives a category that nobody has no gradient to come back; 0: none.
         loss, players, weight_prior: see `AAE`.
         data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
 
@@ -302,6 +311,11 @@ class CategoricalAAE(LatentVariableModel):
         prior: PriorRecipe = StandardNormal,
         code: Literal["pair", "sum"] = "pair",
         head_distance: float = 0.0,
+        category: float = 1.0,
+        style: float = 1.0,
+        smoothness: float = 0.0,
+        radius: float = 1.5,
+        balance: float = 0.0,
         loss: AdversarialForm = "non_saturating",
         players: CategoricalAAEPlayers = CategoricalAAEPlayers(),
         weight_prior: float | None = None,
@@ -316,7 +330,15 @@ class CategoricalAAE(LatentVariableModel):
             raise ConfigurationError(f"code: {code!r} is neither 'pair' nor 'sum'")
         if head_distance < 0 or (head_distance and code == "pair"):
             raise ConfigurationError(f"head_distance: {head_distance}; a distance with code: sum, 0 without")
+        weights = {"category": category, "style": style, "smoothness": smoothness, "balance": balance}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ConfigurationError(f"{name}: {weight} is not a weight")
+        if not radius > 0:
+            raise ConfigurationError(f"radius: {radius} is not a distance")
         adversarial_loss(torch.zeros(()), loss)
+        self.category, self.style, self.smoothness, self.balance = weights.values()
+        self.radius = radius
         self.clusters, self.code, self.head_distance, self.loss = categories, code, head_distance, loss
         self.labelled = 0
         self._one_step_each(but="discriminator", least=1)
@@ -340,6 +362,8 @@ class CategoricalAAE(LatentVariableModel):
         self.encoder = CategoricalEncoder(
             data_shape, self.latent_dim, self.categories, self.recipes["encoder"], self.code == "sum"
         )
+        if self.smoothness:
+            _check_noiseless(self.encoder)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
         self.prior = _fixed(self.recipes["prior"](self.latent_dim))
         self.on_category = self.recipes["discriminator"]((self.categories,), (), 0)
@@ -391,10 +415,9 @@ class CategoricalAAE(LatentVariableModel):
         assert self.encoder.cluster_heads is not None
         return (self.head_distance - torch.pdist(self.encoder.cluster_heads.weight.T)).relu().sum()
 
-    def contests(self, batch: Batch) -> dict[str, Contest]:
-        """Categories and styles of a batch, each against draws of its prior."""
-        logits, z = self.encoder.heads(batch.x)
-        y, drawn = logits.softmax(-1).unsqueeze(0), self._draw_categories(batch.x)
+    def contests(self, logits: Tensor, z: Tensor) -> dict[str, Contest]:
+        """Categories and styles of a batch, as the encoder's heads give them, each against draws of its prior."""
+        y, drawn = logits.softmax(-1).unsqueeze(0), self._draw_categories(z)
         style = self.prior().sample((1, len(z)))
         return {
             "category": contest(self.on_category, y, one_hot(drawn, self.categories), None, self.loss),
@@ -407,15 +430,21 @@ class CategoricalAAE(LatentVariableModel):
         return (uniform * self.categories).long().clamp_max(self.categories - 1)
 
     def regularise(self, batch: Batch) -> Play:
-        found = self.contests(self._unlabelled(batch))
-        losses = {
-            "generator": found["category"].generator + found["style"].generator,
-            "discriminator": found["category"].discriminator + found["style"].discriminator,
-        }
-        return Play(losses, {f"{name}_accuracy": part.accuracy for name, part in found.items()})
+        x = self._unlabelled(batch).x
+        logits, z = self.encoder.heads(x)
+        found = self.contests(logits, z)
+        generator = self.category * found["category"].generator + self.style * found["style"].generator
+        scores = _accuracies(found)
+        if self.smoothness:
+            change = local_distributional_smoothness(lambda x: self.encoder.heads(x)[0], x, logits, self.radius)
+            generator, scores["smoothness"] = generator + self.smoothness * change, change
+        if self.balance:
+            generator = generator + self.balance * marginal_divergence(logits)
+        return Play({"generator": generator, "discriminator": _discriminating(found)}, scores)
 
     def discriminate(self, batch: Batch) -> Play:
-        return Play({"discriminator": self.regularise(batch).losses["discriminator"]}, {})
+        found = self.contests(*self.encoder.heads(self._unlabelled(batch).x))
+        return Play({"discriminator": _discriminating(found)}, {})
 
     def classify(self, batch: Batch) -> Play:
         labelled = self._labelled(batch)
@@ -425,11 +454,9 @@ class CategoricalAAE(LatentVariableModel):
         return Play({"classifier": cross_entropy(logits, labelled.y, reduction="none")}, {"error": error})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        found = self.contests(batch)
-        return {
-            "reconstruction": -self.log_likelihood(batch, self.encoder(batch.x).rsample((1,))),
-            **{f"{name}_accuracy": part.accuracy for name, part in found.items()},
-        }
+        found = self.contests(*self.encoder.heads(batch.x))
+        reconstruction = -self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
+        return {"reconstruction": reconstruction, **_accuracies(found)}
 
     # Errors: of the labels, or of clusters that are called by the label of their surest member.
 
@@ -504,6 +531,22 @@ class CategoricalAAE(LatentVariableModel):
         batch = Batch(*batch)
         probability, category = self.encoder.heads(batch.x)[0].softmax(-1).max(-1)
         return {**super().predict_step(batch, batch_idx), "category": category, "probability": probability}
+
+
+def _discriminating(found: dict[str, Contest]) -> Tensor:
+    return found["category"].discriminator + found["style"].discriminator
+
+
+def _accuracies(found: dict[str, Contest]) -> dict[str, Tensor]:
+    return {f"{name}_accuracy": part.accuracy for name, part in found.items()}
+
+
+def _check_noiseless(encoder: nn.Module) -> None:
+    for part in encoder.modules():
+        if (isinstance(part, nn.Dropout) and part.p) or (isinstance(part, InputNoise) and part.normal):
+            raise ConfigurationError(
+                "smoothness: noise in the encoder would drown the change it looks for; leave noise and dropout at 0"
+            )
 
 
 class Members(torchmetrics.Metric):
