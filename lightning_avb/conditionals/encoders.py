@@ -185,17 +185,19 @@ class SemiImplicitEncoder(Encoder):
 class PooledMixtureEncoder(Encoder):
     """A Gaussian given its mixing noise e, whose draws serve as each other's components: see `PooledMixture`.
 
-    Given e ~ N(0, I), longer than z, the mean is a linear map of e, its first coordinates at the start, plus a
-    correction, the scale `narrow` times another; both corrections are a residual network's of e and features of x, and
-    nothing at the start. What bends q is the means; the Gaussians only have to overlap with their neighbours. The more
-    draws a row has, the tighter its bound: it is for many draws of few rows. A VAE with it cannot be `analytic`.
+    Given e ~ N(0, I), longer than z, the mean is a linear map of e, `start` times its first coordinates at first, plus
+    a correction; the scale is `narrow` times `start` at first, times a correction. Both corrections are a residual
+    network's of e and features of x, and nothing at the start. What bends q is the means; the Gaussians only have to
+    overlap with their neighbours. The more draws a row has, the tighter its bound: it is for many draws of few rows. A
+    VAE with it cannot be `analytic`.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
         network: from x to the features; without hidden layers they enter linearly.
         extra_noise: dimensions of e besides those of z.
         width, blocks, activation: of the residual network, see `ResidualMLP`.
-        narrow: the scale at the start.
+        start: standard deviation of the means at the start, in every coordinate.
+        narrow: the components' scale at the start, as a share of that.
     """
 
     def __init__(
@@ -208,20 +210,23 @@ class PooledMixtureEncoder(Encoder):
         width: int = 64,
         blocks: int = 2,
         activation: str = "silu",
+        start: float = 1.0,
         narrow: float = 0.4,
     ) -> None:
         super().__init__(classes)
-        if not narrow > 0:
-            raise ConfigurationError(f"narrow: {narrow} is not a positive scale")
-        self.latent_dim, self.log_narrow = latent_dim, math.log(narrow)
+        for name, value in {"start": start, "narrow": narrow}.items():
+            if not value > 0:
+                raise ConfigurationError(f"{name}: {value} is not a positive scale")
+        self.latent_dim, self.log_start = latent_dim, math.log(start * narrow)
         self.noise_dim = latent_dim + at_least(0, extra_noise=extra_noise)
         self.network = network(data_shape, (width,), classes)
         self.mixing = ResidualMLP((self.noise_dim,), (2 * latent_dim,), width, width, blocks, activation)
         for parameter in self.mixing.last.parameters():
             nn.init.zeros_(parameter)
         self.straight = nn.Linear(self.noise_dim, latent_dim)
-        nn.init.eye_(self.straight.weight)
-        nn.init.zeros_(self.straight.bias)
+        with torch.no_grad():
+            self.straight.weight.copy_(start * torch.eye(latent_dim, self.noise_dim))
+            self.straight.bias.zero_()
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> PooledMixture:
         features = self.network(x, self.label(y, x))
@@ -230,7 +235,7 @@ class PooledMixtureEncoder(Encoder):
             e = noise.normal((samples, len(x), self.noise_dim), x)
             shift, log_scale = self.mixing(e, features).to(x.dtype).chunk(2, -1)
             # A component that is much narrower than its neighbours are apart is seen by its own draw alone.
-            log_scale = 3 * torch.tanh(log_scale / 3) + self.log_narrow
+            log_scale = 4 * torch.tanh(log_scale / 4) + self.log_start
             return DiagonalNormal(self.straight(e).to(x.dtype) + shift, log_scale.exp())
 
         return PooledMixture(components, x.shape[:1], torch.Size([self.latent_dim]))

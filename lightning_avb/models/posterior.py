@@ -24,9 +24,8 @@ with which T* = 0: a critic cannot tell draws of the average from draws of q. Th
 For a family log p(x, z), with a data set x in every row of the data, the same gives q(z|x) for all x at once.
 
 **Coordinates.** Named parameters become z in R^d by bijections, see `lightning_avb.support`. The sampler lives in
-u = (spread L)^-1 (z - m), where N(m, L L^T) is the normal distribution nearest to p, found before training: one
-learning rate then suits targets of all scales, and the sampler begins wider than a normal approximation and shrinks
-onto the target, which is what finds its modes and its arms.
+u = L^-1 (z - m), where N(m, L L^T) is the normal distribution nearest to p, found before training: one learning rate
+then suits targets of all scales, and the sampler begins at this approximation.
 """
 
 from __future__ import annotations
@@ -83,8 +82,8 @@ class Posterior(CriticGame):
         critic: T(x, z).
         contrast: r(z|x), see `AVB`; not the prior.
         samples: draws of a row in a training step.
-        spread: the sampler begins so many times as wide as the normal distribution nearest to p. None: the sampler's
-            coordinates are those of the support.
+        standardise: the sampler's coordinates are those in which the normal distribution nearest to p is N(0, I);
+            otherwise those of the support.
         gradient_penalty: see `AVB`.
         players: optimizer, schedule, clip norm and steps of `sampler`, `critic` and `contrast`.
         accumulate: see `Game`.
@@ -108,17 +107,16 @@ class Posterior(CriticGame):
         critic: CriticRecipe = ResidualCritic,
         contrast: ContrastRecipe = FullGaussianContrast,
         samples: int = 512,
-        spread: float | None = 3.0,
+        standardise: bool = True,
         gradient_penalty: float = 0.0,
         players: PosteriorPlayers = PosteriorPlayers(),
         accumulate: int = 1,
     ) -> None:
         super().__init__(players, accumulate)
-        if spread is not None and not spread > 0:
-            raise ConfigurationError(f"spread: {spread} is not a positive factor")
         if gradient_penalty < 0:
             raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
-        self.samples, self.spread, self.gradient_penalty = at_least(2, samples=samples), spread, gradient_penalty
+        self.samples, self.gradient_penalty = at_least(2, samples=samples), gradient_penalty
+        self.standardise = standardise
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
         self.recipes = {name: recipe(value) for name, value in given.items()}
         self._one_step_each(but="critic", least=1)
@@ -197,7 +195,7 @@ class Posterior(CriticGame):
             return
         with noise.use(noise.seeded(noise.run_seed(), "coordinates")):
             self._check_target()
-            if self.spread is not None:
+            if self.standardise:
                 placed = (
                     self._normal_of_simulated()
                     if self.amortised
@@ -206,10 +204,10 @@ class Posterior(CriticGame):
                 if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
                     raise ConfigurationError(
                         f"target: no normal distribution is nearest to the density of {type(self.target).__name__}; "
-                        "is it proper? With spread: null training begins at N(0, I) in the coordinates of its support"
+                        "is it proper? With standardise: false training begins around 0 in its support's coordinates"
                     )
                 self.location.copy_(placed.loc)
-                self.scale_tril.copy_(self.spread * placed.scale_tril)
+                self.scale_tril.copy_(placed.scale_tril)
         self.placed.fill_(True)
 
     def _normal_of_simulated(self) -> Normal:
