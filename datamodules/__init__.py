@@ -8,6 +8,7 @@ from .four_points import FourPoints
 from .image_folder import ImageFolder
 from .mnist import MNIST, FashionMNIST, StaticMNIST
 from .no_data import NoData
+from .simulated import Simulated
 from .tensors import Binarize, EvalLoader, Split, TensorDataModule, TrainLoader, cut
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "ImageFolder",
     "NoData",
     "Olivetti",
+    "Simulated",
     "Split",
     "StaticMNIST",
     "TensorDataModule",

@@ -63,7 +63,8 @@ class Diagnosis(pl.Callback):
         if not (isinstance(pl_module, Posterior) and trainer.is_global_zero):
             return
         begin = time.perf_counter()
-        with noise.use(noise.seeded(self.seed, "diagnosis")), torch.no_grad():
+        # Lightning tests in inference mode, in which the flow of the diagnosis could not be fitted.
+        with noise.use(noise.seeded(self.seed, "diagnosis")), torch.inference_mode(False):
             findings = calibration(pl_module, self) if pl_module.amortised else trust(pl_module, self)
         print(columns([("quantity", "value", "")] + [(f.quantity, f"{f.value:.4g}", f.verdict) for f in findings]))
         path = beside(trainer, "diagnosis")

@@ -157,7 +157,8 @@ class Likelihood(pl.Callback):
         missing = lacking(pl_module)
         self.skipped = missing is not None
         if self.skipped:
-            rank_zero_info(f"log p(x) is not estimated: {missing}")
+            if hasattr(pl_module, "prior"):
+                rank_zero_info(f"log p(x) is not estimated: {missing}")
             return
         self._refuse(trainer, pl_module)
         self.own: str | None = None

@@ -141,7 +141,7 @@ def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
     return figure(draw, (5, 5))
 
 
-MARGINALS = 6
+MARGINALS = 4
 """Histograms in the picture of a posterior at most."""
 
 

@@ -15,6 +15,7 @@ from lightning_avb import (
     FlowContrast,
     FlowEncoder,
     FlowPrior,
+    FullGaussianContrast,
     GaussianContrast,
     GaussianEncoder,
     MixturePrior,
@@ -35,6 +36,7 @@ FLOW = partial(FlowContrast, network=SMALL, features=4, flow_hidden=(8,))
 CONTRASTS = {
     "prior": PriorContrast,
     "gaussian": GaussianContrast,
+    "full gaussian": FullGaussianContrast,
     "spline": partial(FLOW, bins=4),
     "affine": partial(FLOW, kind="affine"),
 }

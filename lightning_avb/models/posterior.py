@@ -24,15 +24,16 @@ with which T* = 0: a critic cannot tell draws of the average from draws of q. Th
 For a family log p(x, z), with a data set x in every row of the data, the same gives q(z|x) for all x at once.
 
 **Coordinates.** Named parameters become z in R^d by bijections, see `lightning_avb.support`. The sampler lives in
-u = L^-1 (z - m), where N(m, L L^T) is the normal distribution nearest to p, found before training: one learning rate
-then suits targets of all scales, and the sampler begins at this approximation.
+u = L^-1 (z - m), where N(m, L L^T) is a normal distribution near p, found before training from several starts: one
+learning rate then suits targets of all scales, and the sampler begins at this approximation. During the warm-up it is
+trained on N(0, I)^(1 - beta) p^beta with beta from 0 to 1, the bridge of annealed importance sampling: modes come apart
+little by little, and none is lost on the way that the approximation covers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -42,6 +43,7 @@ from .. import noise
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
+from ..distributions import DiagonalNormal
 from ..errors import ConfigurationError, at_least
 from ..game import Cosine, Play, Player
 from ..networks import ResidualCritic
@@ -54,7 +56,17 @@ from .avb import CriticGame
 TargetRecipe = Callable[[], Target]
 """() -> the log-density."""
 
-_ADAM = partial(torch.optim.Adam, lr=5e-3, betas=(0.9, 0.99))
+
+class SamplerAdam(torch.optim.Adam):
+    """Adam with the step size that suits standardised coordinates, and a short memory of gradients that shrink fast.
+
+    Args:
+        params: given by the engine.
+        lr, betas: see `torch.optim.Adam`.
+    """
+
+    def __init__(self, params: Any, lr: float = 5e-3, betas: tuple[float, float] = (0.9, 0.99)) -> None:
+        super().__init__(params, lr=lr, betas=betas)
 
 
 @dataclass(frozen=True)
@@ -67,9 +79,9 @@ class PosteriorPlayers:
         contrast: r(z|x), if it has parameters; it steps whenever the critic does.
     """
 
-    sampler: Player = Player(_ADAM, Cosine, clip_norm=10.0)
-    critic: Player = Player(_ADAM, Cosine)
-    contrast: Player = Player(_ADAM, Cosine)
+    sampler: Player = Player(SamplerAdam, Cosine, clip_norm=10.0)
+    critic: Player = Player(SamplerAdam, Cosine)
+    contrast: Player = Player(SamplerAdam, Cosine)
 
 
 class Posterior(CriticGame):
@@ -84,6 +96,7 @@ class Posterior(CriticGame):
         samples: draws of a row in a training step.
         standardise: the sampler's coordinates are those in which the normal distribution nearest to p is N(0, I);
             otherwise those of the support.
+        warmup: steps over which the sampler is led from N(0, I) to p, see the module's docstring; 0: none.
         gradient_penalty: see `AVB`.
         players: optimizer, schedule, clip norm and steps of `sampler`, `critic` and `contrast`.
         accumulate: see `Game`.
@@ -108,6 +121,7 @@ class Posterior(CriticGame):
         contrast: ContrastRecipe = FullGaussianContrast,
         samples: int = 512,
         standardise: bool = True,
+        warmup: int = 1000,
         gradient_penalty: float = 0.0,
         players: PosteriorPlayers = PosteriorPlayers(),
         accumulate: int = 1,
@@ -116,16 +130,21 @@ class Posterior(CriticGame):
         if gradient_penalty < 0:
             raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
         self.samples, self.gradient_penalty = at_least(2, samples=samples), gradient_penalty
-        self.standardise = standardise
+        self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
         self.recipes = {name: recipe(value) for name, value in given.items()}
         self._one_step_each(but="critic", least=1)
-        target = self.recipes["target"]()
+        try:
+            target = self.recipes["target"]()
+        except TypeError as error:
+            raise ConfigurationError(f"target: {error}") from error
         if not isinstance(target, Target):
             raise ConfigurationError(f"target: {type(target).__name__} is no lightning_avb.targets.Target")
         self.target = target.requires_grad_(False)
         self.support = target.support
         self._build_for(data_shape=target.data_shape or (1,))
+        for known in (self._hparams, self._hparams_initial):
+            del known["data_shape"]  # the target says it
 
     @property
     def latent_dim(self) -> int:
@@ -156,8 +175,13 @@ class Posterior(CriticGame):
 
     # Training.
 
+    @property
+    def beta(self) -> float:
+        """The power of p in what the sampler is trained on: 1 once the warm-up is over, and in validation."""
+        return min(1.0, (self.global_step + 1) / self.warmup) if self.warmup and self.training else 1.0
+
     def sides(self, batch: Batch) -> tuple[Any, Any]:
-        return _InCoordinates(self, batch.x), self.encoder(batch.x)
+        return _Bridge(self, batch.x, self.beta), self.encoder(batch.x)
 
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """log q - log p or its estimate, `(samples, batch)`; the losses of the others; what there is to log."""
@@ -221,11 +245,11 @@ class Posterior(CriticGame):
         name = type(self.target).__name__
         x = torch.zeros(2, *self.data_shape or (), device=self.device)
         z = noise.normal((64, 2, self.latent_dim), self.location).requires_grad_()
-        theta, _ = self.support.constrain(z)
+        theta, volume = self.support.constrain(z)
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in theta.items())
         try:
             with torch.enable_grad():
-                value = self.target.at(z, **({"x": x} if self.amortised else {}))
+                value = self.target.log_density(**({"x": x} if self.amortised else {}), **theta)
         except ConfigurationError:
             raise
         except Exception as error:
@@ -239,6 +263,7 @@ class Posterior(CriticGame):
             raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
         if torch.isnan(value).any():
             raise ConfigurationError(f"target: the log-density of {name} is not a number at {_first(theta, value)}")
+        value = value + volume
         if not torch.isfinite(value).any():
             raise ConfigurationError(
                 f"target: the log-density of {name} is {value.flatten()[0].item()} at all of 128 points around 0 in "
@@ -290,14 +315,18 @@ def _first(theta: Parameters, value: Tensor) -> str:
     )
 
 
-class _InCoordinates:
-    """The target as a distribution of u, for the rows x: a log-density and no draws."""
+class _Bridge:
+    """N(0, I)^(1 - beta) p^beta as a distribution of u, for the rows x: a log-density and no draws."""
 
-    def __init__(self, model: Posterior, x: Tensor) -> None:
-        self.model, self.x = model, x
+    def __init__(self, model: Posterior, x: Tensor, beta: float) -> None:
+        self.model, self.x, self.beta = model, x, beta
 
     def log_prob(self, u: Tensor) -> Tensor:
-        return self.model.log_density(u, self.x)
+        log_p = self.model.log_density(u, self.x)
+        if self.beta == 1:
+            return log_p
+        start = DiagonalNormal(torch.zeros_like(u[0]), torch.ones_like(u[0])).log_prob(u)
+        return torch.lerp(start, log_p, self.beta)
 
 
 class Normal(NamedTuple):
@@ -307,50 +336,69 @@ class Normal(NamedTuple):
     scale_tril: Tensor
 
 
+@torch.no_grad()
 def nearest_normal(
-    log_density: Callable[[Tensor], Tensor], dim: int, like: Tensor, steps: int = 400, draws: int = 256
+    log_density: Callable[[Tensor], Tensor],
+    dim: int,
+    like: Tensor,
+    starts: int = 6,
+    reach: float = 3.0,
+    steps: int = 300,
+    draws: int = 128,
 ) -> Normal:
-    """The normal distribution N with the least KL(N, p), to within the noise of the draws.
+    """The normal distribution with the moments of a mixture of those that are nearest to p, one for every start.
 
-    With w = L^T grad log p at z = m + L eps, it has E[w] = 0 and E[w eps^T] = -I (Opper & Archambeau 2009). The natural
-    gradient moves m by rho L E[w], and L by rho/2 L (I + E[w eps^T]): Newton's step where p is normal and L right.
-    Lengths are in standard deviations of N, and long steps are cut, which needs no learning rate in the units of z:
-    from N(0, I) it finds a normal target a thousand units away, or a thousandth as wide.
+    N(m, L L^T) with the least KL(N, p) has E[w] = 0 and E[w eps^T] = -I with w = L^T grad log p at z = m + L eps
+    (Opper & Archambeau 2009). The natural gradient moves m by rho L E[w], and L by rho/2 L (I + E[w eps^T]): Newton's
+    step where p is normal and L right. Lengths are in standard deviations of N, and long steps are cut, which needs no
+    learning rate in the units of z: it finds a normal target dozens of units away, or a thousandth as wide.
+
+    That minimum lies in one mode where there are several. The first iteration starts at N(0, I), the others at
+    N(reach eps, I), and what they find is weighed by the evidence bound of each.
 
     Args:
-        log_density: z `(draws, dim)` -> `(draws,)`, differentiable.
+        log_density: z `(..., dim)` -> `(...)`, differentiable.
         dim: of z.
         like: gives dtype and device.
+        starts: how many.
+        reach: how far apart they are.
         steps: of the iteration; the second half with a shrinking rho.
-        draws: for every step, in pairs eps and -eps.
+        draws: for every step and start, in pairs eps and -eps.
     """
-    loc, tril = like.new_zeros(dim), torch.eye(dim, dtype=like.dtype, device=like.device)
-    identity = tril.clone()
+    loc = reach * noise.normal((starts, dim), like)
+    loc[0] = 0
+    identity = torch.eye(dim, dtype=like.dtype, device=like.device)
+    tril, bound = identity.expand(starts, dim, dim), like.new_zeros(starts)
     for step in range(steps):
         rho = 0.3 * min(1.0, 2 * (1 - step / steps))
-        eps = noise.normal((draws // 2, dim), like)
-        eps = torch.cat([eps, -eps])
+        eps = noise.normal((draws // 2, starts, dim), like).transpose(0, 1)
+        eps = torch.cat([eps, -eps], 1)
         with torch.enable_grad():
-            z = (loc + eps @ tril.T).requires_grad_()
+            z = (loc.unsqueeze(1) + eps @ tril.mT).requires_grad_()
             value = log_density(z)
             usable = torch.isfinite(value)
             (slope,) = torch.autograd.grad(value.where(usable, value.new_zeros(())).sum(), z)
         usable &= torch.isfinite(slope).all(-1)
-        if not usable.any():
-            tril = 0.5 * tril
-            continue
-        w, eps = (slope @ tril)[usable], eps[usable]
-        shift, bend = w.mean(0), identity + (eps.T @ w) / len(w)
-        loc = loc + rho * tril @ (shift * (10 / shift.norm()).clamp_max(1))
-        bend = 0.5 * (bend + bend.T)
-        bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)
+        share = usable.to(z) / usable.sum(1, keepdim=True).clamp_min(1)
+        w = (slope.where(usable.unsqueeze(-1), slope.new_zeros(())) @ tril) * share.unsqueeze(-1)
+        shift, bend = w.sum(1), identity + eps.mT @ w
+        bend = 0.5 * (bend + bend.mT)
+        # Where no draw has a density the iteration draws in.
+        bend = torch.where(usable.any(1)[:, None, None], bend, -identity / rho)
+        shift = shift * (10 / shift.norm(dim=-1, keepdim=True)).clamp_max(1)
+        bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
+        average = (value.where(usable, value.new_zeros(())) * share).sum(1)
+        bound = torch.lerp(bound, average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1), max(0.05, 1 / (step + 1)))
+        loc = loc + rho * (tril @ shift.unsqueeze(-1)).squeeze(-1)
         # L (I + rho/2 B) is a square root of the new covariance; its triangle is another.
-        root = tril @ (identity + 0.5 * rho * bend)
-        tril = _triangle(root)
-    return Normal(loc, tril)
+        tril = _triangle(tril @ (identity + 0.5 * rho * bend))
+    weight = bound.where(torch.isfinite(bound), bound.new_full((), -torch.inf)).softmax(0)[:, None, None]
+    mean = (weight.squeeze(-1) * loc).sum(0)
+    off = (loc - mean).unsqueeze(-1)
+    return Normal(mean, torch.linalg.cholesky((weight * (tril @ tril.mT + off @ off.mT)).sum(0)))
 
 
 def _triangle(root: Tensor) -> Tensor:
     """The lower triangle with a positive diagonal of the same covariance."""
-    upper = torch.linalg.qr(root.T).R
-    return upper.T * upper.diagonal().sign()
+    lower = torch.linalg.qr(root.mT).R.mT
+    return lower * lower.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)

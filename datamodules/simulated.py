@@ -1,0 +1,46 @@
+"""Data sets drawn from a family of log-densities, for posteriors of all of them at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from lightning_avb.errors import at_least
+from lightning_avb.recipes import plain, recipe
+from lightning_avb.targets import Family
+
+from .tensors import Split, TensorDataModule
+
+
+class Simulated(TensorDataModule):
+    """A row a data set x of p(x, theta); the theta that made it is not told.
+
+    Args:
+        family: the log-densities, that of the model.
+        batch_size, eval_batch_size: see `TensorDataModule`.
+        rows: data sets to train on.
+        eval_rows: data sets for validation, and as many for test.
+        seed: of the simulation.
+
+    Raises:
+        ConfigurationError: a number out of range.
+    """
+
+    def __init__(
+        self,
+        family: Callable[[], Family],
+        batch_size: int = 64,
+        eval_batch_size: int = 100,
+        rows: int = 20000,
+        eval_rows: int = 500,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size)
+        self.hparams["family"] = plain(family, "data.family")
+        self.family = recipe(family)()
+        self.counts = [at_least(1, **{"data.rows": rows}), *[at_least(1, **{"data.eval_rows": eval_rows})] * 2]
+        self.seed = seed
+        self.data_shape = self.family.data_shape
+
+    def load(self) -> dict[str, Split]:
+        _, x = self.family.simulate(sum(self.counts), self.seed)
+        return dict(zip(("train", "val", "test"), map(Split, x.split(self.counts)), strict=True))

@@ -1,0 +1,421 @@
+"""Posteriors of log-densities: the sampler, its bound, its coordinates, and what comes back."""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from games import trainer
+
+import lightning_avb as avb
+from datamodules import NoData, Simulated
+from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, cli, draws, noise, pictures, targets
+from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
+from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, _pairwise_log_prob
+from lightning_avb.errors import ConfigurationError
+from lightning_avb.evaluation import calibration_ranks, uniformity
+from lightning_avb.models.posterior import SamplerAdam, nearest_normal
+from lightning_avb.targets import Function, Gaussian, Mixture, NormalMean, Parabola, Target
+
+float64 = pytest.mark.usefixtures("float64")
+SMALL = partial(PooledMixtureEncoder, width=32, blocks=1)
+LOG_2PI = math.log(2 * math.pi)
+
+
+def pooled(loc, scale):
+    """Components at given places, whatever noise is drawn."""
+    return PooledMixture(lambda samples: DiagonalNormal(loc, scale), loc.shape[1:2], loc.shape[2:])
+
+
+def fitted(model, steps, folder, data=None):
+    pl.seed_everything(0)
+    trainer(folder, max_steps=steps, limit_val_batches=0, enable_checkpointing=False).fit(model, data or NoData())
+    return model.eval()
+
+
+# The sampler's bound.
+
+
+@float64
+def test_a_draw_is_weighed_by_all_components_of_its_row():
+    loc, scale = torch.randn(5, 3, 2), 0.5 + torch.rand(5, 3, 2)
+    z, log_q = pooled(loc, scale).rsample_and_log_prob((5,))
+    for k in range(5):
+        for row in range(3):
+            parts = torch.stack(
+                [torch.distributions.Normal(loc[j, row], scale[j, row]).log_prob(z[k, row]).sum() for j in range(5)]
+            )
+            torch.testing.assert_close(log_q[k, row], parts.logsumexp(0) - math.log(5))
+
+
+def test_pairs_by_matrix_products_lose_few_digits():
+    loc, scale = 3 * torch.randn(200, 1, 22) + 50, (torch.randn(200, 1, 22) - 1).exp()
+    own = DiagonalNormal(loc, scale)
+    z = own.rsample()
+    exact = DiagonalNormal(loc.double(), scale.double()).log_prob(z.double().unsqueeze(1))
+    error = (_pairwise_log_prob(own, z).double() - exact).abs()
+    reach = ((z - 50).abs().unsqueeze(1) + (loc - 50).abs()) / scale
+    assert (error <= 1e-6 * reach.square().sum(-1) + 1e-4).all()
+
+
+@float64
+@pytest.mark.parametrize("samples", [4, 64])
+def test_the_weight_of_a_draw_bounds_its_log_density_from_above(samples):
+    """z = e + eps / 2 with normal e: the marginal density is N(0, 1.25)."""
+    torch.manual_seed(1)
+    rows = 20000 // samples
+    q = PooledMixture(lambda n: DiagonalNormal(torch.randn(n, rows, 1), torch.full((n, rows, 1), 0.5)), (rows,), (1,))
+    z, log_q = q.rsample_and_log_prob((samples,))
+    gap = (log_q - torch.distributions.Normal(0.0, math.sqrt(1.25)).log_prob(z.squeeze(-1))).mean(0)
+    mean, error = gap.mean().item(), gap.std().item() / math.sqrt(rows)
+    # The gap is the mutual information of one draw of the average with all e: below ln(1 + 4) / 2 / samples or so.
+    assert 5 * error < mean < {4: 0.35, 64: 0.05}[samples]
+    # Weights f / average are unbiased for the integral of f, here that of a normal density.
+    log_f = torch.distributions.Normal(0.3, 0.7).log_prob(z.squeeze(-1))
+    weights = (log_f - log_q).exp().mean(0)
+    assert abs(weights.mean().item() - 1) < 5 * weights.std().item() / math.sqrt(rows)
+
+
+@float64
+def test_the_sampler_is_normal_at_first():
+    encoder = PooledMixtureEncoder((1,), 2, start=2.0, narrow=0.5)
+    z = encoder(torch.ones(1, 1)).rsample((40000,)).squeeze(1)
+    variance = 4.0 * (1 + 0.25)
+    assert (z.var(0) - variance).abs().max() < 5 * variance * math.sqrt(2 / 40000)
+    assert (z.mean(0)).abs().max() < 5 * math.sqrt(variance / 40000)
+    assert torch.corrcoef(z.T)[0, 1].abs() < 5 / math.sqrt(40000)
+    for name in ("start", "narrow"):
+        with pytest.raises(ConfigurationError, match=f"^{name}: 0"):
+            PooledMixtureEncoder((1,), 2, **{name: 0.0})
+
+
+# Coordinates.
+
+
+@float64
+@pytest.mark.parametrize("distance, width", [(0.0, 1.0), (30.0, 1.0), (3.0, 1e-3)])
+def test_the_nearest_normal_of_a_normal_target_is_itself(distance, width):
+    tril = width * torch.tensor([[1.0, 0.0, 0.0], [0.95, 0.3, 0.0], [-0.5, 2.0, 4.0]])
+    target = TriangularNormal(torch.tensor([distance, -distance, distance]).unsqueeze(0), tril.unsqueeze(0))
+    found = nearest_normal(lambda z: target.log_prob(z.unsqueeze(1)).squeeze(1), 3, torch.zeros(()))
+    relative = torch.linalg.solve_triangular(tril, found.scale_tril, upper=False)
+    assert (relative @ relative.T - torch.eye(3)).abs().max() < 0.05
+    shift = torch.linalg.solve_triangular(tril, (found.loc - target.loc[0]).unsqueeze(1), upper=False)
+    assert shift.abs().max() < 0.05
+    assert (found.scale_tril.diagonal() > 0).all() and found.scale_tril.triu(1).abs().max() == 0
+
+
+@pytest.mark.parametrize("target", [targets.Funnel, targets.Ring, targets.Torus, targets.EightSchools, Mixture])
+def test_the_nearest_normal_of_other_targets_is_finite(target):
+    target = target()
+    for seed in range(2):
+        torch.manual_seed(seed)
+        found = nearest_normal(target.at, target.support.dim, torch.zeros(()))
+        assert torch.isfinite(found.loc).all() and torch.isfinite(found.scale_tril).all()
+
+
+@float64
+def test_the_density_in_coordinates_counts_their_volume():
+    model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]))
+    model.location.copy_(torch.tensor([1.0, -2.0]))
+    model.scale_tril.copy_(torch.tensor([[2.0, 0.0], [-0.7, 0.1]]))
+    u = torch.randn(4, 1, 2)
+    z = model.location + (model.scale_tril @ u.unsqueeze(-1)).squeeze(-1)
+    expected = model.target.at(z) + math.log(0.2)
+    torch.testing.assert_close(model.log_density(u, torch.ones(1, 1)), expected)
+
+
+@float64
+def test_the_bridge_leads_from_the_start_to_the_target():
+    """Half way of a warm-up it is the geometric mean of N(0, I) and p; afterwards, and in validation, p."""
+    model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]), warmup=2)
+    model.location.copy_(torch.tensor([1.0, -2.0]))
+    x, u = torch.ones(1, 1), torch.randn(4, 1, 2)
+    start = torch.distributions.Normal(0.0, 1.0).log_prob(u).sum(-1)
+    p, _ = model.sides(avb.Batch(x))
+    assert model.beta == 0.5
+    torch.testing.assert_close(p.log_prob(u), 0.5 * start + 0.5 * model.log_density(u, x))
+    p, _ = model.eval().sides(avb.Batch(x))
+    torch.testing.assert_close(p.log_prob(u), model.log_density(u, x))
+
+
+# Training.
+
+
+def test_the_bound_reaches_the_evidence_of_a_normal_target(tmp_path):
+    """Its constant is 1, so that the evidence is 0."""
+    tril = torch.tensor([[3.0, 0.0], [2.7, 0.4]])
+    model = fitted(
+        Posterior(partial(Gaussian, covariance=(tril @ tril.T).tolist(), mean=[20.0, -5.0]), SMALL, samples=128),
+        300,
+        tmp_path,
+    )
+    with torch.no_grad():
+        bound = torch.cat([model.learn(avb.Batch(torch.ones(1, 1))).scores["elbo"] for _ in range(40)])
+    mean, error = bound.mean().item(), bound.std().item() / math.sqrt(bound.numel())
+    assert -0.15 < mean < 5 * error
+    z = model.draw(20000)["z"]
+    white = torch.linalg.solve_triangular(tril, (z - torch.tensor([20.0, -5.0])).T, upper=False)
+    assert (torch.cov(white) - torch.eye(2)).abs().max() < 0.15
+    assert white.mean(1).abs().max() < 0.1
+
+
+def test_two_modes_are_found_with_their_shares(tmp_path):
+    """Six standard deviations apart: without the bridge the smaller is lost."""
+    target = partial(Mixture, means=[[-3.0, 0.0], [3.0, 1.0]], scale=0.7, weights=[0.3, 0.7])
+    z = fitted(Posterior(target, SMALL, samples=256, warmup=600), 900, tmp_path).draw(20000)["z"]
+    assert abs((z[:, 0] < 0).float().mean().item() - 0.3) < 0.1
+    right = z[z[:, 0] > 0]
+    assert (right.mean(0) - torch.tensor([3.0, 1.0])).abs().max() < 0.15
+    assert (right.std(0) / 0.7 - 1).abs().max() < 0.2
+
+
+@pytest.mark.parametrize(
+    "contrast", [GaussianContrast, FullGaussianContrast, partial(FlowContrast, features=4, flow_hidden=(8,))]
+)
+def test_a_black_box_plays_against_a_critic(tmp_path, contrast):
+    sampler = partial(avb.BoundedNoiseEncoder, noise_hidden=(16,), extra_noise=2)
+    critic = partial(avb.ResidualCritic, width=32, blocks=1)
+    target = partial(Gaussian, covariance=[[2.0, 1.0], [1.0, 1.0]], mean=[4.0, 0.0])
+    model = fitted(Posterior(target, sampler, critic, contrast, samples=256, warmup=50), 250, tmp_path)
+    assert [phase.players[0] for phase in model.phases()] == ["sampler"]
+    assert "critic" in model.players
+    z = model.draw(20000)["z"]
+    assert (z.mean(0) - torch.tensor([4.0, 0.0])).abs().max() < 0.4
+    assert (torch.cov(z.T) - torch.tensor([[2.0, 1.0], [1.0, 1.0]])).abs().max() < 0.6
+
+
+def test_a_sampler_with_a_density_plays_alone():
+    for sampler in (PooledMixtureEncoder, avb.FlowEncoder, avb.FullGaussianEncoder):
+        model = Posterior(Gaussian, sampler)
+        assert list(model.players) == ["sampler"] and not model.adversarial
+
+
+def test_a_family_is_calibrated(tmp_path):
+    family = partial(NormalMean, observations=3)
+    model = Posterior(family, SMALL, samples=32, warmup=200)
+    fitted(model, 600, tmp_path, Simulated(family, batch_size=64, rows=5000))
+    theta, x = model.target.simulate(600, seed=5)
+    z = model.draw_z(19, x)
+    assert z.shape == (19, 600, 1)
+    ranks = calibration_ranks(model.support.unconstrain(theta), z)
+    assert uniformity(ranks, 19).item() > 1e-3
+    # The posterior's width is known: 1 / (1 + 3) of the variance.
+    deviation = model.draw(400, x)["mu"].std(0)
+    assert (deviation / 0.5 - 1).mean().abs() < 0.1
+    with pytest.raises(ConfigurationError, match=r"^x: this sampler was trained for many data sets"):
+        model.draw(3)
+
+
+# What comes back.
+
+
+class Scaled(Target):
+    """A positive number and shares, with a derived one."""
+
+    kinds = {"scale": "positive", "shares": "simplex[3]"}  # noqa: RUF012
+
+    def log_density(self, *, scale, shares):
+        return -scale + 2 * shares.log().sum(-1)
+
+    def derived(self, *, scale, shares):
+        return {"first": scale * shares[..., 0]}
+
+
+def test_draws_come_by_name_in_the_users_space():
+    model = Posterior(Scaled)
+    assert model.latent_dim == 3
+    drawn = model.draw(70000)
+    assert {name: tuple(value.shape) for name, value in drawn.items()} == {
+        "scale": (70000,),
+        "shares": (70000, 3),
+        "first": (70000,),
+    }
+    assert (drawn["scale"] > 0).all()
+    torch.testing.assert_close(drawn["shares"].sum(-1), torch.ones(70000))
+    torch.testing.assert_close(drawn["first"], drawn["scale"] * drawn["shares"][:, 0])
+    with pytest.raises(ConfigurationError, match=r"^count: 0"):
+        model.draw(0)
+
+
+def test_a_checkpoint_brings_sampler_and_coordinates_back(tmp_path):
+    pl.seed_everything(0)
+    model = Posterior(Scaled, SMALL, samples=16)
+    run = trainer(tmp_path, max_steps=5, limit_val_batches=0)
+    run.fit(model, NoData())
+    path = tmp_path / "some.ckpt"
+    run.save_checkpoint(path)
+    torch.load(path, weights_only=True)
+    again = Posterior.load_from_checkpoint(path)
+    assert again.placed and not torch.equal(again.scale_tril, torch.eye(3))
+    pairs = []
+    for one in (model, again):
+        torch.manual_seed(3)
+        pairs.append(one.draw(50))
+    assert all(torch.equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
+    resumed = Posterior(Scaled, SMALL, samples=16)
+    trainer(tmp_path, max_steps=8, limit_val_batches=0, enable_checkpointing=False).fit(
+        resumed, NoData(), ckpt_path=path
+    )
+    whole = Posterior(Scaled, SMALL, samples=16)
+    pl.seed_everything(0)
+    whole.load_state_dict(model.state_dict())
+    assert torch.equal(resumed.scale_tril, model.scale_tril) and torch.equal(resumed.location, model.location)
+
+
+def test_draws_are_written_as_arrays_tables_and_for_arviz(tmp_path):
+    drawn = {"mu": torch.randn(101), "theta": torch.randn(101, 2)}
+    draws.write(tmp_path / "a" / "draws.npz", drawn)
+    with np.load(tmp_path / "a" / "draws.npz") as file:
+        assert sorted(file.files) == ["mu", "theta"] and np.array_equal(file["theta"], drawn["theta"].numpy())
+    draws.write(tmp_path / "draws.csv", drawn)
+    table = np.genfromtxt(tmp_path / "draws.csv", delimiter=",", names=True, deletechars="")
+    assert table.dtype.names == ("mu", "theta[0]", "theta[1]")
+    np.testing.assert_allclose(table["theta[1]"], drawn["theta"][:, 1], rtol=1e-6)
+    with pytest.raises(ConfigurationError, match=r"does not end in \.npz"):
+        draws.write(tmp_path / "draws.txt", drawn)
+    arviz = pytest.importorskip("arviz")
+    draws.write(tmp_path / "draws.nc", drawn)
+    posterior = arviz.from_netcdf(tmp_path / "draws.nc").posterior
+    assert posterior["theta"].shape == (4, 25, 2)
+    assert np.array_equal(posterior["mu"].values.ravel(), drawn["mu"][:100].numpy())
+    assert "theta[1]" in arviz.summary(posterior).index
+
+
+@pytest.mark.parametrize("target", [targets.Ring, targets.EightSchools, targets.NormalSample])
+def test_every_posterior_has_a_picture(target):
+    picture = pictures.posterior(Posterior(target), 200)
+    assert picture.shape[0] == 3 and picture.std() > 0.05
+
+
+def test_a_familys_picture_is_that_of_one_data_set():
+    assert pictures.posterior(Posterior(Parabola), 200, torch.ones(1, 1)).std() > 0.05
+
+
+# What a user can do wrong.
+
+
+class Wrong(Target):
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.kinds, self.how = {"z": "real[2]"}, how
+
+    def log_density(self, *, z):
+        value = -z.square().sum(-1)
+        return {
+            "shape": lambda: value.sum(),
+            "number": lambda: 1.0,
+            "constant": value.detach,
+            "minus infinity": lambda: value - math.inf,
+            "nan": lambda: value * math.nan,
+            "index": lambda: z[..., 5],
+        }[self.how]()
+
+
+@pytest.mark.parametrize(
+    ("how", "message"),
+    [
+        ("shape", r"target: .* one number a point, \(64, 2\) for z \(64, 2, 2\); it gave \(\)"),
+        ("number", "target: .* it gave float"),
+        ("constant", "target: .* not differentiable"),
+        ("minus infinity", "target: .* is -inf at all of 128 points"),
+        ("nan", "target: .* is not a number at z = "),
+        ("index", r"target: .* fails for z \(64, 2, 2\): index 5 is out of bounds"),
+    ],
+)
+def test_a_log_density_that_is_none_is_refused_before_training(tmp_path, how, message):
+    with pytest.raises(ConfigurationError, match=f"^{message}"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(partial(Wrong, how=how)), NoData())
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": ConvNet}, "target: "),
+        ({"samples": 1}, "samples: 1 is below 2"),
+        ({"gradient_penalty": -1.0}, "gradient_penalty: "),
+        ({"warmup": -1}, "warmup: -1 is below 0"),
+        ({"sampler": avb.BoundedNoiseEncoder, "contrast": PriorContrast}, "contrast: PriorContrast draws from p"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Posterior(**{"target": Gaussian, **options})
+
+
+def of_module(mu, tau):
+    return -mu.square() - tau
+
+
+def test_a_function_is_a_target():
+    recipe = Function.recipe(of_module, {"mu": "real", "tau": "positive"})
+    model = Posterior(recipe)
+    z = torch.randn(7, 1, 2)
+    torch.testing.assert_close(model.target.at(z), -z[..., 0].square() - z[..., 1].exp() + z[..., 1])
+    assert Posterior(**{k: v for k, v in model.hparams.items() if k != "_class_path"}).latent_dim == 2
+    with pytest.raises(ConfigurationError, match=r"^log_density: .* is no function of a module"):
+        Function.recipe(lambda mu: -mu, {"mu": "real"})
+    with pytest.raises(ConfigurationError, match=r"'os\.system' is no Python function"):
+        Function("os.system", {"command": "real"})
+
+
+# The command line.
+
+
+def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("mine_of_the_test.py").write_text(
+        "def log_density(mu, sigma):\n    return -(mu - 3) ** 2 / 2 - sigma\n\n\n"
+        "def derived(mu, sigma):\n    return {'ratio': mu / sigma}\n"
+    )
+    Path("mine.yaml").write_text(
+        "seed_everything: 0\ntrainer: {max_steps: 40, enable_progress_bar: false, enable_model_summary: false}\n"
+        "model:\n  class_path: lightning_avb.Posterior\n  init_args:\n    samples: 32\n    warmup: 10\n    target:\n"
+        "      class_path: lightning_avb.targets.Function\n      init_args:\n"
+        "        log_density: mine_of_the_test.log_density\n        derived: mine_of_the_test.derived\n"
+        "        kinds: {mu: real, sigma: positive}\ndata: datamodules.NoData\n"
+    )
+
+    def command(*args):
+        monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
+        cli.main()
+
+    command("fit", "--config", "mine.yaml")
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert list(tmp_path.rglob("posterior_*.png"))
+    command("sample", "--ckpt_path", last, "--n", 1000, "--output", "out/draws.npz")
+    with np.load("out/draws.npz") as file:
+        assert {name: file[name].shape for name in file.files} == dict.fromkeys(("mu", "sigma", "ratio"), (1000,))
+        assert (file["sigma"] > 0).all() and abs(file["mu"].mean() - 3) < 0.3
+    command("sample", "--ckpt_path", last, "--n", 500, "--output", "draws.png")
+    command("predict", "--config", "mine.yaml", "--ckpt_path", last)
+    capsys.readouterr()
+    command("test", "--config", "mine.yaml", "--ckpt_path", last, "--diagnosis.draws", 400)
+    assert "Pareto k" in capsys.readouterr().out
+    assert list(last.parent.glob("*.diagnosis.json"))
+    with pytest.raises(SystemExit) as stop:
+        command("sample", "--ckpt_path", last, "--output", "draws.jpg")
+    assert stop.value.code == 2
+    assert "does not end in .png, .npz, .csv, .nc" in capsys.readouterr().err
+    Path("typo.yaml").write_text(Path("mine.yaml").read_text().replace("sigma: positive", "sigma: positiv"))
+    with pytest.raises(SystemExit):
+        command("fit", "--config", "typo.yaml")
+    assert "support.sigma: 'positiv' is none of real, positive" in capsys.readouterr().err
+
+
+def test_the_samplers_optimizer_has_its_own_defaults():
+    options = SamplerAdam([torch.nn.Parameter(torch.zeros(1))]).defaults
+    assert (options["lr"], options["betas"]) == (5e-3, (0.9, 0.99))
+
+
+def test_noise_of_the_sampler_comes_from_the_librarys_source():
+    with noise.use(noise.seeded(1)):
+        first = Posterior.draw_z(Posterior(Gaussian), 4).shape
+    assert first == (4, 1, 2)
