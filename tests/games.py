@@ -19,11 +19,12 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 
 import lightning_avb as avb
-from datamodules import Digits
-from lightning_avb import noise
+from datamodules import Digits, NoData
+from lightning_avb import noise, targets
 from lightning_avb.models.aae import AAEPlayers, CategoricalAAEPlayers
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.gan import BiGANPlayers, GANPlayers
+from lightning_avb.models.posterior import PosteriorPlayers
 from lightning_avb.models.vae import VAEPlayers
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
@@ -102,6 +103,21 @@ MODELS = {
     "aae_semi": partial(categorical, code="sum", head_distance=3.0),
     "aae_clusters": partial(categorical, 12),
 }
+
+POSTERIORS = {
+    "posterior": partial(
+        avb.Posterior, targets.Mixture, partial(avb.PooledMixtureEncoder, width=8, blocks=1), samples=16, warmup=30
+    ),
+    "posterior_critic": partial(
+        avb.Posterior,
+        targets.Mixture,
+        partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,), extra_noise=2),
+        partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL),
+        samples=16,
+        players=PosteriorPlayers(critic=avb.Player(ADAM, steps=2)),
+    ),
+}
+"""Models that learn from no data."""
 
 
 def trainer(folder: Path, **options: Any) -> pl.Trainer:
@@ -200,9 +216,13 @@ def main() -> None:
             callbacks=callbacks,
         )
         streams = {"labels": 100, "labelled_per_batch": 20 // options.devices} if name == "aae_semi" else {}
-        data = Digits(64 // options.devices, binarize="static" if options.inject else "dynamic", **streams)
+        data: Any = (
+            NoData(20)
+            if name in POSTERIORS
+            else Digits(64 // options.devices, binarize="static" if options.inject else "dynamic", **streams)
+        )
         with noise.use(JoinedNoise(64)) if options.inject else nullcontext():
-            model = MODELS[name]()
+            model = {**MODELS, **POSTERIORS}[name]()
             fit.fit(model, data, ckpt_path=options.ckpt)
         if options.devices > 1:
             extra = {moved(model, phase.players) for phase in model.phases()} - {moved(model, model.players)}
