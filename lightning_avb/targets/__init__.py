@@ -12,6 +12,7 @@ from .bayes import (
 )
 from .densities import Funnel, Gaussian, Mixture, Ring, Rosenbrock, Torus
 from .families import Family, NormalMean, Parabola
+from .pyro_model import PyroModel
 
 __all__ = [
     "EightSchools",
@@ -28,6 +29,7 @@ __all__ = [
     "NormalMean",
     "NormalSample",
     "Parabola",
+    "PyroModel",
     "Ring",
     "Rosenbrock",
     "Target",

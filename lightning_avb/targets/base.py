@@ -88,8 +88,8 @@ class Function(Target):
     def __init__(self, log_density: str, kinds: Mapping[str, str], derived: str | None = None) -> None:
         super().__init__()
         self.kinds = dict(kinds)
-        self._log_density = _function("log_density", log_density)
-        self._derived = _function("derived", derived) if derived is not None else None
+        self._log_density = function_at("log_density", log_density)
+        self._derived = function_at("derived", derived) if derived is not None else None
 
     @classmethod
     def recipe(
@@ -114,7 +114,7 @@ class Function(Target):
         return self._derived(**theta) if self._derived else {}
 
 
-def _function(name: str, path: str) -> Callable[..., Any]:
+def function_at(name: str, path: str) -> Callable[..., Any]:
     found = locate(path)
     # A path may come from a checkpoint: no class and no built-in is called on its word.
     if not isinstance(found, FunctionType):
