@@ -29,6 +29,17 @@ class CategoricalEncoder(Encoder):
         self.network = network(data_shape, (categories + latent_dim,), 0)
         self.cluster_heads = nn.Linear(categories, latent_dim, bias=False) if summed else None
 
+    def place_heads(self, distance: float) -> None:
+        """Puts the cluster heads at least `distance` apart, by gradient steps on what is missing."""
+        assert self.cluster_heads is not None
+        heads = torch.randn_like(self.cluster_heads.weight.T) * distance
+        while (missing := crowding(heads.requires_grad_(), distance)) > 0:
+            (slope,) = torch.autograd.grad(missing, heads)
+            # A little further than needed, or the last pairs would take for ever.
+            heads = (1.001 * heads - 0.1 * distance * slope).detach()
+        with torch.no_grad():
+            self.cluster_heads.weight.copy_(heads.T - heads.T.mean(1, keepdim=True))
+
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of q(y|x), `(batch, categories)`, and the style z, `(batch, latent_dim)`."""
         logits, z = self.network(x).to(x.dtype).tensor_split([self.categories], -1)
@@ -42,3 +53,8 @@ class CategoricalEncoder(Encoder):
         logits, z = self.heads(x)
         code = self.join(logits.softmax(-1), z)
         return Implicit(lambda samples: code.expand(samples, *code.shape), code.shape[:1], code.shape[1:])
+
+
+def crowding(heads: Tensor, distance: float) -> Tensor:
+    """By how much heads `(categories, dim)` are nearer to each other than `distance`, the sum over pairs."""
+    return (distance - torch.pdist(heads)).relu().sum()

@@ -46,6 +46,7 @@ from ..conditionals import (
     PriorRecipe,
     StandardNormal,
 )
+from ..conditionals.categorical import crowding
 from ..errors import ConfigurationError, at_least
 from ..game import Phase, Play, Player
 from ..networks import MLP, InputNoise, Network, check_rows_apart
@@ -283,7 +284,8 @@ class CategoricalAAE(LatentVariableModel):
         prior: p(z), without parameters to learn; p(y) is uniform.
         code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
             for every category: the data in `latent_dim` dimensions (section 7).
-        head_distance: cluster heads nearer to each other than this cost the distance that is missing; 0: nothing.
+        head_distance: cluster heads begin at least so far apart, and cost the distance that is missing where they are
+            nearer; 0: neither.
         category, style: weights of the two contests in the generator's loss.
         smoothness: weight, in the generator's loss, of the change of q(y|x) within `radius` of a row in the worst
             direction, see `local_distributional_smoothness`; 0: none. The papers on adversarial autoencoders have no
@@ -364,6 +366,9 @@ class CategoricalAAE(LatentVariableModel):
         )
         if self.smoothness:
             _check_noiseless(self.encoder)
+        if self.head_distance:
+            # An autoencoder that learns slowly would not get them apart.
+            self.encoder.place_heads(self.head_distance)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
         self.prior = _fixed(self.recipes["prior"](self.latent_dim))
         self.on_category = self.recipes["discriminator"]((self.categories,), (), 0)
@@ -413,7 +418,7 @@ class CategoricalAAE(LatentVariableModel):
         if not self.head_distance:
             return 0.0
         assert self.encoder.cluster_heads is not None
-        return (self.head_distance - torch.pdist(self.encoder.cluster_heads.weight.T)).relu().sum()
+        return crowding(self.encoder.cluster_heads.weight.T, self.head_distance)
 
     def contests(self, logits: Tensor, z: Tensor) -> dict[str, Contest]:
         """Categories and styles of a batch, as the encoder's heads give them, each against draws of its prior."""
