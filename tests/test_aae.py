@@ -39,6 +39,7 @@ from lightning_avb import (
     pictures,
 )
 from lightning_avb.callbacks import Pictures
+from lightning_avb.conditionals.categorical import CategoricalEncoder, crowding
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.aae import AAEPlayers, CategoricalAAEPlayers, Members
@@ -841,3 +842,17 @@ def test_pictures_of_what_a_model_can(tmp_path):
         drawn = {path.name.split("_0")[0] for path in Path(run.log_dir, "pictures").glob("*_0*.png")}
         everything = {"samples", "reconstructions", "interpolations", "styles", "latent_plane"}
         assert drawn == everything - ({"latent_plane"} if name == "clusters" else set())  # code of seven dimensions
+
+
+@pytest.mark.parametrize(("categories", "dim"), [(10, 2), (30, 2), (4, 1), (16, 5)])
+def test_cluster_heads_begin_apart_and_around_the_origin(categories, dim):
+    for seed in range(5):
+        torch.manual_seed(seed)
+        encoder = CategoricalEncoder((3,), dim, categories, SMALL, summed=True)
+        encoder.place_heads(4.0)
+        heads = encoder.cluster_heads.weight.detach().T
+        assert torch.pdist(heads).min() > 3.999
+        assert heads.mean(0).abs().max() < 1e-4
+        assert crowding(heads, 4.0) < 1e-3 and crowding(heads[:2], 1e4) == pytest.approx(
+            1e4 - (heads[0] - heads[1]).norm().item(), rel=1e-5
+        )

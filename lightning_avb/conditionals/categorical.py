@@ -30,12 +30,14 @@ class CategoricalEncoder(Encoder):
         self.cluster_heads = nn.Linear(categories, latent_dim, bias=False) if summed else None
 
     def place_heads(self, distance: float) -> None:
-        """Puts the cluster heads at least `distance` apart, by gradient steps on what is missing."""
+        """Puts the cluster heads at least `distance` apart, by gradient steps on what is missing.
+
+        They end, since every step also lets all heads move apart.
+        """
         assert self.cluster_heads is not None
         heads = torch.randn_like(self.cluster_heads.weight.T) * distance
         while (missing := crowding(heads.requires_grad_(), distance)) > 0:
             (slope,) = torch.autograd.grad(missing, heads)
-            # A little further than needed, or the last pairs would take for ever.
             heads = (1.001 * heads - 0.1 * distance * slope).detach()
         with torch.no_grad():
             self.cluster_heads.weight.copy_(heads.T - heads.T.mean(1, keepdim=True))
