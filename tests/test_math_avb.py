@@ -25,6 +25,7 @@ from lightning_avb import (
     FlowContrast,
     FlowEncoder,
     FlowPrior,
+    FullGaussianContrast,
     FullGaussianEncoder,
     GaussianContrast,
     GaussianDecoder,
@@ -51,6 +52,7 @@ SMALL = partial(MLP, hidden=(8,))
 CONTRASTS = {
     "prior": PriorContrast,
     "gaussian": partial(GaussianContrast, draws=8),
+    "full gaussian": partial(FullGaussianContrast, draws=32),
     "flow": partial(FlowContrast, draws=8, network=SMALL, features=4, flow_hidden=(8,), transforms=1, bins=4),
 }
 every_contrast = pytest.mark.parametrize("contrast", CONTRASTS.values(), ids=CONTRASTS)
@@ -59,6 +61,17 @@ DECODER = partial(GaussianDecoder, network=LINEAR)
 
 def standard_log_prob(z):
     return StandardNormal(z.shape[-1]).to(z)().log_prob(z)
+
+
+def told_moments(contrast, context, latent_dim):
+    """m and L of N(m, L L^T), from what the critic is told: m and log s, or m and the triangle of L."""
+    mean, scale = context.split([latent_dim, context.shape[-1] - latent_dim], -1)
+    if not isinstance(contrast, FullGaussianContrast):
+        return mean, torch.diag_embed(scale.exp())
+    root = scale.new_zeros(*scale.shape[:-1], latent_dim, latent_dim)
+    rows, columns = torch.tril_indices(latent_dim, latent_dim)
+    root[..., rows, columns] = scale
+    return mean, root
 
 
 class OptimalCritic(Critic):
@@ -75,8 +88,8 @@ class OptimalCritic(Critic):
             z, ladj = self.contrast.flow(self.contrast.network(x)).inv.call_and_ladj(z)
             log_r = log_r - ladj
         if context is not None:
-            mean, log_scale = context.chunk(2, -1)
-            z, log_r = mean + log_scale.exp() * z, log_r - log_scale.sum(-1)
+            mean, root = told_moments(self.contrast, context, z.shape[-1])
+            z, log_r = mean + (root @ z.unsqueeze(-1)).squeeze(-1), log_r - torch.linalg.slogdet(root).logabsdet
         return self.encoder.log_prob(x, z) - log_r
 
 
@@ -253,6 +266,13 @@ class DividedByTheVariance(GaussianContrast):
         return reference._replace(view=lambda z: ((z - mean) / scale.square(), reference.view(z)[1]))
 
 
+class FullGaussian(FullGaussianContrast):
+    """With moments that leave the critic nothing to learn of their noise."""
+
+    def __init__(self, data_shape, latent_dim, classes=0):
+        super().__init__(data_shape, latent_dim, classes, draws=2000)
+
+
 class FlowWithoutVolume(FlowContrast):
     """log r as if the flow kept volumes."""
 
@@ -293,6 +313,8 @@ LEARNERS = {
     "gaussian, no log r": (False, NoRatio, ResidualCritic, AVB),
     "gaussian, log r without scale": (False, RatioWithoutScale, ResidualCritic, AVB),
     "gaussian, divided by the variance": (False, DividedByTheVariance, ResidualCritic, AVB),
+    "full gaussian": (True, FullGaussian, ResidualCritic, AVB),
+    "full gaussian, reference counted twice": (False, FullGaussian, ResidualCritic, ReferenceTwice),
     "flow": (True, FlowContrast, ResidualCritic, AVB),
     "flow, reference counted twice": (False, FlowContrast, ResidualCritic, ReferenceTwice),
     "flow, reference too wide": (False, FlowTooWide, ResidualCritic, AVB),
@@ -366,17 +388,18 @@ def separate_losses(model, batch):
         seen, log_ratio = z, p.log_prob(z).detach() - p.log_prob(z.detach())
     else:
         told.insert(0, reference.context.detach())
-        mean, log_scale = reference.context.detach().chunk(2, -1)
-        seen = (z - mean) / log_scale.exp()
-        log_ratio = DiagonalNormal(mean, log_scale.exp()).log_prob(z) - p.log_prob(z)
+        mean, root = told_moments(model.contrast, reference.context.detach(), z.shape[-1])
+        volume = torch.linalg.slogdet(root).logabsdet
+        seen = torch.linalg.solve(root, (z - mean).unsqueeze(-1)).squeeze(-1)
+        log_ratio = standard_log_prob(seen) - volume - p.log_prob(z)
     if isinstance(model.contrast, FlowContrast):
         label = told[-1] if len(told) == 2 else None
         standardised, r = seen, model.contrast
         u, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised.detach())
-        losses["contrast"] = log_scale.sum(-1) - ladj - standard_log_prob(u)
+        losses["contrast"] = volume - ladj - standard_log_prob(u)
         r = deepcopy(r).requires_grad_(False)
         seen, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised)
-        log_ratio = standard_log_prob(seen) + ladj - log_scale.sum(-1) - p.log_prob(z)
+        log_ratio = standard_log_prob(seen) + ladj - volume - p.log_prob(z)
     context = torch.cat(told, -1) if told else None
     weights = {name: parameter.detach() for name, parameter in model.critic.named_parameters()}
     kl = functional_call(model.critic, weights, (x, seen, context)) + log_ratio
