@@ -31,6 +31,7 @@ from lightning_avb.cli import keep_freed_memory
 from lightning_avb.diagnosis import compare
 from lightning_avb.draws import flat
 from lightning_avb.evaluation import diagnose_draws
+from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
 from lightning_avb.support import Parameters
 
 POSTERIORDB = {
@@ -59,6 +60,7 @@ def recipes(root: Path) -> dict[str, Any]:
         "ring": targets.Ring,
         "torus": targets.Torus,
         "mixture": targets.Mixture,
+        "far_modes": partial(targets.Mixture, means=[[-3.0, -3.0], [3.0, 3.0]], scale=1.0, weights=[0.3, 0.7]),
         "funnel": targets.Funnel,
         "eight_schools": targets.EightSchools,
         **{
@@ -151,6 +153,8 @@ def svgd(target: Any, name: str, seed: int, draws: int, particles: int = 200, st
     return stein.get_named_particles()["z"].detach().reshape(particles, dim)
 
 
+black_box = partial(ours, sampler=avb.BoundedNoiseEncoder)
+
 METHODS: dict[str, Any] = {
     "ours": ours,
     "mean_field": partial(pyro_guide, "mean_field"),
@@ -158,9 +162,13 @@ METHODS: dict[str, Any] = {
     "iaf": partial(pyro_guide, "iaf"),
     "svgd": svgd,
     "begun": partial(ours, steps=500),
-    "critic": partial(ours, sampler=avb.BoundedNoiseEncoder),
-    "critic_flow": partial(ours, sampler=avb.BoundedNoiseEncoder, contrast=avb.FlowContrast),
+    "no_bridge": partial(ours, warmup=0),
+    "no_coordinates": partial(ours, standardise=False),
     "flow": partial(ours, sampler=avb.FlowEncoder),
+    "critic": black_box,
+    "critic_flow": partial(black_box, contrast=avb.FlowContrast),
+    "critic_steps": partial(black_box, players=PosteriorPlayers(critic=avb.Player(SamplerAdam, avb.Cosine, steps=3))),
+    "critic_penalty": partial(black_box, gradient_penalty=0.1),
 }
 
 
@@ -183,6 +191,8 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
     if usable.sum() < 20:
         return {**line, "failed": "no finite draws"}
     line |= {finding.quantity: finding.value for finding in compare(mine[usable], theirs, folds)}
+    if name == "far_modes":
+        line["P(lower mode)"] = (drawn["z"].sum(-1) < 0).double().mean().item()
     if name == "eight_schools":
         line["P(tau > 0)"] = (drawn["tau"] > 0).double().mean().item()
         line["P(tau eta_0 > 0)"] = (drawn["tau"] * drawn["eta"][:, 0] > 0).double().mean().item()

@@ -153,7 +153,7 @@ class CLI(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=SaveConfig,
             parser_class=Parser,
-            parser_kwargs={"prog": "lightning-avb"},
+            parser_kwargs={"prog": "lightning-avb", "epilog": f"Of a checkpoint alone: {', '.join(COMMANDS)}."},
             trainer_defaults={
                 "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "runs"}},
                 # Where Lightning looks for the checkpoint of a job that SLURM has put back into the queue.
@@ -355,17 +355,17 @@ def _write_rows(path: Path, rows: Tensor, columns: list[str] | None) -> None:
         np.save(path, rows.numpy())
 
 
-def reconstruct(ckpt_path: str, output: str, count: int = 32, seed: int = 0, root: str | None = None) -> None:
+def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: str | None = None) -> None:
     """Encodes and decodes test data: pairs of an original and its reconstruction.
 
     Args:
         ckpt_path: the checkpoint.
         output: the PNG to write.
-        count: how many.
+        n: how many.
         seed: another seed, other draws of the posterior.
         root: folder of the data, where it is not the one of the training.
     """
-    _draw(lambda model: pictures.reconstructions(model, load_data(ckpt_path, root), count), ckpt_path, output, seed)
+    _draw(lambda model: pictures.reconstructions(model, load_data(ckpt_path, root), n), ckpt_path, output, seed)
 
 
 def interpolate(
@@ -411,7 +411,7 @@ def inpaint(
     ckpt_path: str,
     output: str,
     mask: str = "right",
-    count: int = 8,
+    n: int = 8,
     draws: int = 6,
     seed: int = 0,
     root: str | None = None,
@@ -424,7 +424,7 @@ def inpaint(
         ckpt_path: the checkpoint.
         output: the PNG to write.
         mask: the side to hide: left, right, top, bottom or center; or a PNG of the pictures' size, hidden where black.
-        count: how many pictures.
+        n: how many pictures.
         draws: of each.
         seed: another seed, other draws.
         root: folder of the data, where it is not the one of the training.
@@ -432,7 +432,7 @@ def inpaint(
 
     def picture(model: Any) -> Tensor:
         _require_density(model, "inpaint")
-        batch = load_data(ckpt_path, root).first(count)
+        batch = load_data(ckpt_path, root).first(n)
         if len(model.data_shape) < 2:
             raise ConfigurationError(f"mask: rows of shape {tuple(model.data_shape)} are no pictures")
         shown = pictures.read_mask(mask) if Path(mask).is_file() else visible(mask, model.data_shape)
@@ -448,7 +448,7 @@ def denoise(
     ckpt_path: str,
     output: str,
     noise: float,
-    count: int = 8,
+    n: int = 8,
     draws: int = 6,
     seed: int = 0,
     root: str | None = None,
@@ -461,7 +461,7 @@ def denoise(
         ckpt_path: the checkpoint.
         output: the PNG to write.
         noise: probability of a wrong value with a Bernoulli decoder; standard deviation with a Gaussian one.
-        count: how many data.
+        n: how many data.
         draws: of each.
         seed: another seed, other draws.
         root: folder of the data, where it is not the one of the training.
@@ -469,7 +469,7 @@ def denoise(
 
     def picture(model: Any) -> Tensor:
         _require_density(model, "denoise")
-        batch = load_data(ckpt_path, root).first(count)
+        batch = load_data(ckpt_path, root).first(n)
         model.decoder.noisy(model.prior().sample((1,)), noise, None if batch.y is None else batch.y[:1])
         noisy = batch._replace(x=model.decoder.corrupt(batch.x, noise))
         return pictures.restorations(noisy.x, batch.x, restoration.denoise(model, noisy, noise, draws))

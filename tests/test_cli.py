@@ -325,12 +325,12 @@ def test_mixins_append_callbacks(command):
 
 def test_pictures_of_what_is_hidden_or_noisy(finished, command, tmp_path, refusal):
     last = finished / "checkpoints" / "last.ckpt"
-    command("inpaint", "--ckpt_path", last, "--output", "hidden.png", "--mask", "left", "--count", 3, "--draws", 2)
-    command("denoise", "--ckpt_path", last, "--output", "noisy.png", "--noise", 0.1, "--count", 3, "--draws", 2)
+    command("inpaint", "--ckpt_path", last, "--output", "hidden.png", "--mask", "left", "--n", 3, "--draws", 2)
+    command("denoise", "--ckpt_path", last, "--output", "noisy.png", "--noise", 0.1, "--n", 3, "--draws", 2)
     mask = Image.new("L", (8, 8), 255)
     mask.putpixel((0, 0), 0)
     mask.save("mask.png")
-    command("inpaint", "--ckpt_path", last, "--output", "own.png", "--mask", "mask.png", "--count", 3, "--draws", 2)
+    command("inpaint", "--ckpt_path", last, "--output", "own.png", "--mask", "mask.png", "--n", 3, "--draws", 2)
     assert {path.name for path in tmp_path.glob("*.png")} == {"hidden.png", "noisy.png", "own.png", "mask.png"}
     Image.new("L", (9, 8)).save("large.png")
     assert "mask: (8, 9) pixels" in refusal("inpaint", "--ckpt_path", last, "--output", "x.png", "--mask", "large.png")
