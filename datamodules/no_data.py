@@ -15,6 +15,7 @@ class NoData(TensorDataModule):
     """
 
     data_shape = (1,)
+    no_data = True
 
     def __init__(self, steps: int = 500) -> None:
         super().__init__(1)

@@ -26,8 +26,8 @@ def class_path(target: Any) -> str:
     return f"{target.__module__}.{target.__qualname__}"
 
 
-def locate(path: str) -> Any:
-    """The object at a dotted path.
+def locate(path: str, key: str = "class_path") -> Any:
+    """The object at a dotted path, which the user gave as `key`.
 
     Raises:
         ConfigurationError: nothing is there.
@@ -36,7 +36,7 @@ def locate(path: str) -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"class_path: there is no {path!r}") from error
+        raise ConfigurationError(f"{key}: there is no {path!r}") from error
 
 
 def plain(value: Any, name: str = "value") -> Any:

@@ -350,6 +350,11 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
         Posterior(**{"target": Gaussian, **options})
 
 
+def test_a_family_asks_for_data_sets(tmp_path):
+    with pytest.raises(ConfigurationError, match="^data: Parabola is a family, whose rows are data sets"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Parabola), NoData())
+
+
 def of_module(mu, tau):
     return -mu.square() - tau
 
@@ -364,6 +369,8 @@ def test_a_function_is_a_target():
         Function.recipe(lambda mu: -mu, {"mu": "real"})
     with pytest.raises(ConfigurationError, match=r"'os\.system' is no Python function"):
         Function("os.system", {"command": "real"})
+    with pytest.raises(ConfigurationError, match=r"^log_density: there is no 'os\.nothing'"):
+        Function("os.nothing", {"mu": "real"})
 
 
 # The command line.

@@ -215,6 +215,10 @@ class Posterior(CriticGame):
 
     def on_fit_start(self) -> None:
         """Looks at the target before anything is trained on it, and places the coordinates, once in a model's life."""
+        if self.amortised and getattr(self.trainer.datamodule, "no_data", False):  # type: ignore[attr-defined]
+            raise ConfigurationError(
+                f"data: {type(self.target).__name__} is a family, whose rows are data sets; see datamodules.Simulated"
+            )
         if self.placed:
             return
         with noise.use(noise.seeded(noise.run_seed(), "coordinates")):

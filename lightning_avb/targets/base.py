@@ -115,7 +115,7 @@ class Function(Target):
 
 
 def function_at(name: str, path: str) -> Callable[..., Any]:
-    found = locate(path)
+    found = locate(path, name)
     # A path may come from a checkpoint: no class and no built-in is called on its word.
     if not isinstance(found, FunctionType):
         raise ConfigurationError(f"{name}: {path!r} is no Python function")
