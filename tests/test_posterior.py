@@ -351,7 +351,7 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
 
 
 def test_a_family_asks_for_data_sets(tmp_path):
-    with pytest.raises(ConfigurationError, match="^data: Parabola is a family, whose rows are data sets"):
+    with pytest.raises(ConfigurationError, match=r"^data: Parabola is a family, whose rows are data sets"):
         trainer(tmp_path, max_steps=1).fit(Posterior(Parabola), NoData())
 
 
