@@ -189,6 +189,11 @@ class Game(pl.LightningModule, abc.ABC):
             raise ConfigurationError(
                 "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"
             )
+        if self.data_shape is None:
+            for name, known in told.items():
+                given = self._hparams.get(name)
+                if given is not None and known is not None and given != known:
+                    raise ConfigurationError(f"{name}: the configuration says {given}, the data has {known}")
         self._build_for(**told)
         if told["data_shape"] is not None and tuple(told["data_shape"]) != self.data_shape:
             raise ConfigurationError(

@@ -292,6 +292,8 @@ def test_labels_that_the_model_does_not_know_are_refused(tmp_path):
     run = trainer(tmp_path, max_steps=1)
     with pytest.raises(ConfigurationError, match=r"^conditional: the model knows 3 labels, the data has 4"):
         run.fit(vae(conditional=True, classes=3, data_shape=(3,)), Table())
+    with pytest.raises(ConfigurationError, match=r"^classes: the configuration says 3, the data has 4"):
+        trainer(tmp_path, max_steps=1).fit(vae(conditional=True, classes=3), Table())
     with pytest.raises(ConfigurationError, match=r"^data: row 3 \(train\) has the label 3; labels are 0 to 2"):
         trainer(tmp_path, max_steps=1).fit(vae(conditional=True), Table(classes=3))
 
