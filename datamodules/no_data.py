@@ -16,6 +16,7 @@ class NoData(TensorDataModule):
 
     data_shape = (1,)
     no_data = True
+    """Tells a model that learns from rows that these say nothing."""
 
     def __init__(self, steps: int = 500) -> None:
         super().__init__(1)
