@@ -76,8 +76,10 @@ def marginal_divergence(logits: Tensor) -> Tensor:
     Returns:
         `(batch,)`; the mean over rows is the divergence. With few rows it is too large: q(y) is an estimate.
     """
-    q = logits.softmax(-1)
-    return (q * (len(q[0]) * q.mean(0)).log()).sum(-1)
+    log_q = logits.log_softmax(-1)
+    # In logarithms, where a category that no row has is 0 times a large number instead of 0 times infinity.
+    log_mean = log_q.logsumexp(0) - math.log(len(log_q))
+    return (log_q.exp() * (log_mean + math.log(log_q.shape[-1]))).sum(-1)
 
 
 def local_distributional_smoothness(

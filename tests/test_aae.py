@@ -253,6 +253,10 @@ def test_the_balance_of_a_batch_is_the_divergence_of_its_shares():
     expected = 0.6 * math.log(3 * 0.6) + 0.4 * math.log(3 * 0.4)
     assert objectives.marginal_divergence(logits).mean().item() == pytest.approx(expected)
     assert objectives.marginal_divergence(torch.zeros(4, 3)).abs().max() < 1e-12
+    dead = torch.tensor([[0.0, 1.0, -200.0], [1.0, 0.0, -200.0]], dtype=torch.float32, requires_grad=True)
+    loss = objectives.marginal_divergence(dead).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(math.log(3 / 2)) and torch.isfinite(dead.grad).all()
 
 
 def test_an_encoder_with_noise_is_not_to_be_smooth():
@@ -613,6 +617,7 @@ def test_two_labels_a_class_are_enough(tmp_path, code):
         ({}, {"train": [blobs(8, labelled=7)]}, r"data\.labelled_per_batch: 0, and there are rows without a label"),
         ({}, {"train": [Batch(torch.randn(8, KINDS))]}, r"data\.labelled_per_batch: 0, and there are rows without"),
         ({}, {"train": [blobs(8, labelled=2)], "labelled_per_batch": 3}, r"data\.labelled_per_batch: 3, and there are"),
+        ({}, {"train": [blobs(8)], "labelled_per_batch": 8}, r"data\.labelled_per_batch: 8 of a batch of 8 rows leave"),
     ],
 )
 def test_labels_and_categories_that_do_not_fit_are_refused_before_training(tmp_path, options, data, message):

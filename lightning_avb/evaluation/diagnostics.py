@@ -79,7 +79,9 @@ def diagnose(model: Any, batch: Batch, seed: int) -> list[Figure]:
 
 def has_density(q: Distribution) -> bool:
     """Whether the log-density of a given z is known: of a black box it is not, and torch's base class only pretends."""
-    return not isinstance(q, (Implicit, Hierarchical)) and type(q).log_prob is not Distribution.log_prob
+    return not isinstance(q, (Implicit, Hierarchical)) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
+        Distribution.log_prob
+    )
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:

@@ -471,6 +471,10 @@ class CategoricalAAE(LatentVariableModel):
             return
         batch = Batch(*batch)
         _check_labels(batch.y, self.hparams["classes"] or 0)
+        if self.trainer.training and len(batch.x) <= self.labelled:
+            raise ConfigurationError(
+                f"data.labelled_per_batch: {self.labelled} of a batch of {len(batch.x)} rows leave none without a label"
+            )
         y = self._labelled(batch).y
         if self.trainer.training and not self.clusters and (y is None or not (y >= 0).all()):
             raise ConfigurationError(
