@@ -19,6 +19,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 from worlds import LINEAR, LinearGaussian, perturbed
 
+from datamodules import Digits
 from lightning_avb import (
     AAE,
     AVB,
@@ -542,6 +543,11 @@ def test_labels_and_priors_that_do_not_fit_are_refused_before_training(tmp_path,
 def test_rows_without_a_label_are_no_rows_for_a_decoder_that_reads_them(tmp_path):
     with pytest.raises(ConfigurationError, match="a row has no label"):
         trainer(tmp_path, max_steps=1).fit(aae(labels="decoder"), Given([blobs(8, labelled=4)]))
+
+
+def test_hidden_labels_are_nothing_for_a_model_that_reads_them_all(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^data\.labels: 1200, and the model reads the label of every row"):
+        trainer(tmp_path, max_steps=1).fit(aae(labels="decoder"), Digits(batch_size=4, labels=1200))
 
 
 @pytest.mark.parametrize(

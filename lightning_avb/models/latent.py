@@ -65,7 +65,10 @@ class GenerativeModel(Game):
 
     def configure_model(self) -> None:
         super().configure_model()
-        known = getattr(getattr(self._trainer, "datamodule", None), "classes", None)
+        data = getattr(self._trainer, "datamodule", None)
+        known, shown = getattr(data, "classes", None), getattr(data, "labels", None)
+        if self.classes and shown is not None:
+            raise ConfigurationError(f"data.labels: {shown}, and the model reads the label of every row; leave it null")
         if self.classes and known is not None and self.classes != known:
             raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {known}")
 
