@@ -1,5 +1,7 @@
 """What a user can do wrong, said in the user's words."""
 
+import math
+
 
 class ConfigurationError(Exception):
     """Something asked for is impossible; the message names the key, the value and what was expected.
@@ -16,9 +18,18 @@ def at_least(minimum: int, **argument: int) -> int:
     """The argument's value.
 
     Raises:
-        ConfigurationError: it is below the minimum; the message names it.
+        ConfigurationError: it is below the minimum, or no whole number; the message names it.
     """
     ((name, value),) = argument.items()
+    if not isinstance(value, int):
+        raise ConfigurationError(f"{name}: {value!r} is not a whole number")
     if value < minimum:
         raise ConfigurationError(f"{name}: {value} is below {minimum}")
     return value
+
+
+def check_weights(**weights: float) -> None:
+    """Raises ConfigurationError if a weight is negative, infinite or nan; the message names the argument."""
+    for name, weight in weights.items():
+        if not 0 <= weight < math.inf:
+            raise ConfigurationError(f"{name}: {weight} is not a weight, a finite number that is not below 0")

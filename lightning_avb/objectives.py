@@ -6,7 +6,7 @@ Shapes are `(samples, batch)` throughout.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -107,6 +107,29 @@ def local_distributional_smoothness(
         (slope,) = torch.autograd.grad(categorical_divergence(q, network(start)).sum(), start)
     worst = normalize(slope.flatten(1), dim=-1, eps=1e-30).view_as(x)
     return categorical_divergence(q, network(x + radius * worst))
+
+
+def opposed(
+    discriminator: Callable[..., Tensor], drawn: Sequence[Tensor], context: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """T of rows of two kinds, `(2, batch)`, from one pass: as its opponents see it, and as it sees itself.
+
+    Losses of the first do not move T's weights, losses of the second nothing else.
+
+    Args:
+        discriminator: from what it reads and the context to a number a row.
+        drawn: what it reads, `(2, batch, ...)` each.
+        context: `(batch, context_dim)`, what it knows of a row besides, or None.
+
+    Raises:
+        ConfigurationError: it gives other than one number a row.
+    """
+    crossing = SharedPass()
+    with full_precision_in_half(drawn[0].device.type):
+        t = discriminator(*map(crossing.enter, drawn), context).to(drawn[0])
+    if t.shape != drawn[0].shape[:2]:
+        raise ConfigurationError(f"discriminator: gives {tuple(t.shape[2:])} numbers a row, and it is to give one")
+    return crossing.leave(t)
 
 
 class SharedPass:

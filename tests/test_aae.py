@@ -101,7 +101,7 @@ def written_out(model, batch):
     }[model.labels]
     with noise.use(of_shape):
         real = model.prior.given(y).sample((1,)) if model.labels == "prior" else model.prior().sample((1, len(x)))
-    game = contested(model.discriminator, z, real, context, model.loss)
+    game = contested(model.discriminator, z[0], real[0], context, model.loss)
     label = one_hot(y, CLASSES) if model.labels == "decoder" else None
     return {
         "reconstruct": {"autoencoder": likelihood_loss(model, x, z, label)},
@@ -125,10 +125,10 @@ def written_out_with_categories(model, batch):
         for j in range(i):
             distance = (heads.weight[:, i] - heads.weight[:, j]).square().sum().sqrt()
             missing = missing + (model.head_distance - distance).clamp_min(0)
-    style = contested(model.on_style, z.unsqueeze(0), of_shape((1, len(x), 2), x), None, model.loss)
-    category = contested(model.on_category, share.unsqueeze(0), drawn, None, model.loss)
+    style = contested(model.discriminators["style"], z, of_shape((1, len(x), 2), x)[0], None, model.loss)
+    category = contested(model.discriminators["category"], share, drawn[0], None, model.loss)
     discriminator = style["discriminator"] + category["discriminator"]
-    generator = model.category * category["generator"] + model.style * style["generator"]
+    generator = model.contested["category"] * category["generator"] + model.contested["style"] * style["generator"]
     if model.smoothness:
         generator = generator + model.smoothness * change_of_category(model, x, share)
     generator = generator + model.balance * (share * (k * share.mean(0)).log()).sum(-1)
@@ -260,11 +260,44 @@ def test_the_balance_of_a_batch_is_the_divergence_of_its_shares():
     assert loss.item() == pytest.approx(math.log(3 / 2)) and torch.isfinite(dead.grad).all()
 
 
+class Forgetful(nn.Sequential):
+    def __init__(self, *shapes):
+        super().__init__(SMALL(*shapes), nn.AlphaDropout(0.2))
+
+
 def test_an_encoder_with_noise_is_not_to_be_smooth():
-    for encoder in (partial(InputNoise, normal=0.3), partial(InputNoise, dropout=0.2), partial(MLP, dropout=0.2)):
+    noisy = (partial(InputNoise, normal=0.3), partial(InputNoise, dropout=0.2), partial(MLP, dropout=0.2), Forgetful)
+    for encoder in noisy:
         with pytest.raises(ConfigurationError, match=r"^smoothness: noise in the encoder"):
             categorical(encoder=encoder, smoothness=1.0, data_shape=(3,), classes=CLASSES)
     categorical(encoder=partial(InputNoise, network=SMALL), smoothness=1.0, data_shape=(3,), classes=CLASSES)
+
+
+def test_perturbed_rows_are_no_data_to_batch_normalisation():
+    """What it learns of the rows is the same with smoothness and without; and the loss is that of its batch."""
+    x, learned = torch.randn(7, 3), []
+    for smoothness in (0.0, 2.0):
+        torch.manual_seed(0)
+        encoder = partial(MLP, hidden=(8,), batch_norm=True)
+        model = categorical(encoder=encoder, smoothness=smoothness, data_shape=(3,), classes=CLASSES)
+        model.regularise(Batch(x))
+        learned.append([buffer.clone() for buffer in model.encoder.buffers()])
+        layer = model.encoder.network.layers[1]
+        assert layer.track_running_stats and layer.training and layer.num_batches_tracked == 1
+    for one, other in zip(*learned, strict=True):
+        assert torch.equal(one, other)
+
+
+@float64
+@pytest.mark.parametrize(("weights", "left"), [({"category": 0.0}, "style"), ({"style": 0.0}, "category")])
+def test_a_contest_of_no_weight_is_left_out(weights, left):
+    model = categorical(data_shape=(3,), classes=CLASSES, **weights)
+    assert list(model.discriminators) == [left]
+    play = model.regularise(Batch(torch.randn(7, 3)))
+    assert (
+        play.scores.keys() == {f"{left}_accuracy"} == model.scores(Batch(torch.randn(7, 3))).keys() - {"reconstruction"}
+    )
+    assert model.discriminate(Batch(torch.randn(7, 3))).losses["discriminator"].shape == (7,)
 
 
 def test_who_steps_when():
@@ -386,7 +419,7 @@ def test_at_the_optimum_the_generator_pays_the_divergence_less_the_information()
     with torch.no_grad():
         model.discriminator.coefficients.weight.copy_(coefficients_of(q, model.prior()).unsqueeze(-1))
     batch = Batch(torch.randn(100000, 1))
-    paid = model.regularise(batch).losses["generator"].detach()[0]
+    paid = model.regularise(batch).losses["generator"].detach()
     divergence = kl_divergence(q, model.prior())
     each = kl_divergence(model.encoder(batch.x), model.prior()).detach()
     information = 0.5 * torch.tensor(1 + SLOPE**2 / SCALE**2).log()
@@ -497,6 +530,22 @@ def test_labelled_codes_end_in_their_part_and_the_others_follow():
     assert (part == batch.y).float().mean() > 0.97
 
 
+class Flat(nn.Module):
+    """Its draws lack their last dimension."""
+
+    def __init__(self, latent_dim):
+        super().__init__()
+
+    def forward(self):
+        return Normal(0.0, 1.0)
+
+
+class Unnamed(StandardNormal):
+    """Speaks of parts, and cannot draw them."""
+
+    parts = 4
+
+
 class Given(pl.LightningDataModule):
     """Training batches, and one batch for validation and for test and prediction."""
 
@@ -528,20 +577,57 @@ class Given(pl.LightningDataModule):
         ({"labels": "prior"}, {}, "'prior' needs a prior with a part for each of 4 labels.*StandardNormal has none"),
         ({"labels": "prior", "prior": partial(PetalPrior, components=3)}, {}, "a part for each of 4 labels.* has 3"),
         ({"labels": "prior", "prior": PetalPrior}, {"classes": None}, "'prior', and the data has none"),
-        ({"labels": "prior", "prior": PetalPrior}, {"classes": 3}, "knows 3 of them, and a row has the label 3"),
+        (
+            {"labels": "prior", "prior": PetalPrior},
+            {"classes": 3},
+            r"a row has the label 3; the model knows 0\.\.2, and",
+        ),
+        (
+            {"labels": "prior", "prior": PetalPrior},
+            {"train": [blobs(8)._replace(y=torch.tensor([-2] * 8))]},
+            "label -2",
+        ),
+        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "are to be int64"),
         ({"labels": "decoder"}, {"classes": None}, "'decoder', and the data has none"),
-        ({"prior": MixturePrior}, {}, "cannot learn its prior"),
+        ({"prior": MixturePrior}, {}, "MixturePrior learns, and here the prior cannot"),
+        ({"prior": Flat}, {}, r"sample\(\(2, 3\)\) of Flat has shape \(2, 3\), expected \(2, 3, 2\)"),
+        ({"prior": Unnamed}, {}, "Unnamed.given.* cannot be drawn from"),
+        ({"prior": nn.Identity}, {}, "Identity cannot be drawn from"),
     ],
 )
 def test_labels_and_priors_that_do_not_fit_are_refused_before_training(tmp_path, options, batch, message):
-    run, model = trainer(tmp_path, max_steps=1), aae(**options)
-    with pytest.raises(ConfigurationError, match=f"^(labels|prior|classes): .*{message}"):
-        run.fit(model, Given([blobs(8)], **batch))
+    run = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)
+    with pytest.raises(ConfigurationError, match=f"^(labels|prior): .*{message}"):
+        run.fit(aae(**options), Given(**{"train": [blobs(8)], **batch}))
     assert run.global_step == 0
 
 
+@pytest.mark.parametrize("make", [partial(aae, labels="prior", prior=PetalPrior), partial(aae, labels="decoder")])
+@pytest.mark.parametrize("wrong", [-2, KINDS])
+def test_a_wrong_label_is_found_in_whatever_batch_it_is(tmp_path, make, wrong):
+    batches = [blobs(8), blobs(8), blobs(8)._replace(y=torch.tensor([0, 1, wrong] + [0] * 5)), blobs(8)]
+    run = trainer(tmp_path, max_steps=4, num_sanity_val_steps=0)
+    with pytest.raises(ConfigurationError, match=f"^labels: a row has the label {wrong}; the model knows"):
+        run.fit(make(), Given(batches))
+    assert run.global_step == 2
+
+
+def test_a_labelled_prior_needs_a_label_now_and_then(tmp_path):
+    """Not in every batch: few of many rows may have one. But an epoch without any is an error."""
+    none, fit = (
+        blobs(8, labelled=0),
+        lambda batches: trainer(tmp_path, max_epochs=1).fit(
+            aae(labels="prior", prior=PetalPrior), Given(batches, val=blobs(8))
+        ),
+    )
+    fit([none, blobs(8, labelled=1), none._replace(y=None)])
+    for batches in ([none, none], [none._replace(y=None)]):
+        with pytest.raises(ConfigurationError, match=r"^labels: 'prior', and not one training row of this epoch"):
+            fit(batches)
+
+
 def test_rows_without_a_label_are_no_rows_for_a_decoder_that_reads_them(tmp_path):
-    with pytest.raises(ConfigurationError, match="a row has no label"):
+    with pytest.raises(ConfigurationError, match=r"^labels: a row has no label; the model knows 0\.\.3"):
         trainer(tmp_path, max_steps=1).fit(aae(labels="decoder"), Given([blobs(8, labelled=4)]))
 
 
@@ -618,8 +704,8 @@ def test_two_labels_a_class_are_enough(tmp_path, code):
         ({}, {"classes": None}, "categories: the data has no labels"),
         ({"categories": 3}, {}, "categories: 3 clusters are fewer than the 4 classes"),
         ({"categories": 5}, {"labelled_per_batch": 2}, r"data\.labelled_per_batch: clusters learn from no labels"),
-        ({"categories": 5}, {"classes": None}, "classes: the model knows 0 of them, and a row has the label 3"),
-        ({}, {"classes": 3}, "classes: the model knows 3 of them, and a row has the label 3"),
+        ({"categories": 5}, {"classes": None}, "classes: a row has the label 0; the model knows none, and"),
+        ({}, {"classes": 3}, r"classes: a row has the label 3; the model knows 0\.\.2, and"),
         ({}, {"train": [blobs(8, labelled=7)]}, r"data\.labelled_per_batch: 0, and there are rows without a label"),
         ({}, {"train": [Batch(torch.randn(8, KINDS))]}, r"data\.labelled_per_batch: 0, and there are rows without"),
         ({}, {"train": [blobs(8, labelled=2)], "labelled_per_batch": 3}, r"data\.labelled_per_batch: 3, and there are"),
@@ -637,6 +723,11 @@ def test_labels_and_categories_that_do_not_fit_are_refused_before_training(tmp_p
     ("options", "message"),
     [
         ({"categories": 1}, "categories: 1"),
+        ({"categories": 4.5}, r"categories: 4\.5 is not a whole number"),
+        ({"category": 0.0, "style": 0.0}, "category, style: both are 0"),
+        ({"smoothness": math.inf}, "smoothness: inf is not a weight"),
+        ({"smoothness": 1.0, "radius": math.inf}, "radius: inf is not a distance"),
+        ({"head_distance": math.inf, "code": "sum"}, "head_distance: inf is not a weight"),
         ({"code": "product"}, "code: 'product'"),
         ({"head_distance": 2.0}, r"head_distance: 2\.0"),
         ({"head_distance": -1.0, "code": "sum"}, r"head_distance: -1\.0"),
@@ -762,6 +853,22 @@ def test_errors_are_counted_where_labels_are_known(tmp_path):
     assert "test/error" not in found and "test/reconstruction" in found
 
 
+def test_clusters_are_named_by_rows_as_a_datamodule_hands_them_over(tmp_path):
+    """One that shifts x on its way to the device, and one with two loaders."""
+    model, names = categorical(categories=4, data_shape=(KINDS,), classes=KINDS), []
+
+    class Shifted(Given):
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch._replace(x=batch.x + 100)
+
+        def val_dataloader(self):
+            return [super().val_dataloader()] * 2
+
+    model.encoder.network.register_forward_pre_hook(lambda network, given: names.append(given[0].mean().item()))
+    trainer(tmp_path).test(model, Shifted([blobs(8)]), verbose=False)
+    assert len(names) >= 3 and min(names) > 90
+
+
 def test_clusters_without_a_datamodule_have_no_names(tmp_path):
     model = categorical(categories=4, data_shape=(KINDS,), classes=KINDS)
     with pytest.raises(ConfigurationError, match=r"^data: clusters are called by validation rows"):
@@ -793,7 +900,16 @@ def test_a_checkpoint_restores_the_model_without_arguments(tmp_path, make):
     for of in (model, again):
         with noise.use(noise.OfRows(index=batch.index)), torch.no_grad():
             z = of.encode(batch.x, batch.y)
-            outputs.append(torch.cat([z, of.decode(z, batch.y), torch.stack([*of.scores(batch).values()]).mT[0]], -1))
+            outputs.append(
+                torch.cat(
+                    [
+                        z,
+                        of.decode(z, batch.y),
+                        torch.stack([score.view(-1) for score in of.scores(batch).values()], -1),
+                    ],
+                    -1,
+                )
+            )
     assert torch.equal(*outputs)
     longer = trainer(tmp_path, max_steps=4)
     longer.fit(make(), Given([batch]), ckpt_path=tmp_path / "x.ckpt")
@@ -818,13 +934,13 @@ def test_accuracy_counts_codes_and_draws():
         with torch.no_grad():
             at.copy_(torch.tensor([[middle], [0.0], [0.0]]))
         accuracy = model.scores(Batch(torch.randn(5, 1)))["discriminator_accuracy"]
-        assert accuracy.tolist() == [[right] * 5]
+        assert accuracy.tolist() == [right] * 5
     with torch.no_grad():
         at.copy_(torch.tensor([[-1e3], [1e3], [0.0]]))  # what exceeds 1 is a code
         model.encoder.network.layers[0].weight.zero_()
         model.encoder.network.layers[0].bias.copy_(torch.tensor([9.0, -9.0]))
     with noise.use(lambda shape, like: torch.zeros(shape)):
-        assert model.scores(Batch(torch.randn(5, 1)))["discriminator_accuracy"].tolist() == [[1.0] * 5]
+        assert model.scores(Batch(torch.randn(5, 1)))["discriminator_accuracy"].tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize("code", ["pair", "sum"])

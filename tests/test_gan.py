@@ -432,7 +432,7 @@ ONE = {"data_shape": (4,)}
     [
         ({"loss": "hinge"}, "loss: 'hinge' is none of 'non_saturating', 'minimax', 'kl'"),
         ({"output": "tanh"}, "output: 'tanh' is neither 'sigmoid' nor 'identity'"),
-        ({"gradient_penalty": -1.0}, "gradient_penalty: -1.0 is below 0"),
+        ({"gradient_penalty": -1.0}, "gradient_penalty: -1.0 is not a weight"),
         ({"gradient_penalty": float("nan")}, "gradient_penalty: nan"),
         ({"latent_dim": 0}, "latent_dim: 0 is below 1"),
         ({"conditional": True, **ONE}, "conditional: the data has no labels"),

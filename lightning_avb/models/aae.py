@@ -26,6 +26,7 @@ without it the categories become clusters.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -47,20 +48,19 @@ from ..conditionals import (
     StandardNormal,
 )
 from ..conditionals.categorical import crowding
-from ..errors import ConfigurationError, at_least
+from ..errors import ConfigurationError, at_least, check_weights
 from ..game import Phase, Play, Player
-from ..networks import MLP, InputNoise, Network, check_rows_apart
+from ..networks import MLP, InputNoise, Network, check_rows_apart, keep_statistics
 from ..objectives import (
     AdversarialForm,
-    SharedPass,
     adversarial_loss,
     critic_accuracy,
     density_ratio_loss,
-    full_precision_in_half,
     local_distributional_smoothness,
     marginal_divergence,
+    opposed,
 )
-from .latent import LatentVariableModel
+from .latent import LatentVariableModel, check_draws
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ class AAE(LatentVariableModel):
     """
 
     prior: Any
+    reads_labels = "labels"
 
     def __init__(
         self,
@@ -123,6 +124,7 @@ class AAE(LatentVariableModel):
             raise ConfigurationError(f"labels: {labels!r} is none of 'ignored', 'prior', 'decoder'")
         adversarial_loss(torch.zeros(()), loss)
         self.labels, self.loss = labels, loss
+        self._label_seen = True
         self._one_step_each(but="discriminator", least=1)
         self._build_for(data_shape=data_shape, classes=classes)
 
@@ -131,11 +133,12 @@ class AAE(LatentVariableModel):
             raise ConfigurationError(f"labels: {self.labels!r}, and the data has none")
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, 0)
         self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
-        self.prior = _fixed(self.recipes["prior"](self.latent_dim))
-        self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self._kinds)
+        self.prior = self.recipes["prior"](self.latent_dim)
+        check_draws(self.prior, self.latent_dim)
+        self.kinds = self._kinds()
+        self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self.kinds)
         check_rows_apart(discriminator=self.discriminator)
 
-    @property
     def _kinds(self) -> int:
         """The length of what the discriminator is told of a row's label; the last stands for none."""
         if self.labels != "prior":
@@ -150,8 +153,19 @@ class AAE(LatentVariableModel):
 
     def _check(self, batch: Batch, batch_idx: int) -> None:
         super()._check(batch, batch_idx)
-        if batch_idx == 0 and self.labels == "prior" and not self.trainer.predicting:
-            _check_labels(Batch(*batch).y, self.hparams["classes"])
+        y = Batch(*batch).y
+        if self.labels != "prior" or self.trainer.predicting:
+            return
+        if y is not None:
+            self._check_labels(y, least=-1)
+        if self.trainer.training:
+            seen = y is not None and bool((y >= 0).any())
+            self._label_seen = seen or (self._label_seen and batch_idx > 0)
+
+    def on_train_epoch_end(self) -> None:
+        whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        if whole and not self.trainer.strategy.reduce_boolean_decision(self._label_seen, all=False):
+            raise ConfigurationError("labels: 'prior', and not one training row of this epoch has a label")
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {
@@ -173,48 +187,40 @@ class AAE(LatentVariableModel):
         loss = self.weight_penalty - log_likelihood
         return Play({"autoencoder": loss}, {"reconstruction": -log_likelihood})
 
-    def contest(self, batch: Batch) -> Contest:
-        """The codes of a batch against draws of the prior."""
+    def contest(self, batch: Batch, z: Tensor) -> Contest:
+        """The codes of a batch, `(1, batch, latent_dim)`, against draws of the prior."""
         context = None
         if self.labels == "prior":
             y = batch.y if batch.y is not None else torch.full(batch.x.shape[:1], -1, device=batch.x.device)
-            real = self.prior.given(y).sample((1,))
-            context = one_hot(y.remainder(self._kinds), self._kinds).to(batch.x)
+            (real,) = self.prior.given(y).sample((1,))
+            context = one_hot(y.remainder(self.kinds), self.kinds).to(batch.x)
         else:
-            real = self.prior().sample((1, len(batch.x)))
-        return contest(self.discriminator, self.encoder(batch.x).rsample((1,)), real, context, self.loss)
+            (real,) = self.prior().sample((1, len(batch.x)))
+        return contest(self.discriminator, z[0], real, context, self.loss)
 
     def regularise(self, batch: Batch) -> Play:
-        found = self.contest(batch)
+        found = self.contest(batch, self.encoder(batch.x).rsample((1,)))
         losses = {"generator": found.generator, "discriminator": found.discriminator}
         return Play(losses, {"discriminator_accuracy": found.accuracy})
 
     def discriminate(self, batch: Batch) -> Play:
-        return Play({"discriminator": self.contest(batch).discriminator}, {})
+        with torch.no_grad():
+            z = self.encoder(batch.x).rsample((1,))
+        return Play({"discriminator": self.contest(batch, z).discriminator}, {})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        found = self.contest(batch)
+        z = self.encoder(batch.x).rsample((1,))
+        found = self.contest(batch, z)
         return {
-            "reconstruction": -self.log_likelihood(batch, self.encoder(batch.x).rsample((1,))),
+            "reconstruction": -self.log_likelihood(batch, z),
             "generator_loss": found.generator,
             "discriminator_loss": found.discriminator,
             "discriminator_accuracy": found.accuracy,
         }
 
 
-def _fixed(prior: nn.Module) -> nn.Module:
-    if any(parameter.requires_grad for parameter in prior.parameters()):
-        raise ConfigurationError("prior: an adversarial autoencoder cannot learn its prior, and this one would")
-    return prior
-
-
-def _check_labels(y: Tensor | None, classes: int) -> None:
-    if y is not None and not (y < classes).all():
-        raise ConfigurationError(f"classes: the model knows {classes} of them, and a row has the label {y.max()}")
-
-
 class Contest(NamedTuple):
-    """How generated draws fared against real ones, each `(samples, batch)`.
+    """How generated draws fared against real ones, each `(batch,)`.
 
     Attributes:
         generator: the loss of who generates.
@@ -233,21 +239,17 @@ def contest(
     """A discriminator T, high on what is generated, between two players; both losses from one pass through it.
 
     Args:
-        discriminator: maps `(samples, batch, dim)` and the context of the rows to `(samples, batch)`.
-        generated, real: `(samples, batch, dim)`.
+        discriminator: maps `(2, batch, dim)` and the context of the rows to `(2, batch)`.
+        generated, real: `(batch, dim)`.
         context: `(batch, context_dim)`, what the discriminator knows besides, or None.
         form: of the generator's loss.
     """
-    crossing = SharedPass()
-    seen = torch.cat([crossing.enter(generated), real.to(generated)])
-    with full_precision_in_half(seen.device.type):
-        t = discriminator(seen, context).to(generated)
-    for_generator, for_discriminator = crossing.leave(t[: len(generated)])
-    on_real = t[len(generated) :]
+    drawn = torch.stack([generated, real.to(generated)])
+    for_generator, for_discriminator = opposed(discriminator, (drawn,), context)
     return Contest(
-        adversarial_loss(for_generator, form),
-        density_ratio_loss(for_discriminator, on_real),
-        critic_accuracy(for_discriminator, on_real),
+        adversarial_loss(for_generator[0], form),
+        density_ratio_loss(*for_discriminator),
+        critic_accuracy(*for_discriminator),
     )
 
 
@@ -259,7 +261,7 @@ class CategoricalAAEPlayers:
         autoencoder: encoder and decoder, for the reconstruction.
         generator: the encoder, against both discriminators.
         discriminator: T(y) and T(z).
-        classifier: the encoder, for the labels.
+        classifier: the encoder, for the labels; clusters have none.
     """
 
     autoencoder: Player = Player()
@@ -280,13 +282,14 @@ class CategoricalAAE(LatentVariableModel):
             labels then serve to count errors in validation and test, and for nothing else.
         encoder: a network from x to the logits of q(y|x) and to z.
         decoder: p(x|y, z).
-        discriminator: a network from y, or from z, to a number: both discriminators are of this kind.
+        discriminator: a network from y, or from z, to a number; both discriminators are of this kind.
         prior: p(z), without parameters to learn; p(y) is uniform.
         code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
             for every category: the data in `latent_dim` dimensions (section 7).
         head_distance: cluster heads begin at least so far apart, and cost the distance that is missing where they are
             nearer; 0: neither.
-        category, style: weights of the two contests in the generator's loss.
+        category, style: weights of the two contests in the generator's loss; 0: without that contest and its
+            discriminator.
         smoothness: weight, in the generator's loss, of the change of q(y|x) within `radius` of a row in the worst
             direction, see `local_distributional_smoothness`; 0: none. The papers on adversarial autoencoders have no
             such term.
@@ -302,6 +305,7 @@ class CategoricalAAE(LatentVariableModel):
 
     encoder: CategoricalEncoder
     members: Any
+    reads_labels = "classes"
 
     def __init__(
         self,
@@ -330,17 +334,17 @@ class CategoricalAAE(LatentVariableModel):
             at_least(2, categories=categories)
         if code not in ("pair", "sum"):
             raise ConfigurationError(f"code: {code!r} is neither 'pair' nor 'sum'")
-        if head_distance < 0 or (head_distance and code == "pair"):
+        if head_distance and code == "pair":
             raise ConfigurationError(f"head_distance: {head_distance}; a distance with code: sum, 0 without")
-        weights = {"category": category, "style": style, "smoothness": smoothness, "balance": balance}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ConfigurationError(f"{name}: {weight} is not a weight")
-        if not radius > 0:
+        weights = {"category": category, "style": style}
+        check_weights(**weights, smoothness=smoothness, balance=balance, head_distance=head_distance)
+        if not 0 < radius < math.inf:
             raise ConfigurationError(f"radius: {radius} is not a distance")
         adversarial_loss(torch.zeros(()), loss)
-        self.category, self.style, self.smoothness, self.balance = weights.values()
-        self.radius = radius
+        if not category and not style:
+            raise ConfigurationError("category, style: both are 0, which leaves the discriminators nothing to judge")
+        self.contested = {part: weight for part, weight in weights.items() if weight}
+        self.smoothness, self.balance, self.radius = smoothness, balance, radius
         self.clusters, self.code, self.head_distance, self.loss = categories, code, head_distance, loss
         self.labelled = 0
         self._one_step_each(but="discriminator", least=1)
@@ -370,10 +374,13 @@ class CategoricalAAE(LatentVariableModel):
             # An autoencoder that learns slowly would not get them apart.
             self.encoder.place_heads(self.head_distance)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
-        self.prior = _fixed(self.recipes["prior"](self.latent_dim))
-        self.on_category = self.recipes["discriminator"]((self.categories,), (), 0)
-        self.on_style = self.recipes["discriminator"]((self.latent_dim,), (), 0)
-        check_rows_apart(discriminator=self.on_style)
+        self.prior = self.recipes["prior"](self.latent_dim)
+        check_draws(self.prior, self.latent_dim)
+        dims = {"category": self.categories, "style": self.latent_dim}
+        self.discriminators = nn.ModuleDict(
+            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.contested}
+        )
+        check_rows_apart(discriminator=self.discriminators)
         self.members = nn.ModuleDict({stage: Members(self.categories, classes or 1) for stage in ("val", "test")})
 
     def configure_model(self) -> None:
@@ -387,7 +394,7 @@ class CategoricalAAE(LatentVariableModel):
         return {
             "autoencoder": [self.encoder, self.decoder],
             "generator": [encoder],
-            "discriminator": [self.on_category, self.on_style],
+            "discriminator": [self.discriminators],
             "classifier": [] if self.clusters else [encoder],
         }
 
@@ -421,35 +428,42 @@ class CategoricalAAE(LatentVariableModel):
         return crowding(self.encoder.cluster_heads.weight.T, self.head_distance)
 
     def contests(self, logits: Tensor, z: Tensor) -> dict[str, Contest]:
-        """Categories and styles of a batch, as the encoder's heads give them, each against draws of its prior."""
-        y, drawn = logits.softmax(-1).unsqueeze(0), self._draw_categories(z)
-        style = self.prior().sample((1, len(z)))
-        return {
-            "category": contest(self.on_category, y, one_hot(drawn, self.categories), None, self.loss),
-            "style": contest(self.on_style, z.unsqueeze(0), style, None, self.loss),
-        }
+        """Categories and styles of a batch, as the encoder's heads give them, each against draws of its prior.
+
+        Those that weigh nothing are left out.
+        """
+        found = {}
+        for part, discriminator in self.discriminators.items():
+            if part == "category":
+                generated, real = logits.softmax(-1), one_hot(self._draw_categories(z), self.categories)
+            else:
+                generated, (real,) = z, self.prior().sample((1, len(z)))
+            found[part] = contest(discriminator, generated, real, None, self.loss)
+        return found
 
     def _draw_categories(self, x: Tensor) -> Tensor:
-        """`(1, batch)` from the uniform distribution."""
-        uniform = torch.special.ndtr(noise.normal((1, len(x), 1), x.new_zeros((), dtype=torch.float32))).squeeze(-1)
+        """`(batch,)` from the uniform distribution."""
+        uniform = torch.special.ndtr(noise.normal((1, len(x), 1), x.new_zeros((), dtype=torch.float32)))[0, :, 0]
         return (uniform * self.categories).long().clamp_max(self.categories - 1)
 
     def regularise(self, batch: Batch) -> Play:
         x = self._unlabelled(batch).x
         logits, z = self.encoder.heads(x)
         found = self.contests(logits, z)
-        generator = self.category * found["category"].generator + self.style * found["style"].generator
+        generator = torch.stack([self.contested[part] * of.generator for part, of in found.items()]).sum(0)
         scores = _accuracies(found)
         if self.smoothness:
-            change = local_distributional_smoothness(lambda x: self.encoder.heads(x)[0], x, logits, self.radius)
+            with keep_statistics(self.encoder):
+                change = local_distributional_smoothness(lambda x: self.encoder.heads(x)[0], x, logits, self.radius)
             generator, scores["smoothness"] = generator + self.smoothness * change, change
         if self.balance:
             generator = generator + self.balance * marginal_divergence(logits)
         return Play({"generator": generator, "discriminator": _discriminating(found)}, scores)
 
     def discriminate(self, batch: Batch) -> Play:
-        found = self.contests(*self.encoder.heads(self._unlabelled(batch).x))
-        return Play({"discriminator": _discriminating(found)}, {})
+        with torch.no_grad():
+            heads = self.encoder.heads(self._unlabelled(batch).x)
+        return Play({"discriminator": _discriminating(self.contests(*heads))}, {})
 
     def classify(self, batch: Batch) -> Play:
         labelled = self._labelled(batch)
@@ -459,18 +473,19 @@ class CategoricalAAE(LatentVariableModel):
         return Play({"classifier": cross_entropy(logits, labelled.y, reduction="none")}, {"error": error})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        found = self.contests(*self.encoder.heads(batch.x))
-        reconstruction = -self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
-        return {"reconstruction": reconstruction, **_accuracies(found)}
+        logits, z = self.encoder.heads(batch.x)
+        reconstruction = -self.log_likelihood(batch, self.encoder.join(logits.softmax(-1), z))
+        return {"reconstruction": reconstruction, **_accuracies(self.contests(logits, z))}
 
     # Errors: of the labels, or of clusters that are called by the label of their surest member.
 
     def _check(self, batch: Batch, batch_idx: int) -> None:
         super()._check(batch, batch_idx)
-        if batch_idx or self.trainer.predicting:
+        if self.trainer.predicting:
             return
         batch = Batch(*batch)
-        _check_labels(batch.y, self.hparams["classes"] or 0)
+        if batch.y is not None:
+            self._check_labels(batch.y, least=-1)
         if self.trainer.training and len(batch.x) <= self.labelled:
             raise ConfigurationError(
                 f"data.labelled_per_batch: {self.labelled} of a batch of {len(batch.x)} rows leave none without a label"
@@ -509,8 +524,12 @@ class CategoricalAAE(LatentVariableModel):
         if data is None:
             raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
         self.members["val"].reset()
-        for batch in data.val_dataloader():
-            self._count("val", Batch(*batch))
+        loaders = data.val_dataloader()
+        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+            for batch in loader:
+                batch = self.trainer.precision_plugin.convert_input(batch)
+                batch = self._on_before_batch_transfer(batch)
+                self._count("val", Batch(*self.trainer.strategy.batch_to_device(batch)))
 
     def on_test_epoch_end(self) -> None:
         self._log_error("test")
@@ -532,7 +551,7 @@ class CategoricalAAE(LatentVariableModel):
 
     def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """`(count, code_dim)` codes of styles z `(count, latent_dim)` and categories y `(count,)`; None: drawn ones."""
-        y = self._draw_categories(z)[0] if y is None else y
+        y = self._draw_categories(z) if y is None else y
         return self.encoder.join(one_hot(y, self.categories).to(z), z)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -543,7 +562,7 @@ class CategoricalAAE(LatentVariableModel):
 
 
 def _discriminating(found: dict[str, Contest]) -> Tensor:
-    return found["category"].discriminator + found["style"].discriminator
+    return torch.stack([of.discriminator for of in found.values()]).sum(0)
 
 
 def _accuracies(found: dict[str, Contest]) -> dict[str, Tensor]:
@@ -552,7 +571,8 @@ def _accuracies(found: dict[str, Contest]) -> dict[str, Tensor]:
 
 def _check_noiseless(encoder: nn.Module) -> None:
     for part in encoder.modules():
-        if (isinstance(part, nn.Dropout) and part.p) or (isinstance(part, InputNoise) and part.normal):
+        dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p
+        if dropout or (isinstance(part, InputNoise) and part.normal):
             raise ConfigurationError(
                 "smoothness: noise in the encoder would drown the change it looks for; leave noise and dropout at 0"
             )

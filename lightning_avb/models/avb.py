@@ -48,7 +48,7 @@ from ..conditionals import (
     StandardNormal,
 )
 from ..contrasts import Contrast, ContrastRecipe, GaussianContrast
-from ..errors import ConfigurationError
+from ..errors import check_weights
 from ..game import Game, Losses, Phase, Play, Player
 from ..networks import ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
@@ -190,8 +190,7 @@ class AVB(CriticGame, LatentVariableModel):
         recipes = {"encoder": encoder, "decoder": decoder, "critic": critic, "contrast": contrast, "prior": prior}
         super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
         self._one_step_each(but="critic")
-        if gradient_penalty < 0:
-            raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
+        check_weights(gradient_penalty=gradient_penalty)
         self.gradient_penalty = gradient_penalty
         self._build_for(data_shape=data_shape, classes=classes)
 

@@ -46,19 +46,19 @@ from torch import Tensor, nn
 
 from ..batch import Batch, Shape
 from ..conditionals import Conditional, EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, check_weights
 from ..game import Losses, Phase, Play, Player
 from ..networks import MLP, Network, ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
 from ..objectives import (
     AdversarialForm,
-    SharedPass,
     adversarial_loss,
     critic_accuracy,
     density_ratio_loss,
     full_precision_in_half,
+    opposed,
 )
-from .latent import EncodingModel, GenerativeModel, in_turn
+from .latent import EncodingModel, GenerativeModel, check_draws, in_turn
 
 Output = Literal["sigmoid", "identity"]
 
@@ -109,15 +109,13 @@ class AdversarialModel(GenerativeModel, abc.ABC):
         if output not in get_args(Output):
             raise ConfigurationError(f"output: {output!r} is neither 'sigmoid' nor 'identity'")
         adversarial_loss(torch.zeros(()), loss)
-        if not gradient_penalty >= 0:
-            raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
+        check_weights(gradient_penalty=gradient_penalty)
         self._one_step_each(but="discriminator", least=1)
         self.output, self.loss, self.gradient_penalty = output, loss, gradient_penalty
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        if any(parameter.requires_grad for parameter in self.prior.parameters()):
-            raise ConfigurationError(f"prior: {type(self.prior).__name__} learns, and here the prior cannot")
+        check_draws(self.prior, self.latent_dim)
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
 
     def phases(self) -> list[Phase]:
@@ -134,17 +132,13 @@ class AdversarialModel(GenerativeModel, abc.ABC):
 
     def judge(self, batch: Batch, drawn: tuple[Tensor, ...]) -> Play:
         """The losses of all players, in one pass through the discriminator."""
-        crossing, context = SharedPass(), self.generator.label(batch.y, batch.x)
-        with full_precision_in_half(batch.x.device.type):
-            t = self.discriminator(*map(crossing.enter, drawn), context).to(batch.x)
-        if t.shape != drawn[0].shape[:2]:
-            raise ConfigurationError(f"discriminator: gives {tuple(t.shape[2:])} numbers a row, and it is to give one")
-        for_opponents, for_discriminator = crossing.leave(t)
+        context = self.generator.label(batch.y, batch.x)
+        for_opponents, for_discriminator = opposed(self.discriminator, drawn, context)
         loss = density_ratio_loss(*for_discriminator)
         if self.gradient_penalty and torch.is_grad_enabled():
             loss = loss + 0.5 * self.gradient_penalty * self._squared_slope(drawn, context)
         losses = {**self.opponents(*for_opponents), "discriminator": loss}
-        return Play(losses, {"discriminator_accuracy": critic_accuracy(*t)})
+        return Play(losses, {"discriminator_accuracy": critic_accuracy(*for_discriminator)})
 
     def _squared_slope(self, drawn: tuple[Tensor, ...], context: Tensor | None) -> Tensor:
         """|grad T|^2 at the data, `(batch,)`, by all that the discriminator reads."""

@@ -32,6 +32,31 @@ def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torc
     return turns[torch.arange(count, device=device) % len(turns)]
 
 
+def check_draws(prior: nn.Module, latent_dim: int) -> None:
+    """Looks at a prior that is only drawn from.
+
+    Raises:
+        ConfigurationError: it would learn, or its draws are not of the shape that they must have.
+    """
+    name = type(prior).__name__
+    if any(parameter.requires_grad for parameter in prior.parameters()):
+        raise ConfigurationError(f"prior: {name} learns, and here the prior cannot")
+    given: Any = getattr(prior, "given", None)
+    parts: list[tuple[str, Any, tuple[int, ...]]] = [("", prior, (2, 3))]
+    if getattr(prior, "parts", 0):
+        parts.append((".given(y) for three labels y", lambda: given(torch.zeros(3, dtype=torch.int64)), (2,)))
+    for what, distribution, shape in parts:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                drawn = tuple(distribution().sample(shape).shape)
+        except (AttributeError, NotImplementedError, TypeError) as error:
+            raise ConfigurationError(f"prior: {name}{what} cannot be drawn from: {error}") from error
+        if drawn != (2, 3, latent_dim):
+            raise ConfigurationError(
+                f"prior: sample({shape}) of {name}{what} has shape {drawn}, expected {(2, 3, latent_dim)}"
+            )
+
+
 class GenerativeModel(Game):
     """A model that makes x of z, which comes from `prior`, a module that returns a distribution.
 
@@ -43,6 +68,8 @@ class GenerativeModel(Game):
     """
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
+    reads_labels: ClassVar[str] = "conditional"
+    """The argument to name where labels do not fit."""
     prior: nn.Module
 
     def __init__(
@@ -60,7 +87,7 @@ class GenerativeModel(Game):
 
     def build(self, data_shape: Shape) -> None:
         if self.conditional and not self.classes:
-            raise ConfigurationError("conditional: the data has no labels to condition on")
+            raise ConfigurationError(f"{self.reads_labels}: the data has no labels to read")
         self.prior = self.recipes["prior"](self.latent_dim)
 
     def configure_model(self) -> None:
@@ -70,15 +97,28 @@ class GenerativeModel(Game):
         if self.classes and shown is not None:
             raise ConfigurationError(f"data.labels: {shown}, and the model reads the label of every row; leave it null")
         if self.classes and known is not None and self.classes != known:
-            raise ConfigurationError(f"conditional: the model knows {self.classes} labels, the data has {known}")
+            raise ConfigurationError(
+                f"{self.reads_labels}: the model knows {self.classes} labels, the data has {known}"
+            )
 
     def _check(self, batch: Batch, batch_idx: int) -> None:
-        """Checks that model and data fit each other, on the first batch of an epoch."""
-        if batch_idx:
+        """Checks that model and data fit each other: labels in every batch, the rest in the first of an epoch."""
+        if not self.classes:
             return
-        y = Batch(*batch).y
-        if self.classes and (y is None or not ((y >= 0) & (y < self.classes)).all()):
-            raise ConfigurationError(f"conditional: a row has no label, or one that is not in 0..{self.classes - 1}")
+        if (y := Batch(*batch).y) is None:
+            raise ConfigurationError(f"{self.reads_labels}: the model reads the label of every row, and rows have none")
+        self._check_labels(y, least=0)
+
+    def _check_labels(self, y: Tensor, least: int) -> None:
+        """Raises ConfigurationError if a label is none of `least` to the number of classes less one."""
+        classes = self.hparams.get("classes") or 0
+        if y.dtype != torch.int64:
+            raise ConfigurationError(f"{self.reads_labels}: labels are to be int64, and these are {y.dtype}")
+        if len(wrong := y[(y < least) | (y >= classes)]):
+            known = f"0..{classes - 1}" if classes else "none"
+            unknown = ", and -1 for a row without one" if least < 0 else ""
+            found = "no label" if wrong[0] == -1 else f"the label {wrong[0]}"
+            raise ConfigurationError(f"{self.reads_labels}: a row has {found}; the model knows {known}{unknown}")
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self._check(batch, batch_idx)

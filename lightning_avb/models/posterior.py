@@ -44,7 +44,7 @@ from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
 from ..distributions import DiagonalNormal
-from ..errors import ConfigurationError, at_least
+from ..errors import ConfigurationError, at_least, check_weights
 from ..game import Cosine, Play, Player
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
@@ -127,8 +127,7 @@ class Posterior(CriticGame):
         accumulate: int = 1,
     ) -> None:
         super().__init__(players, accumulate)
-        if gradient_penalty < 0:
-            raise ConfigurationError(f"gradient_penalty: {gradient_penalty} is below 0")
+        check_weights(gradient_penalty=gradient_penalty)
         self.samples, self.gradient_penalty = at_least(2, samples=samples), gradient_penalty
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}

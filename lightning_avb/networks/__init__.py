@@ -3,7 +3,16 @@
 from .conv import ConvNet, DeconvNet
 from .critics import Critic, InnerProductCritic, ResidualCritic
 from .input_noise import InputNoise
-from .mlp import MLP, Network, Residual, ResidualMLP, activation_function, check_rows_apart, check_widths
+from .mlp import (
+    MLP,
+    Network,
+    Residual,
+    ResidualMLP,
+    activation_function,
+    check_rows_apart,
+    check_widths,
+    keep_statistics,
+)
 from .noisy import NoiseBasis, NoisyMLP
 
 __all__ = [
@@ -22,4 +31,5 @@ __all__ = [
     "activation_function",
     "check_rows_apart",
     "check_widths",
+    "keep_statistics",
 ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import Tensor, nn
 
@@ -62,7 +63,30 @@ class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of `(..., width)` over all leading dimensions."""
 
     def forward(self, h: Tensor) -> Tensor:
-        return super().forward(h.reshape(-1, h.shape[-1])).view_as(h)
+        rows = h.reshape(-1, h.shape[-1])
+        if self.training and len(rows) == 1:
+            raise ConfigurationError("batch_norm: a row alone has no spread to normalise; take batches of two or more")
+        return super().forward(rows).view_as(h)
+
+
+@contextmanager
+def keep_statistics(network: nn.Module) -> Iterator[None]:
+    """Within the block batch normalisation learns no running statistics, for rows that are not data.
+
+    In training they are still normalised over their own batch.
+    """
+    layers = [
+        module
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
 
 
 class Context(nn.Module):
