@@ -184,13 +184,11 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
     line: dict[str, Any] = {"seconds": seconds, "not_finite": int((~finite).sum())}
     z = z[finite]
     drawn, known = target.named(z), reference(name, target, 10000, folder)
-    shared = [key for key in drawn if key in known]
-    mine, _ = flat({key: drawn[key].double() for key in shared})
-    theirs, _ = flat({key: known[key].double() for key in shared})
-    usable = torch.isfinite(mine).all(-1)
+    usable = torch.isfinite(flat(drawn)[0]).all(-1)
     if usable.sum() < 20:
         return {**line, "failed": "no finite draws"}
-    line |= {finding.quantity: finding.value for finding in compare(mine[usable], theirs, folds)}
+    drawn = {key: value[usable] for key, value in drawn.items()}
+    line |= {finding.quantity: finding.value for finding in compare(target, drawn, known, folds)}
     if name == "far_modes":
         line["P(lower mode)"] = (drawn["z"].sum(-1) < 0).double().mean().item()
     if name == "eight_schools":

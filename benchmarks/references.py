@@ -136,7 +136,7 @@ def write(file: Path, target: Target, z: Tensor) -> None:
     print(f"  {file}: {len(z)} draws")
 
 
-def compare(target: Target, run: Run) -> None:
+def beside_known(target: Target, run: Run) -> None:
     """Means and standard deviations of the named parameters against the target's own draws."""
     ours, known = target.named(run.z.flatten(0, 1)), target.reference(10000)
     assert known is not None
@@ -172,10 +172,10 @@ def main() -> None:
         return found
 
     if arguments.check:
-        compare(EightSchools(), run("eight_schools", EightSchools()))
+        beside_known(EightSchools(), run("eight_schools", EightSchools()))
         for name, kind in CHECKED.items():
             target = kind(arguments.root / "posteriordb" / name / "data.json")
-            compare(target, run(name, target))
+            beside_known(target, run(name, target))
     else:
         waveform = LogisticRegression(arguments.root / "waveform" / "waveform.npz")
         write(arguments.folder / "waveform.npz", waveform, run("waveform", waveform).z.flatten(0, 1))

@@ -262,12 +262,19 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
     return checkpoint
 
 
-def load(path: str | os.PathLike[str]) -> Game:
-    """The model of a checkpoint, whatever its class, in evaluation mode."""
-    cls = locate(read_checkpoint(path)["hyper_parameters"]["_class_path"])
+def load(path: str | os.PathLike[str], root: str | None = None) -> Game:
+    """The model of a checkpoint, whatever its class, in evaluation mode; `root`: the file of a posterior's target."""
+    known = read_checkpoint(path)["hyper_parameters"]
+    cls = locate(known["_class_path"])
     if not (isinstance(cls, type) and issubclass(cls, Game)):
         raise ConfigurationError(f"ckpt_path: {str(path)!r} holds no model of lightning_avb")
-    return cls.load_from_checkpoint(Path(path), map_location="cpu").eval()
+    moved: dict[str, Any] = {}
+    if root is not None and issubclass(cls, Posterior):
+        target = known["target"]
+        if "path" not in (target.get("init_args") or {}):
+            raise ConfigurationError(f"root: {target['class_path']} reads no file")
+        moved["target"] = {**target, "init_args": {**target["init_args"], "path": root}}
+    return cls.load_from_checkpoint(Path(path), map_location="cpu", **moved).eval()
 
 
 def load_datamodule(path: str | os.PathLike[str], root: str | None = None) -> pl.LightningDataModule:
@@ -296,7 +303,13 @@ def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
 
 
 def sample(
-    ckpt_path: str, output: str, n: int = 64, labels: list[int] | None = None, x: str | None = None, seed: int = 0
+    ckpt_path: str,
+    output: str,
+    n: int = 64,
+    labels: list[int] | None = None,
+    x: str | None = None,
+    seed: int = 0,
+    root: str | None = None,
 ) -> None:
     """Draws from a checkpoint: new data of a generative model, parameters of a posterior.
 
@@ -307,11 +320,12 @@ def sample(
             picture beside reference draws, where the target has them.
         n: how many.
         labels: for a class-conditional model, used in turn; all of them if not given.
-        x: for the posteriors of a family: a .npy file with the data sets, one a row.
+        x: for the posteriors of a family: a .npy file with a data set, or with several, one a row.
         seed: another seed, other samples.
+        root: folder or file of the data, where it is not the one of the training.
     """
     torch.manual_seed(noise.mixed_seed(seed, "picture"))
-    model: Any = load(ckpt_path)
+    model: Any = load(ckpt_path, root)
     at_least(1, n=n)
     if isinstance(model, Posterior):
         _sample_parameters(model, Path(output), n, x)
@@ -322,7 +336,7 @@ def sample(
         rows = model.sample(n, labels, mean=False)
         # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
-        data: Any = load_datamodule(ckpt_path) if named else None
+        data: Any = load_datamodule(ckpt_path, root) if named else None
         rows = data.restore(rows) if hasattr(data, "restore") else rows
         _write_rows(Path(output), rows, getattr(data, "columns", None))
     else:
@@ -331,13 +345,27 @@ def sample(
 
 
 def _sample_parameters(model: Posterior, output: Path, n: int, x: str | None) -> None:
-    if output.suffix.lower() == ".png":
-        pictures.write(pictures.posterior(model, n), output)
-    elif output.suffix.lower() in draws.SUFFIXES:
-        rows = None if x is None else torch.from_numpy(np.atleast_2d(np.load(x))).float()
-        draws.write(output, model.draw(n, rows))
-    else:
+    suffix = output.suffix.lower()
+    if suffix not in (".png", *draws.SUFFIXES):
         raise ConfigurationError(f"output: {str(output)!r} does not end in .png, {', '.join(draws.SUFFIXES)}")
+    rows = None if x is None else _data_sets(model, x)
+    if rows is not None and len(rows) > 1 and suffix in (".png", ".csv"):
+        raise ConfigurationError(f"x: holds {len(rows)} data sets, and a {suffix} file is of one; take .npz")
+    if suffix == ".png":
+        pictures.write(pictures.posterior(model, n, rows), output)
+    else:
+        drawn = model.draw(n, rows)
+        one = rows is not None and len(rows) == 1
+        draws.write(output, {name: value.squeeze(1) for name, value in drawn.items()} if one else drawn)
+
+
+def _data_sets(model: Posterior, path: str) -> Tensor:
+    """`(batch, *data_shape)` from a file with one or several."""
+    try:
+        rows = torch.from_numpy(np.load(path)).to(torch.get_default_dtype())
+    except (OSError, ValueError, TypeError) as error:
+        raise ConfigurationError(f"x: {path!r} is no .npy file of numbers ({error})") from error
+    return rows[None] if model.amortised and tuple(rows.shape) == model.data_shape else rows
 
 
 def _write_rows(path: Path, rows: Tensor, columns: list[str] | None) -> None:

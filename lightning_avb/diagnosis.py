@@ -9,11 +9,10 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 
 from . import noise
 from .draws import flat
-from .errors import at_least
+from .errors import ConfigurationError, at_least
 from .evaluation import (
     calibration_ranks,
     classifier_two_sample,
@@ -26,6 +25,8 @@ from .evaluation import (
 )
 from .likelihood import beside, columns
 from .models import Posterior
+from .support import Parameters
+from .targets import Target
 
 
 class Finding(NamedTuple):
@@ -91,25 +92,40 @@ def trust(model: Posterior, settings: Diagnosis) -> list[Finding]:
     known = model.target.reference(settings.draws)
     if known is None:
         return findings
-    drawn = model.target.named(z)
+    return [*findings, *compare(model.target, model.target.named(z), known, settings.folds)]
+
+
+def compare(target: Target, drawn: Parameters, known: Parameters, folds: int = 5) -> list[Finding]:
+    """Draws of a target beside reference draws, derived quantities among them, by name, `(count, ...)`.
+
+    The divergence is that of the parameters alone, in the unconstrained coordinates, where it is the same: with
+    quantities that are functions of others there is no density. It is left out where the reference lacks one of them.
+
+    Raises:
+        ConfigurationError: the reference has none of the names.
+    """
     shared = [name for name in drawn if name in known]
-    mine, _ = flat({name: drawn[name].double().cpu() for name in shared})
-    theirs, _ = flat({name: known[name].double().cpu() for name in shared})
-    return [*findings, *compare(mine, theirs, settings.folds)]
-
-
-def compare(mine: Tensor, theirs: Tensor, folds: int = 5) -> list[Finding]:
-    """Draws `(n, columns)` beside reference draws `(m, columns)`."""
-    errors = moment_errors(mine, theirs)
-    return [
+    if not shared:
+        raise ConfigurationError(
+            f"target: {type(target).__name__} draws {', '.join(drawn)}, and its reference has {', '.join(known)}"
+        )
+    mine, theirs = (flat({name: of[name].double().cpu() for name in shared})[0] for of in (drawn, known))
+    errors, support = moment_errors(mine, theirs), target.support
+    findings = [
         Finding(
             "C2ST", classifier_two_sample(mine, theirs, folds), "0.5: cannot be told from the reference; 1: always"
         ),
-        Finding("KL(draws, reference)", neighbour_kl(mine, theirs), "nats, from nearest neighbours"),
         Finding("sliced Wasserstein", sliced_wasserstein(*standardised(mine, theirs)), "in reference deviations"),
         Finding("worst mean", errors.mean.abs().max().item(), "off by so many reference deviations"),
         Finding("worst deviation", errors.deviation.abs().max().item(), "relative error"),
     ]
+    if all(name in shared for name in support.blocks):
+        z = [support.unconstrain({name: of[name].double().cpu() for name in support.blocks}) for of in (drawn, known)]
+        # A share that rounds to 1 lies at infinity.
+        mine, theirs = (points[torch.isfinite(points).all(-1)] for points in z)
+        divergence = neighbour_kl(mine, theirs)
+        findings.insert(1, Finding("KL(draws, reference)", divergence, "nats, from nearest neighbours"))
+    return findings
 
 
 def calibration(model: Posterior, settings: Diagnosis) -> list[Finding]:

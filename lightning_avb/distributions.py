@@ -337,12 +337,14 @@ class PooledMixture(_Pushed):
 def _pairwise_log_prob(components: DiagonalNormal, z: Tensor) -> Tensor:
     """log N(z_k; m_j, s_j), `(samples, components, batch)`, by matrix products.
 
-    |z - m|^2 / s^2 is multiplied out, around the mean of all m, where it loses the fewest digits: some 1e-7 |z / s|^2.
+    |z - m|^2 / s^2 is multiplied out, around the mean of a row's m, where it loses the fewest digits: some
+    1e-7 |z / s|^2.
     """
-    centre = components.loc.detach().mean((0, 1))
+    centre = components.loc.detach().mean(0)
     z, loc, precision = z - centre, components.loc - centre, components.scale.square().reciprocal()
     weighted = loc * precision
-    products = torch.einsum("kbd,jbd->kjb", z.square(), precision) - 2 * torch.einsum("kbd,jbd->kjb", z, weighted)
+    with torch.autocast(z.device.type, enabled=False):
+        products = torch.einsum("kbd,jbd->kjb", z.square(), precision) - 2 * torch.einsum("kbd,jbd->kjb", z, weighted)
     constant = (loc * weighted).sum(-1) + 2 * components.scale.log().sum(-1) + z.shape[-1] * _LOG_2PI
     return -0.5 * (products + constant)
 

@@ -97,8 +97,6 @@ class Cosine(LambdaLR):
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
-_CURE = "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
-
 
 class Game(pl.LightningModule, abc.ABC):
     """Base class of all models.
@@ -118,6 +116,10 @@ class Game(pl.LightningModule, abc.ABC):
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape",)
     """What the data tells the model before it is built."""
+    cure: ClassVar[str] = (
+        "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
+    )
+    """What to do about a loss that is not finite."""
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Game:
         game = super().__new__(cls)
@@ -389,7 +391,7 @@ class Game(pl.LightningModule, abc.ABC):
         for player, loss in self._last_losses.items():
             if not math.isfinite(loss.item()):
                 what = f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}"
-                raise NonFiniteLossError(what + _CURE)
+                raise NonFiniteLossError(what + self.cure)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
@@ -397,7 +399,7 @@ class Game(pl.LightningModule, abc.ABC):
         for player, modules in self.cast().items():
             if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
                 what = f"the weights of player {player!r} are not finite after step {self._step_of_losses}"
-                raise NonFiniteLossError(what + _CURE)
+                raise NonFiniteLossError(what + self.cure)
 
     # Logging and evaluation.
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import importlib.util
 import sys
 from collections.abc import Mapping
 from functools import partial
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -23,7 +25,20 @@ from .errors import ConfigurationError
 
 def class_path(target: Any) -> str:
     """The dotted path under which `target` can be imported again."""
-    return f"{target.__module__}.{target.__qualname__}"
+    module = _script() if target.__module__ == "__main__" else target.__module__
+    return f"{module}.{target.__qualname__}"
+
+
+def _script() -> str:
+    """The name under which the running script can be imported elsewhere; `__main__` where it has none."""
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    name = spec.name if spec else Path(file).stem if file else "__main__"
+    if name not in sys.modules:
+        found = importlib.util.find_spec(name)
+        if found is not None and found.origin and file and Path(found.origin).resolve() == Path(file).resolve():
+            sys.modules[name] = main  # otherwise looking the name up would run the script once more
+    return name if sys.modules.get(name) is main else "__main__"
 
 
 def locate(path: str, key: str = "class_path") -> Any:
@@ -36,7 +51,7 @@ def locate(path: str, key: str = "class_path") -> Any:
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"{key}: there is no {path!r}") from error
+        raise ConfigurationError(f"{key}: there is no {path!r} ({error})") from error
 
 
 def plain(value: Any, name: str = "value") -> Any:

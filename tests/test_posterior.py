@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import subprocess
 import sys
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -17,11 +19,12 @@ import lightning_avb as avb
 from datamodules import NoData, Simulated
 from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, cli, draws, noise, pictures, targets
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
+from lightning_avb.diagnosis import compare
 from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, _pairwise_log_prob
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import calibration_ranks, uniformity
-from lightning_avb.models.posterior import SamplerAdam, nearest_normal
-from lightning_avb.targets import Function, Gaussian, Mixture, NormalMean, Parabola, Target
+from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam, nearest_normal
+from lightning_avb.targets import Family, Function, Gaussian, Mixture, NormalMean, Parabola, Target
 
 float64 = pytest.mark.usefixtures("float64")
 SMALL = partial(PooledMixtureEncoder, width=32, blocks=1)
@@ -62,6 +65,18 @@ def test_pairs_by_matrix_products_lose_few_digits():
     error = (_pairwise_log_prob(own, z).double() - exact).abs()
     reach = ((z - 50).abs().unsqueeze(1) + (loc - 50).abs()) / scale
     assert (error <= 1e-6 * reach.square().sum(-1) + 1e-4).all()
+
+
+def test_rows_far_apart_are_paired_as_exactly_as_near_ones():
+    """Of a family: one data set's posterior at 0, another's at 10,000. Autocast changes nothing."""
+    loc = torch.randn(50, 2, 3) + torch.tensor([0.0, 1e4]).view(2, 1)
+    own = DiagonalNormal(loc, torch.full_like(loc, 0.5))
+    z = own.rsample()
+    exact = DiagonalNormal(loc.double(), own.scale.double()).log_prob(z.double().unsqueeze(1))
+    found = _pairwise_log_prob(own, z)
+    assert (found.double() - exact).abs().max() < 0.05
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_pairwise_log_prob(own, z), found)
 
 
 @float64
@@ -143,6 +158,36 @@ def test_the_bridge_leads_from_the_start_to_the_target():
     torch.testing.assert_close(p.log_prob(u), 0.5 * start + 0.5 * model.log_density(u, x))
     p, _ = model.eval().sides(avb.Batch(x))
     torch.testing.assert_close(p.log_prob(u), model.log_density(u, x))
+
+
+@float64
+@pytest.mark.parametrize(("steps", "bridged"), [(4, 2), (100, 3)])
+def test_a_warm_up_is_at_most_half_of_the_run(tmp_path, steps, bridged):
+    """Otherwise the sampler of a short run would follow the bridge."""
+    model, seen = Posterior(Gaussian, SMALL, samples=8, warmup=3), []
+    learn = model.learn
+    model.learn = lambda batch: [seen.append(model.beta), learn(batch)][1]
+    trainer(tmp_path, max_steps=steps, limit_val_batches=0, enable_checkpointing=False).fit(model, NoData())
+    assert seen == [min(1.0, (step + 1) / bridged) for step in range(steps)]
+
+
+@float64
+def test_the_bound_is_that_of_the_target_during_the_warm_up_too():
+    model = Posterior(partial(Gaussian, mean=[50.0, 50.0]), SMALL, samples=8, warmup=1000)
+    torch.manual_seed(0)
+    play = model.learn(avb.Batch(torch.ones(1, 1)))
+    torch.manual_seed(0)
+    u, log_q = model.encoder(torch.ones(1, 1)).rsample_and_log_prob((8,))
+    torch.testing.assert_close(play.scores["elbo"], model.target.at(u) - log_q)
+    assert (play.losses["sampler"] < 100).all() and (play.scores["elbo"] < -1000).all()
+
+
+def test_autocast_leaves_the_target_alone():
+    model = Posterior(partial(Gaussian, covariance=[[1.0, 0.99], [0.99, 1.0]]))
+    u, x = 10 * torch.randn(30, 1, 2), torch.ones(1, 1)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model.log_density(u, x)
+    assert torch.equal(found, model.log_density(u, x))
 
 
 # Training.
@@ -245,8 +290,9 @@ def test_draws_come_by_name_in_the_users_space():
 
 
 def test_a_checkpoint_brings_sampler_and_coordinates_back(tmp_path):
+    options = {"samples": 16, "warmup": 2, "players": PosteriorPlayers(avb.Player(SamplerAdam))}
     pl.seed_everything(0)
-    model = Posterior(Scaled, SMALL, samples=16)
+    model = Posterior(Scaled, SMALL, **options)
     run = trainer(tmp_path, max_steps=5, limit_val_batches=0)
     run.fit(model, NoData())
     path = tmp_path / "some.ckpt"
@@ -259,14 +305,15 @@ def test_a_checkpoint_brings_sampler_and_coordinates_back(tmp_path):
         torch.manual_seed(3)
         pairs.append(one.draw(50))
     assert all(torch.equal(pairs[0][name], pairs[1][name]) for name in pairs[0])
-    resumed = Posterior(Scaled, SMALL, samples=16)
+    resumed = Posterior(Scaled, SMALL, **options)
     trainer(tmp_path, max_steps=8, limit_val_batches=0, enable_checkpointing=False).fit(
         resumed, NoData(), ckpt_path=path
     )
-    whole = Posterior(Scaled, SMALL, samples=16)
     pl.seed_everything(0)
-    whole.load_state_dict(model.state_dict())
-    assert torch.equal(resumed.scale_tril, model.scale_tril) and torch.equal(resumed.location, model.location)
+    whole = Posterior(Scaled, SMALL, **options)
+    trainer(tmp_path, max_steps=8, limit_val_batches=0, enable_checkpointing=False).fit(whole, NoData())
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_draws_are_written_as_arrays_tables_and_for_arviz(tmp_path):
@@ -294,6 +341,29 @@ def test_every_posterior_has_a_picture(target):
     assert picture.shape[0] == 3 and picture.std() > 0.05
 
 
+def test_the_density_of_bounded_numbers_is_drawn():
+    """On a grid that reaches beyond 0 the log-density of a gamma distribution is not a number there, and is nothing."""
+    target = partial(Function, log_density=f"{__name__}.gamma", kinds={"a": "positive", "b": "positive"})
+    value = target().density_at(torch.tensor([[1.0, 2.0], [-0.1, 2.0], [1.0, -0.1]]))
+    assert value[0].item() == pytest.approx(math.log(2) - 3) and (value[1:] == -math.inf).all()
+    seen = pictures.posterior(Posterior(target), 300)[..., 10:-10, 10:300]
+    assert ((seen[0] < 0.5) & (seen[2] > 0.4)).float().mean() > 0.002  # some dark blue
+
+
+def gamma(a, b):
+    return a.log() + b.log() - a - b
+
+
+def test_a_family_without_exact_posteriors_has_a_picture_without_them():
+    class Blind(NormalMean):
+        def posterior(self, x, count, seed=0):
+            return Family.posterior(self, x, count, seed)
+
+    model = Posterior(NormalMean)
+    model.target = Blind()
+    assert pictures.posterior(model, 200, torch.ones(1, 4)).std() > 0.05
+
+
 def test_a_familys_picture_is_that_of_one_data_set():
     assert pictures.posterior(Posterior(Parabola), 200, torch.ones(1, 1)).std() > 0.05
 
@@ -315,7 +385,18 @@ class Wrong(Target):
             "minus infinity": lambda: value - math.inf,
             "nan": lambda: value * math.nan,
             "index": lambda: z[..., 5],
-        }[self.how]()
+            "outside": lambda: value.where(z[..., 0] < 2, -math.inf),
+            "slope": lambda: value + 0 * (z[..., 0] - z[..., 0].detach()).abs().sqrt(),
+            "flat": lambda: 0 * value,
+            "half flat": lambda: -z[..., 0].square(),
+        }.get(self.how, lambda: value)()
+
+    def derived(self, *, z):
+        return {
+            "derived, a tensor": lambda: z,
+            "derived, a number": lambda: {"r": z.sum()},
+            "derived, wrong": lambda: {"r": z}["nothing"],
+        }.get(self.how, dict)()
 
 
 @pytest.mark.parametrize(
@@ -327,6 +408,13 @@ class Wrong(Target):
         ("minus infinity", "target: .* is -inf at all of 128 points"),
         ("nan", "target: .* is not a number at z = "),
         ("index", r"target: .* fails for z \(64, 2, 2\): index 5 is out of bounds"),
+        ("outside", r"target: .* is -inf at \d+ of 4096 points where .* for example at z = .* is the support right"),
+        ("slope", r"target: the slope of the log-density of Wrong is nan at \d+ of 4096 points"),
+        ("flat", r"target: the density of Wrong does not fall along z\[[01]\].*proper"),
+        ("half flat", r"target: the density of Wrong does not fall along z\[1\].*proper"),
+        ("derived, a tensor", r"target: what Wrong derives is to be a dict of tensors \(64, 2, ...\)"),
+        ("derived, a number", r"target: what Wrong derives .* it gave {'r': \(\)}"),
+        ("derived, wrong", r"target: Wrong fails for z \(64, 2, 2\): 'nothing'"),
     ],
 )
 def test_a_log_density_that_is_none_is_refused_before_training(tmp_path, how, message):
@@ -335,10 +423,63 @@ def test_a_log_density_that_is_none_is_refused_before_training(tmp_path, how, me
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+class Nameless(Target):
+    def log_density(self, **theta):
+        return torch.zeros(())
+
+
+class NoFamily(Gaussian):
+    data_shape = (3,)
+
+
+class Misshapen(NormalMean):
+    def simulate(self, count, seed=0):
+        theta, x = super().simulate(count, seed)
+        return theta, x[:, :2]
+
+
+def test_families_that_are_none_are_refused(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^target: NoFamily has a data_shape, and so is to be .*Family"):
+        Posterior(NoFamily)
+    with pytest.raises(ConfigurationError, match=r"^target: simulate\(2\) of Misshapen gives x \(2, 2\), not \(2, 4\)"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Misshapen), Simulated(NormalMean, rows=64, eval_rows=1))
+
+
+class Doubled(Gaussian):
+    """Data in float64, as NumPy has them."""
+
+    def log_density(self, *, z):
+        return super().log_density(z=z - torch.zeros(2, dtype=torch.float64))
+
+
+def test_data_in_float64_is_no_hindrance(tmp_path):
+    model = fitted(Posterior(Doubled, SMALL, samples=8), 3, tmp_path)
+    assert model.draw(5)["z"].dtype == torch.float32
+
+
+def test_a_loss_that_is_not_finite_speaks_of_the_support():
+    assert "the support the right one" in Posterior.cure
+
+
+@pytest.mark.parametrize(
+    ("target", "x", "message"),
+    [
+        (Gaussian, torch.ones(1, 2), "x: Gaussian is one posterior"),
+        (NormalMean, torch.ones(1, 3), r"x: data sets are \(4,\), and this has the shape \(1, 3\)"),
+        (NormalMean, torch.ones(4), r"x: data sets are \(4,\)"),
+        (NormalMean, torch.full((1, 4), math.nan), "x: a data set is not finite"),
+    ],
+)
+def test_data_sets_that_are_none_are_refused(target, x, message):
+    with pytest.raises(ConfigurationError, match=f"^{message}"):
+        Posterior(target).draw(3, x)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"target": ConvNet}, "target: "),
+        ({"target": Nameless}, "target: Nameless sets no `kinds`"),
         ({"samples": 1}, "samples: 1 is below 2"),
         ({"gradient_penalty": -1.0}, "gradient_penalty: "),
         ({"warmup": -1}, "warmup: -1 is below 0"),
@@ -417,12 +558,92 @@ def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
     assert "support.sigma: 'positiv' is none of real, positive" in capsys.readouterr().err
 
 
+def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path):
+    """As in the recipe of the docs: `python mine.py`, and then `lightning-avb sample` beside it."""
+    (tmp_path / "script_of_the_test.py").write_text(
+        "import pytorch_lightning as pl\nfrom datamodules import NoData\nfrom lightning_avb import Posterior\n"
+        "from lightning_avb.targets import Function\n\n\ndef log_density(mu):\n    return -(mu - 3) ** 2 / 2\n\n\n"
+        "print('begin')\nmodel = Posterior(Function.recipe(log_density, {'mu': 'real'}), samples=16)\n"
+        "run = pl.Trainer(accelerator='cpu', max_steps=3, enable_progress_bar=False, logger=False)\n"
+        "run.fit(model, NoData())\nrun.save_checkpoint('some.ckpt')\n"
+    )
+    found = subprocess.run([sys.executable, "script_of_the_test.py"], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 0 and found.stdout.count("begin") == 1, found.stderr
+    known = cli.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
+    assert known["init_args"]["log_density"] == "script_of_the_test.log_density"
+
+
+def test_draws_for_a_data_set_from_a_file(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    family = partial(NormalMean, observations=3)
+    run.fit(Posterior(family, SMALL, samples=8), Simulated(family, rows=64, eval_rows=1))
+    run.save_checkpoint("some.ckpt")
+
+    def sample(output, x=None, code=0):
+        arguments = ["sample", "--ckpt_path", "some.ckpt", "--n", "7", "--output", output]
+        with nullcontext() if code == 0 else pytest.raises(SystemExit) as stop:
+            cli.main([*arguments, *(["--x", x] if x else [])])
+        assert code == 0 or stop.value.code == code
+        return capsys.readouterr().err
+
+    np.save("one.npy", np.ones(3))
+    np.save("two.npy", np.ones((2, 3)))
+    np.save("narrow.npy", np.ones(2))
+    Path("text.npy").write_text("no numbers")
+    for suffix in ("npz", "csv", "png"):
+        sample(f"a.{suffix}", "one.npy")
+    assert np.load("a.npz")["mu"].shape == np.genfromtxt("a.csv", skip_header=1).shape == (7,)
+    sample("b.npz", "two.npy")
+    assert np.load("b.npz")["mu"].shape == (7, 2)
+    assert "x: holds 2 data sets, and a .csv file is of one" in sample("b.csv", "two.npy", 2)
+    assert "x: data sets are (3,), and this has the shape (2,)" in sample("c.npz", "narrow.npy", 2)
+    assert "x: 'text.npy' is no .npy file of numbers" in sample("c.npz", "text.npy", 2)
+    assert "x: 'none.npy' is no .npy file" in sample("c.npz", "none.npy", 2)
+    for output in ("c.npz", "c.png"):
+        assert "x: this sampler was trained for many data sets" in sample(output, code=2)
+
+
+def test_a_target_whose_file_has_moved_is_sampled(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = np.random.default_rng(0)
+    np.savez("old.npz", x_train=rows.normal(size=(20, 2)), y_train=np.arange(20) % 2)
+    run = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+    run.fit(Posterior(partial(targets.LogisticRegression, path="old.npz"), SMALL, samples=8), NoData())
+    run.save_checkpoint("some.ckpt")
+    Path("old.npz").rename("new.npz")
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--ckpt_path", "some.ckpt", "--output", "a.npz"])
+    assert "path: old.npz cannot be read" in capsys.readouterr().err
+    cli.main(["sample", "--ckpt_path", "some.ckpt", "--output", "a.npz", "--root", "new.npz"])
+    assert np.load("a.npz")["beta"].shape == (64, 2)
+
+
+def test_the_divergence_from_reference_draws_is_of_the_parameters_alone():
+    """A derived quantity is a function of them: counted as a dimension, it would give another number."""
+    target, shift = targets.NormalSample(), 0.3
+    known, other = target.reference(4000), target.reference(4000, seed=1)
+    spread = other["mu"].std()
+    moved = {**other, "mu": other["mu"] + shift * spread}
+    found = {finding.quantity: finding.value for finding in compare(target, moved, known, folds=2)}
+    plain = {name: value for name, value in moved.items() if name != "sigma"}
+    alone = {finding.quantity: finding.value for finding in compare(target, plain, known, folds=2)}
+    name = "KL(draws, reference)"
+    assert found[name] == alone[name] and 0.02 < found[name] < 0.3
+    assert name not in {f.quantity for f in compare(target, {"mu": moved["mu"]}, known, folds=2)}
+    with pytest.raises(ConfigurationError, match=r"^target: NormalSample draws a, and its reference has mu, log_sigma"):
+        compare(target, {"a": moved["mu"]}, known)
+
+
 def test_the_samplers_optimizer_has_its_own_defaults():
     options = SamplerAdam([torch.nn.Parameter(torch.zeros(1))]).defaults
     assert (options["lr"], options["betas"]) == (5e-3, (0.9, 0.99))
 
 
 def test_noise_of_the_sampler_comes_from_the_librarys_source():
-    with noise.use(noise.seeded(1)):
-        first = Posterior.draw_z(Posterior(Gaussian), 4).shape
-    assert first == (4, 1, 2)
+    model, drawn = Posterior(Gaussian), []
+    for seed in (1, 1, 2):
+        with noise.use(noise.seeded(seed)):
+            drawn.append(model.draw_z(4))
+    assert torch.equal(drawn[0], drawn[1]) and not torch.equal(drawn[0], drawn[2])
+    assert drawn[0].shape == (4, 1, 2)

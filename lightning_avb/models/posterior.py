@@ -32,6 +32,8 @@ little by little, and none is lost on the way that the approximation covers.
 
 from __future__ import annotations
 
+import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -50,8 +52,11 @@ from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
 from ..recipes import recipe
 from ..support import Parameters
-from ..targets import Target
+from ..targets import Family, Target
 from .avb import CriticGame
+
+WIDEST = 1e6
+"""The widest posterior, in the unconstrained coordinates: what finds its width grows without end along a flat one."""
 
 TargetRecipe = Callable[[], Target]
 """() -> the log-density."""
@@ -96,7 +101,8 @@ class Posterior(CriticGame):
         samples: draws of a row in a training step.
         standardise: the sampler's coordinates are those in which the normal distribution nearest to p is N(0, I);
             otherwise those of the support.
-        warmup: steps over which the sampler is led from N(0, I) to p, see the module's docstring; 0: none.
+        warmup: steps over which the sampler is led from N(0, I) to p, see the module's docstring, and at most half of
+            the run; 0: none.
         gradient_penalty: see `AVB`.
         players: optimizer, schedule, clip norm and steps of `sampler`, `critic` and `contrast`.
         accumulate: see `Game`.
@@ -104,10 +110,14 @@ class Posterior(CriticGame):
     Raises:
         ConfigurationError: a number that makes no sense, or a target that is none, with the argument's name. When
             fitting starts: a log-density that cannot be called, gives another shape than it should, is not
-            differentiable, or is -inf wherever the sampler begins.
+            differentiable, is improper, or is not finite where the sampler begins; derived quantities that are none.
     """
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape",)
+    cure = (
+        "; the last checkpoint is from before. Is the log-density finite in all of the support, and the support the "
+        "right one? A smaller learning rate or clip_norm for that player is the other cure."
+    )
     target: Target
     location: Tensor
     scale_tril: Tensor
@@ -130,6 +140,7 @@ class Posterior(CriticGame):
         check_weights(gradient_penalty=gradient_penalty)
         self.samples, self.gradient_penalty = at_least(2, samples=samples), gradient_penalty
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
+        self._bridged = warmup
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
         self.recipes = {name: recipe(value) for name, value in given.items()}
         self._one_step_each(but="critic", least=1)
@@ -139,6 +150,12 @@ class Posterior(CriticGame):
             raise ConfigurationError(f"target: {error}") from error
         if not isinstance(target, Target):
             raise ConfigurationError(f"target: {type(target).__name__} is no lightning_avb.targets.Target")
+        if not getattr(target, "kinds", None):
+            raise ConfigurationError(f"target: {type(target).__name__} sets no `kinds`, its parameters by name")
+        if target.data_shape is not None and not isinstance(target, Family):
+            raise ConfigurationError(
+                f"target: {type(target).__name__} has a data_shape, and so is to be a lightning_avb.targets.Family"
+            )
         self.target = target.requires_grad_(False)
         self.support = target.support
         self._build_for(data_shape=target.data_shape or (1,))
@@ -177,18 +194,21 @@ class Posterior(CriticGame):
     @property
     def beta(self) -> float:
         """The power of p in what the sampler is trained on: 1 once the warm-up is over, and in validation."""
-        return min(1.0, (self.global_step + 1) / self.warmup) if self.warmup and self.training else 1.0
+        return min(1.0, (self.global_step + 1) / self._bridged) if self._bridged and self.training else 1.0
 
     def sides(self, batch: Batch) -> tuple[Any, Any]:
         return _Bridge(self, batch.x, self.beta), self.encoder(batch.x)
 
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """log q - log p or its estimate, `(samples, batch)`; the losses of the others; what there is to log."""
+        """log q - log p or its estimate, `(samples, batch)`; the losses of the others; what there is to log.
+
+        During the warm-up p is the bridge. `elbo` is the bound of log Z all the same, `elbo_estimate` is not.
+        """
         p, q = self.sides(batch)
         if not self.adversarial:
             u, log_q = q.rsample_and_log_prob((self.samples,))
-            divergence = log_q - p.log_prob(u)
-            return divergence, {}, {"elbo": -divergence}
+            log_p = self.log_density(u, batch.x)
+            return log_q - p.bridged(log_p, u), {}, {"elbo": log_p - log_q}
         verdict = self.judge(batch, p, q, q.rsample((self.samples,)))
         scores = {"elbo_estimate": -verdict.kl, "critic_accuracy": verdict.accuracy}
         return verdict.kl, verdict.losses, scores
@@ -206,7 +226,8 @@ class Posterior(CriticGame):
     def log_density(self, u: Tensor, x: Tensor) -> Tensor:
         """log p in the sampler's coordinates, `(samples, batch)`, of u `(samples, batch, latent_dim)`."""
         data = {"x": x} if self.amortised else {}
-        return self.target.at(self.to_z(u), **data) + self.scale_tril.diagonal().log().sum()
+        with torch.autocast(u.device.type, enabled=False):
+            return self.target.at(self.to_z(u), **data) + self.scale_tril.diagonal().log().sum()
 
     def to_z(self, u: Tensor) -> Tensor:
         """z = m + L u, `(..., latent_dim)`."""
@@ -218,45 +239,93 @@ class Posterior(CriticGame):
             raise ConfigurationError(
                 f"data: {type(self.target).__name__} is a family, whose rows are data sets; see datamodules.Simulated"
             )
+        steps = self.trainer.estimated_stepping_batches
+        self._bridged = self.warmup if math.isinf(steps) else min(self.warmup, int(steps) // 2)
         if self.placed:
             return
         with noise.use(noise.seeded(noise.run_seed(), "coordinates")):
-            self._check_target()
+            x = self._simulated(2)[1] if self.amortised else torch.ones(2, 1, device=self.device)
+            self._check_target(x)
             if self.standardise:
-                placed = (
-                    self._normal_of_simulated()
-                    if self.amortised
-                    else nearest_normal(self.target.at, self.latent_dim, self.location)
-                )
-                if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
-                    raise ConfigurationError(
-                        f"target: no normal distribution is nearest to the density of {type(self.target).__name__}; "
-                        "is it proper? With standardise: false training begins around 0 in its support's coordinates"
-                    )
-                self.location.copy_(placed.loc)
-                self.scale_tril.copy_(placed.scale_tril)
+                self._place()
+            self._check_start(x[:1])
         self.placed.fill_(True)
 
-    def _normal_of_simulated(self) -> Normal:
-        """By the moments of the family's parameters, whatever the data."""
-        theta, _ = self.target.simulate(4096)  # type: ignore[operator]
-        z = self.support.unconstrain(theta).to(self.location)
-        return Normal(z.mean(0), torch.linalg.cholesky(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
+    def _simulated(self, count: int) -> tuple[Tensor, Tensor]:
+        """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
+        theta, x = self.target.simulate(count)  # type: ignore[operator]
+        expected = (count, *(self.target.data_shape or ()))
+        if tuple(x.shape) != expected:
+            raise ConfigurationError(
+                f"target: simulate({count}) of {type(self.target).__name__} gives x {tuple(x.shape)}, not {expected}"
+            )
+        return self.support.unconstrain(theta).to(self.location), x.to(self.location)
 
-    def _check_target(self) -> None:
-        """Raises ConfigurationError if the log-density is none that a sampler can learn from."""
+    def _place(self) -> None:
+        """Places the coordinates; a family's by the moments of its parameters, whatever the data."""
         name = type(self.target).__name__
-        x = torch.zeros(2, *self.data_shape or (), device=self.device)
+        if self.amortised:
+            z, _ = self._simulated(4096)
+            placed = Normal(z.mean(0), _root(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
+        else:
+            placed = nearest_normal(self.target.at, self.latent_dim, self.location)
+        if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
+            raise ConfigurationError(
+                f"target: no normal distribution is nearest to the density of {name}; is it proper, and its support "
+                "the right one? With standardise: false training begins around 0 in its support's coordinates"
+            )
+        widest = int((widths := placed.scale_tril.norm(dim=-1)).argmax())
+        if widths[widest] > WIDEST:
+            raise ConfigurationError(
+                f"target: the density of {name} does not fall along {self.support.coordinates[widest]}, or is wider "
+                f"than {WIDEST:g} there; is it proper? If it is, learn that parameter in other units"
+            )
+        self.location.copy_(placed.loc)
+        self.scale_tril.copy_(placed.scale_tril)
+
+    def _check_start(self, x: Tensor) -> None:
+        """Raises ConfigurationError if log-density or slope are not finite at one of the first draws of the sampler."""
+        name = type(self.target).__name__
+        u = noise.normal((4096, len(x), self.latent_dim), self.location).requires_grad_()
+        with torch.enable_grad():
+            value = self.log_density(u, x)
+            (slope,) = torch.autograd.grad(value.sum(), u)
+        theta, _ = self.support.constrain(self.to_z(u.detach()))
+        for what, numbers in (("log-density", value.detach()), ("slope of the log-density", slope.sum(-1))):
+            if len(wrong := numbers[~torch.isfinite(numbers)]):
+                raise ConfigurationError(
+                    f"target: the {what} of {name} is {wrong[0].item()} at {len(wrong)} of {numbers.numel()} points "
+                    f"where the sampler is to begin, for example at {_first(theta, numbers)}; is the support right?"
+                )
+
+    def _check_target(self, x: Tensor) -> None:
+        """Raises ConfigurationError if the log-density is none that a sampler can learn from.
+
+        Args:
+            x: `(2, *data_shape)`, data sets of a family.
+        """
+        name = type(self.target).__name__
         z = noise.normal((64, 2, self.latent_dim), self.location).requires_grad_()
         theta, volume = self.support.constrain(z)
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in theta.items())
         try:
             with torch.enable_grad():
                 value = self.target.log_density(**({"x": x} if self.amortised else {}), **theta)
+            derived = self.target.derived(**theta)
         except ConfigurationError:
             raise
         except Exception as error:
-            raise ConfigurationError(f"target: the log-density of {name} fails for {shapes}: {error}") from error
+            reason = textwrap.shorten(str(error), 400)
+            raise ConfigurationError(f"target: {name} fails for {shapes}: {reason}") from error
+        if not isinstance(derived, dict) or any(
+            not isinstance(of, Tensor) or of.shape[:2] != z.shape[:2] for of in derived.values()
+        ):
+            gave: Any = derived
+            if isinstance(derived, dict):
+                gave = {key: tuple(of.shape) if isinstance(of, Tensor) else of for key, of in derived.items()}
+            raise ConfigurationError(
+                f"target: what {name} derives is to be a dict of tensors (64, 2, ...) for {shapes}; it gave {gave}"
+            )
         if not isinstance(value, Tensor) or value.shape != z.shape[:-1]:
             got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
             raise ConfigurationError(
@@ -265,7 +334,9 @@ class Posterior(CriticGame):
         if not value.requires_grad:
             raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
         if torch.isnan(value).any():
-            raise ConfigurationError(f"target: the log-density of {name} is not a number at {_first(theta, value)}")
+            raise ConfigurationError(
+                f"target: the log-density of {name} is not a number at {_first(theta, value)}; is the support right?"
+            )
         value = value + volume
         if not torch.isfinite(value).any():
             raise ConfigurationError(
@@ -281,7 +352,14 @@ class Posterior(CriticGame):
         at_least(1, count=count)
         if self.amortised and x is None:
             raise ConfigurationError("x: this sampler was trained for many data sets; say which one")
-        x = torch.ones(1, *self.data_shape or (), device=self.device) if x is None else x
+        if x is None:
+            x = torch.ones(1, *self.data_shape or (), device=self.device)
+        elif not self.amortised:
+            raise ConfigurationError(f"x: {type(self.target).__name__} is one posterior, and not a family with an x")
+        elif tuple(x.shape[1:]) != self.data_shape or not len(x):
+            raise ConfigurationError(f"x: data sets are {self.data_shape}, and this has the shape {tuple(x.shape)}")
+        elif not torch.isfinite(x).all():
+            raise ConfigurationError("x: a data set is not finite")
         q, size = self.encoder(x), max(1, chunk // len(x))
         parts = [q.rsample((min(size, count - done),)) for done in range(0, count, size)]
         return self.to_z(torch.cat(parts))
@@ -325,7 +403,10 @@ class _Bridge:
         self.model, self.x, self.beta = model, x, beta
 
     def log_prob(self, u: Tensor) -> Tensor:
-        log_p = self.model.log_density(u, self.x)
+        return self.bridged(self.model.log_density(u, self.x), u)
+
+    def bridged(self, log_p: Tensor, u: Tensor) -> Tensor:
+        """The log-density at u where that of p is `log_p`."""
         if self.beta == 1:
             return log_p
         start = DiagonalNormal(torch.zeros_like(u[0]), torch.ones_like(u[0])).log_prob(u)
@@ -398,7 +479,13 @@ def nearest_normal(
     weight = bound.where(torch.isfinite(bound), bound.new_full((), -torch.inf)).softmax(0)[:, None, None]
     mean = (weight.squeeze(-1) * loc).sum(0)
     off = (loc - mean).unsqueeze(-1)
-    return Normal(mean, torch.linalg.cholesky((weight * (tril @ tril.mT + off @ off.mT)).sum(0)))
+    return Normal(mean, _root((weight * (tril @ tril.mT + off @ off.mT)).sum(0)))
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """The lower triangle of a covariance, nan if it is none."""
+    tril, wrong = torch.linalg.cholesky_ex(covariance)
+    return tril.where(wrong == 0, torch.nan)
 
 
 def _triangle(root: Tensor) -> Tensor:

@@ -50,20 +50,23 @@ class Target(nn.Module, abc.ABC):
         return {}
 
     def reference(self, count: int, seed: int = 0) -> Parameters | None:
-        """Exact draws, or a long and checked run's, by name, `(count, ...)`; None: there are none."""
+        """Exact draws by name, `(count, ...)`, or a long and checked run's, fewer if it has fewer; None: no draws."""
         return None
 
     def at(self, z: Tensor, **data: Any) -> Tensor:
         """log p(z) for z `(..., dim)` in the unconstrained coordinates, the Jacobian included, `(...)`."""
         theta, volume = self.support.constrain(z)
-        return self.log_density(**data, **theta) + volume
+        return self.log_density(**data, **theta).to(volume) + volume
 
     @torch.no_grad()
     def density_at(self, values: Tensor, **data: Any) -> Tensor:
-        """The log-density without a Jacobian, `(...)`, at parameters side by side, `(..., n)`."""
+        """The log-density without a Jacobian, `(...)`, at parameters side by side, `(..., n)`; -inf off the support."""
         sizes = [block.shape[0] if block.shape else 1 for block in self.support.blocks.values()]
         parts = zip(self.support.blocks.items(), values.split(sizes, -1), strict=True)
-        return self.log_density(**data, **{name: v if block.shape else v.squeeze(-1) for (name, block), v in parts})
+        theta = {name: v if block.shape else v.squeeze(-1) for (name, block), v in parts}
+        value = self.log_density(**data, **theta)
+        inside = torch.isfinite(self.support.unconstrain(theta)).all(-1) & ~torch.isnan(value)
+        return value.where(inside, -torch.inf)
 
     @torch.no_grad()
     def named(self, z: Tensor) -> Parameters:

@@ -24,7 +24,7 @@ from ..errors import ConfigurationError, at_least
 from ..support import Parameters
 from .base import Target
 from .densities import log_normal, positive
-from .draws import from_grid, generator
+from .exact import from_grid, generator
 
 REFERENCE_FILE = "reference_draws.npz"
 """Beside data.json: `draws` `(count, d)` and their `names` `(d,)`, vectors as `theta[1]` to `theta[n]`."""
@@ -170,18 +170,17 @@ class _Posteriordb(Target):
             raise ConfigurationError(f"path: {self.path} has lists of different lengths; {wanted}")
 
     def reference(self, count: int, seed: int = 0) -> Parameters | None:
-        """So many of the reference draws, none twice, with the parameters and all that is derived from them.
+        """So many of the reference draws, or all if there are fewer, with all that is derived from them.
 
         Raises:
-            ConfigurationError: more than there are.
+            ConfigurationError: a count below 1.
         """
+        at_least(1, count=count)
         file = self.path.with_name(REFERENCE_FILE)
         if not file.exists():
             return None
         with np.load(file) as content:
             draws, names = torch.from_numpy(content["draws"]).double(), [str(name) for name in content["names"]]
-        if not 1 <= count <= len(draws):
-            raise ConfigurationError(f"count: {count} of the {len(draws)} reference draws in {file}")
         draws = draws[torch.randperm(len(draws), generator=generator(seed))[:count]]
         columns: dict[str, list[Tensor]] = {}
         for name, column in zip(names, draws.unbind(-1), strict=True):

@@ -15,7 +15,7 @@ from ..distributions import NormalMixture
 from ..errors import ConfigurationError, at_least
 from ..support import Parameters
 from .base import Target
-from .draws import accepted, generator
+from .exact import accepted, generator
 
 
 def log_normal(value: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
@@ -65,7 +65,7 @@ class Gaussian(Target):
         if mean is not None and len(mean) != dim:
             raise ConfigurationError(f"mean: has {len(mean)} numbers, and covariance {dim} rows")
         self.kinds = {"z": f"real[{dim}]"}
-        self.register_buffer("loc", torch.zeros(dim) if mean is None else torch.tensor(list(mean), dtype=torch.float))
+        self.register_buffer("loc", torch.tensor([0.0] * dim if mean is None else list(mean), dtype=torch.float64))
         self.register_buffer("scale_tril", scale_tril)
         self.to(torch.get_default_dtype())
 

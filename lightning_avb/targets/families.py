@@ -13,11 +13,14 @@ from ..errors import at_least
 from ..support import Parameters
 from .base import Target
 from .densities import log_normal, positive
-from .draws import from_grid, generator
+from .exact import from_grid, generator
 
 
 class Family(Target):
-    """log p(x, theta), with draws of both its joint distribution and its posteriors."""
+    """log p(x, theta), one posterior for every data set x, with draws of the joint distribution.
+
+    A subclass sets `kinds` and `data_shape` and writes `log_density` and `simulate`.
+    """
 
     data_shape: Shape
 
@@ -31,13 +34,15 @@ class Family(Target):
             ConfigurationError: a count below 1.
         """
 
-    @abc.abstractmethod
-    def posterior(self, x: Tensor, count: int, seed: int = 0) -> Parameters:
+    def posterior(self, x: Tensor, count: int, seed: int = 0) -> Parameters | None:
         """Exact draws of the posterior of every row of x `(batch, *data_shape)`, by name, `(count, batch, ...)`.
+
+        None: there are none.
 
         Raises:
             ConfigurationError: a count below 1.
         """
+        return None
 
 
 class NormalMean(Family):

@@ -35,6 +35,9 @@ class PyroModel(Target):
         self._pyro, self._model = pyro, function_at("model", model)
         with torch.random.fork_rng():
             sites = pyro.poutine.trace(pyro.poutine.block(self._model, hide_fn=_observed)).get_trace().nodes
+        learned = [name for name, site in sites.items() if site["type"] == "param"]
+        if learned:
+            raise ConfigurationError(f"model: {learned[0]!r} is a pyro.param; give it a prior, or make it a number")
         self.kinds = {name: _kind(name, site) for name, site in sites.items() if site["type"] == "sample"}
 
     def log_density(self, **theta: Tensor) -> Tensor:
@@ -51,14 +54,21 @@ class PyroModel(Target):
 
 
 def _observed(site: Any) -> bool:
-    return site["type"] != "sample" or site["is_observed"] or type(site["fn"]).__name__ == "_Subsample"
+    sampled = site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample"
+    return not (sampled or site["type"] == "param")
+
+
+def _number(bound: Any) -> Any:
+    """A bound as a number, if all sites of a vector have the same."""
+    same = isinstance(bound, Tensor) and bound.numel() and (bound == bound.flatten()[0]).all()
+    return bound.flatten()[0].item() if same else bound
 
 
 def _kind(name: str, site: Any) -> str:
     support, shape = site["fn"].support, site["value"].shape
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    bounds = getattr(support, "lower_bound", None), getattr(support, "upper_bound", None)
+    bounds = (_number(getattr(support, end, None)) for end in ("lower_bound", "upper_bound"))
     # By name, since Pyro has constraints of its own besides torch's.
     kind = {
         ("_Real", None, None): "real",
