@@ -167,6 +167,12 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
         """The number of rows of the split `train`, `val` or `test`."""
         return self.split(stage).size
 
+    @property
+    def labelled_rows(self) -> int:
+        """The number of training rows whose label is shown."""
+        y = self.split("train").y
+        return 0 if y is None else int((y >= 0).sum())
+
     def _fits(self, splits: dict[str, Split]) -> bool:
         """Whether the data is to be resident; says so."""
         one = splits["train"].x[:0]

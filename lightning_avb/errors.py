@@ -1,6 +1,7 @@
 """What a user can do wrong, said in the user's words."""
 
 import math
+from numbers import Integral
 
 
 class ConfigurationError(Exception):
@@ -21,7 +22,7 @@ def at_least(minimum: int, **argument: int) -> int:
         ConfigurationError: it is below the minimum, or no whole number; the message names it.
     """
     ((name, value),) = argument.items()
-    if not isinstance(value, int):
+    if not isinstance(value, Integral):
         raise ConfigurationError(f"{name}: {value!r} is not a whole number")
     if value < minimum:
         raise ConfigurationError(f"{name}: {value} is below {minimum}")

@@ -83,7 +83,8 @@ def categorical(categories: int | None = None, **options: Any) -> avb.Categorica
     cosine = avb.Player(ADAM, avb.Cosine)
     players = CategoricalAAEPlayers(cosine, avb.Player(ADAM), avb.Player(ADAM, avb.Cosine, steps=2), cosine)
     decoder = partial(avb.BernoulliDecoder, network=SMALL)
-    return avb.CategoricalAAE(2, categories, SMALL, decoder, SMALL, **{"players": players, **options})
+    options = {"encoder": SMALL, "players": players, **options}
+    return avb.CategoricalAAE(2, categories, decoder=decoder, discriminator=SMALL, **options)
 
 
 MODELS = {
@@ -100,8 +101,11 @@ MODELS = {
     "bigan": bigan,
     "aae": partial(aae, avb.GaussianEncoder),
     "aae_labels": partial(aae, prior=avb.PetalPrior, labels="prior"),
+    "aae_supervised": partial(aae, labels="decoder"),
     "aae_semi": partial(categorical, code="sum", head_distance=3.0),
-    "aae_clusters": partial(categorical, 12),
+    "aae_clusters": partial(
+        categorical, 12, encoder=partial(avb.MLP, hidden=(8,), batch_norm=True), smoothness=1.0, balance=1.0
+    ),
 }
 
 POSTERIORS = {

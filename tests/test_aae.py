@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 from worlds import LINEAR, LinearGaussian, perturbed
 
 from datamodules import Digits
+from datamodules.tensors import Split, TensorDataModule
 from lightning_avb import (
     AAE,
     AVB,
@@ -85,8 +86,11 @@ def contested(discriminator, generated, real, context, form):
 
 
 def likelihood_loss(model, x, z, y=None):
+    """With weights of the decoder that are normal a priori."""
     mean, scale = model.decoder.network(z, y), model.decoder.log_scale.exp()
-    return -Normal(mean, scale).log_prob(x).sum(-1)
+    squares = sum(parameter.square().sum() for parameter in model.decoder.parameters())
+    penalty = squares / (2 * model.weight_prior**2 * model.rows) if model.weight_prior else 0.0
+    return penalty - Normal(mean, scale).log_prob(x).sum(-1)
 
 
 def written_out(model, batch):
@@ -181,7 +185,9 @@ TWICE = Player(steps=2)
 @pytest.mark.parametrize("labels", ["ignored", "prior", "decoder"])
 def test_every_player_gets_the_gradient_of_its_own_loss(labels, form):
     prior, players = partial(PetalPrior, components=4), AAEPlayers(discriminator=TWICE)
-    model = aae(labels=labels, prior=prior, loss=form, players=players, data_shape=(3,), classes=CLASSES)
+    options = {"data_shape": (3,), "classes": CLASSES, "weight_prior": 0.7}
+    model = aae(labels=labels, prior=prior, loss=form, players=players, **options)
+    model.rows = 50
     y = torch.arange(7) % CLASSES
     y[4:] = -1 if labels == "prior" else y[4:]
     batch = Batch(torch.randn(7, 3), y)
@@ -194,8 +200,9 @@ def test_every_player_gets_the_gradient_of_its_own_loss(labels, form):
 @pytest.mark.parametrize("code", ["pair", "sum"])
 def test_every_player_gets_the_gradient_of_its_own_loss_with_categories(code, labelled, form):
     distance, players = 2.0 if code == "sum" else 0.0, CategoricalAAEPlayers(discriminator=TWICE)
-    model = categorical(code=code, head_distance=distance, loss=form, players=players, data_shape=(3,), classes=CLASSES)
-    model.labelled = labelled
+    options = {"data_shape": (3,), "classes": CLASSES, "weight_prior": 0.7}
+    model = categorical(code=code, head_distance=distance, loss=form, players=players, **options)
+    model.labelled, model.rows = labelled, 50
     batch = Batch(torch.randn(7, 3), torch.arange(7) % CLASSES)
     assert_every_phase_is(model, batch, written_out_with_categories(perturbed(model, by=0.3), batch))
 
@@ -205,8 +212,9 @@ def test_every_player_gets_the_gradient_of_its_own_loss_with_categories(code, la
 def test_every_player_gets_the_gradient_of_its_own_loss_with_smoothness_and_balance(clusters):
     weights = {"category": 0.3, "style": 0.7, "smoothness": 2.0, "radius": 0.8, "balance": 1.5}
     players = CategoricalAAEPlayers(discriminator=TWICE)
-    model = categorical(categories=clusters, players=players, data_shape=(3,), classes=CLASSES, **weights)
-    model.labelled = 0 if clusters else 3
+    options = {"data_shape": (3,), "classes": CLASSES, "weight_prior": 0.7}
+    model = categorical(categories=clusters, players=players, **options, **weights)
+    model.labelled, model.rows = 0 if clusters else 3, 50
     batch = Batch(torch.randn(7, 3), torch.arange(7) % CLASSES)
     expected = written_out_with_categories(perturbed(model, by=0.3), batch)
     if clusters:
@@ -274,18 +282,31 @@ def test_an_encoder_with_noise_is_not_to_be_smooth():
 
 
 def test_perturbed_rows_are_no_data_to_batch_normalisation():
-    """What it learns of the rows is the same with smoothness and without; and the loss is that of its batch."""
-    x, learned = torch.randn(7, 3), []
+    """What it learns of the rows is the same with smoothness and without; the loss is that of rows in training."""
+    x, learned, losses = torch.randn(7, 3), [], []
     for smoothness in (0.0, 2.0):
         torch.manual_seed(0)
         encoder = partial(MLP, hidden=(8,), batch_norm=True)
         model = categorical(encoder=encoder, smoothness=smoothness, data_shape=(3,), classes=CLASSES)
-        model.regularise(Batch(x))
+        with noise.use(of_shape):
+            losses.append(model.regularise(Batch(x)))
+            change = objectives.local_distributional_smoothness(
+                lambda x, model=model: model.encoder.heads(x)[0], x, model.encoder.heads(x)[0], model.radius
+            )
+        for layer in model.encoder.modules():
+            if isinstance(layer, nn.BatchNorm1d):
+                layer.reset_running_stats()
+        with noise.use(of_shape):
+            model.regularise(Batch(x))
         learned.append([buffer.clone() for buffer in model.encoder.buffers()])
         layer = model.encoder.network.layers[1]
         assert layer.track_running_stats and layer.training and layer.num_batches_tracked == 1
     for one, other in zip(*learned, strict=True):
         assert torch.equal(one, other)
+    torch.testing.assert_close(
+        losses[1].losses["generator"], losses[0].losses["generator"] + 2.0 * losses[1].scores["smoothness"]
+    )
+    torch.testing.assert_close(losses[1].scores["smoothness"], change)
 
 
 @float64
@@ -360,7 +381,6 @@ class Steps(nn.Module):
         return StandardNormal(1)()
 
     def given(self, y):
-        assert (y >= 0).all()
         y = y.unsqueeze(-1).to(torch.get_default_dtype())
         return DiagonalNormal(y, 1 + y)
 
@@ -540,6 +560,29 @@ class Flat(nn.Module):
         return Normal(0.0, 1.0)
 
 
+class Apart(StandardNormal):
+    """The whole is N(0, I), its parts lie elsewhere: a label that is not there would name the last."""
+
+    parts = 3
+
+    def given(self, y):
+        return DiagonalNormal(10.0 * torch.tensor([[1.0] * 2, [2.0] * 2, [3.0] * 2])[y], torch.ones(len(y), 2))
+
+
+class NoModule:
+    def __init__(self, latent_dim):
+        pass
+
+
+class Few(StandardNormal):
+    """Has fewer parts than it says."""
+
+    parts = 10
+
+    def given(self, y):
+        return DiagonalNormal(torch.zeros(4, 2)[y], torch.ones(len(y), 2))
+
+
 class Unnamed(StandardNormal):
     """Speaks of parts, and cannot draw them."""
 
@@ -588,6 +631,12 @@ class Given(pl.LightningDataModule):
             "label -2",
         ),
         ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "are to be int64"),
+        ({"labels": "decoder"}, {"train": [blobs(8)._replace(y=torch.zeros(8, 1, dtype=int))]}, r"of shape \(8, 1\)"),
+        ({"labels": "decoder", "data_shape": (KINDS,), "classes": 9}, {}, "the model knows 9 labels, the data has 4"),
+        ({"labels": "prior", "prior": PetalPrior, "data_shape": (KINDS,), "classes": 9}, {}, "knows 9 labels"),
+        ({"prior": NoModule}, {}, r"NoModule is no torch\.nn\.Module"),
+        ({"prior": partial(StandardNormal, latent_dim=3)}, {}, "multiple values"),
+        ({"prior": Few}, {}, "Few.given.* cannot be drawn from: index 9 is out of bounds"),
         ({"labels": "decoder"}, {"classes": None}, "'decoder', and the data has none"),
         ({"prior": MixturePrior}, {}, "MixturePrior learns, and here the prior cannot"),
         ({"prior": Flat}, {}, r"sample\(\(2, 3\)\) of Flat has shape \(2, 3\), expected \(2, 3, 2\)"),
@@ -613,17 +662,46 @@ def test_a_wrong_label_is_found_in_whatever_batch_it_is(tmp_path, make, wrong):
 
 
 def test_a_labelled_prior_needs_a_label_now_and_then(tmp_path):
-    """Not in every batch: few of many rows may have one. But an epoch without any is an error."""
-    none, fit = (
-        blobs(8, labelled=0),
-        lambda batches: trainer(tmp_path, max_epochs=1).fit(
-            aae(labels="prior", prior=PetalPrior), Given(batches, val=blobs(8))
-        ),
-    )
-    fit([none, blobs(8, labelled=1), none._replace(y=None)])
-    for batches in ([none, none], [none._replace(y=None)]):
-        with pytest.raises(ConfigurationError, match=r"^labels: 'prior', and not one training row of this epoch"):
-            fit(batches)
+    """Not in every batch, nor in every epoch that is cut short. But an epoch or a run without any is an error."""
+    none, few, model = blobs(8, labelled=0), blobs(8, labelled=1), partial(aae, labels="prior", prior=PetalPrior)
+
+    def fit(batches, **options):
+        trainer(tmp_path, **{"max_epochs": 1, **options}).fit(model(), Given(batches, val=blobs(8)))
+
+    fit([none, few, none._replace(y=None)])
+    fit([none], fast_dev_run=True)
+    for batches, options in (
+        ([none, none], {"max_epochs": 9}),
+        ([none._replace(y=None)], {}),
+        ([none, few], {"max_steps": 1}),
+    ):
+        with pytest.raises(ConfigurationError, match=r"^labels: 'prior', and not one training row so far had a label"):
+            fit(batches, **options)
+    trainer(tmp_path, max_steps=3, limit_train_batches=1).fit(model(), Digits(batch_size=4, labels=10))
+    run = trainer(tmp_path, max_steps=1)
+    with pytest.raises(ConfigurationError, match=r"^labels: 'prior', and not one training row has a label"):
+        run.fit(model(), Unlabelled(4))
+    assert run.global_step == 0
+
+
+class Unlabelled(TensorDataModule):
+    classes = 10
+
+    def load(self):
+        return dict.fromkeys(("train", "val", "test"), Split(torch.rand(8, 2), torch.full((8,), -1)))
+
+
+@float64
+def test_rows_without_a_label_are_compared_with_the_whole_prior():
+    """Whatever a prior of one's own makes of the label -1: `given` is not asked."""
+    model = aae(labels="prior", prior=Apart, data_shape=(3,), classes=CLASSES)
+    seen = []
+    model.discriminator.register_forward_pre_hook(lambda module, given: seen.append(given[0][1]))
+    model.regularise(Batch(torch.randn(3000, 3), torch.arange(3000) % 4 - 1))
+    labels = torch.arange(3000) % 4 - 1
+    assert seen[0][labels < 0].abs().max() < 9
+    for label in range(CLASSES):
+        assert (seen[0][labels == label] - 10.0 * (label + 1)).abs().max() < 9
 
 
 def test_rows_without_a_label_are_no_rows_for_a_decoder_that_reads_them(tmp_path):
@@ -854,19 +932,80 @@ def test_errors_are_counted_where_labels_are_known(tmp_path):
 
 
 def test_clusters_are_named_by_rows_as_a_datamodule_hands_them_over(tmp_path):
-    """One that shifts x on its way to the device, and one with two loaders."""
-    model, names = categorical(categories=4, data_shape=(KINDS,), classes=KINDS), []
+    """One that shifts x before and after its way to the device, has two loaders, and makes them late."""
+    model, seen = categorical(categories=4, data_shape=(KINDS,), classes=KINDS), []
 
     class Shifted(Given):
-        def on_after_batch_transfer(self, batch, dataloader_idx):
+        def setup(self, stage):
+            if stage == "validate":
+                self.loaders = {"a": self._loader([self.val]), "b": self._loader([self.val])}
+
+        def on_before_batch_transfer(self, batch, dataloader_idx):
             return batch._replace(x=batch.x + 100)
 
+        def on_after_batch_transfer(self, batch, dataloader_idx):
+            return batch._replace(x=batch.x + 1000)
+
+        def val_dataloader(self):
+            return self.loaders
+
+    model.encoder.network.register_forward_pre_hook(lambda network, given: seen.append(given[0]))
+    trainer(tmp_path, precision="64-true").test(model, Shifted([blobs(8)]), verbose=False)
+    assert len(seen) >= 3 and all(x.mean() > 1050 and x.dtype == torch.float64 for x in seen)
+    with pytest.raises(ConfigurationError, match=r"^classes: a row has the label 7; the model knows 0\.\.3"):
+        trainer(tmp_path).test(model.float(), Given([blobs(8)], val=blobs(8)._replace(y=torch.full((8,), 7))))
+
+
+def test_clusters_are_named_anew_in_every_test(tmp_path):
+    model, run, batch = categorical(categories=4, data_shape=(KINDS,), classes=KINDS), trainer(tmp_path), blobs(8)
+    with torch.no_grad():
+        model.encoder.network.layers = nn.Sequential(nn.Linear(KINDS, KINDS + 2, bias=False))
+        model.encoder.network.layers[0].weight.copy_(torch.eye(KINDS + 2, KINDS))
+    (found,) = run.test(model, Given([batch]), verbose=False)
+    assert found["test/error"] == 0
+    surer = batch._replace(x=0.9 * batch.x, y=(batch.y + 1) % KINDS)
+    (found,) = run.test(model, Given([batch], val=surer), verbose=False)
+    assert found["test/error"] == 1
+
+
+@pytest.mark.parametrize("stage", ["val", "test"])
+@pytest.mark.parametrize("make", [partial(aae, labels="prior", prior=PetalPrior), categorical])
+def test_labels_of_evaluation_are_checked_too(tmp_path, make, stage):
+    data = Given([blobs(8)], **{stage: blobs(8)._replace(y=torch.full((8,), KINDS))})
+    run, model = trainer(tmp_path), make(data_shape=(KINDS,), classes=KINDS)
+    with pytest.raises(ConfigurationError, match=f"a row has the label {KINDS}; the model knows"):
+        (run.validate if stage == "val" else run.test)(model, data)
+
+
+def test_two_loaders_may_be_evaluated(tmp_path):
+    class Two(Given):
         def val_dataloader(self):
             return [super().val_dataloader()] * 2
 
-    model.encoder.network.register_forward_pre_hook(lambda network, given: names.append(given[0].mean().item()))
-    trainer(tmp_path).test(model, Shifted([blobs(8)]), verbose=False)
-    assert len(names) >= 3 and min(names) > 90
+        test_dataloader = predict_dataloader = val_dataloader
+
+    for model in (categorical(), aae()):
+        run = trainer(tmp_path, max_steps=1)
+        run.fit(model, Two([blobs(8)]))
+        assert len(run.test(model, Two([blobs(8)]), verbose=False)) == 2
+        assert len(run.predict(model, Two([blobs(8)]))) == 2
+
+
+def test_new_data_without_labels_is_encoded_where_the_decoder_alone_reads_them(tmp_path):
+    model = aae(labels="decoder", data_shape=(KINDS,), classes=KINDS)
+    (found,) = trainer(tmp_path).predict(model, Given([blobs(8)._replace(y=None)]))
+    assert found["z"].shape == (8, 2)
+
+
+@pytest.mark.parametrize(("labelled", "message"), [(-1, "-1 is below 0"), (2.0, "2.0 is not a whole number")])
+def test_a_datamodules_own_mistakes_are_named(tmp_path, labelled, message):
+    with pytest.raises(ConfigurationError, match=rf"^data\.labelled_per_batch: {message}"):
+        trainer(tmp_path, max_steps=1).fit(categorical(), Given([blobs(8)], labelled_per_batch=labelled))
+    with pytest.raises(ConfigurationError, match=r"^classes: \['a', 'b'\] is not a whole number"):
+        trainer(tmp_path, max_steps=1).fit(categorical(), Given([blobs(8)], classes=["a", "b"]))
+    data = Given([blobs(8)])
+    data.labels = ["nought", "one", "two", "three"]  # the names of the classes, and not ours to read
+    trainer(tmp_path, max_steps=1).fit(aae(labels="decoder"), data)
 
 
 def test_clusters_without_a_datamodule_have_no_names(tmp_path):

@@ -33,6 +33,7 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 import torchmetrics
+from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
 
@@ -60,7 +61,7 @@ from ..objectives import (
     marginal_divergence,
     opposed,
 )
-from .latent import LatentVariableModel, check_draws
+from .latent import LatentVariableModel, check_draws, make_prior
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class AAE(LatentVariableModel):
             raise ConfigurationError(f"labels: {labels!r} is none of 'ignored', 'prior', 'decoder'")
         adversarial_loss(torch.zeros(()), loss)
         self.labels, self.loss = labels, loss
-        self._label_seen = True
+        self._label_seen = False
         self._one_step_each(but="discriminator", least=1)
         self._build_for(data_shape=data_shape, classes=classes)
 
@@ -133,7 +134,7 @@ class AAE(LatentVariableModel):
             raise ConfigurationError(f"labels: {self.labels!r}, and the data has none")
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, 0)
         self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
-        self.prior = self.recipes["prior"](self.latent_dim)
+        self.prior = make_prior(self.recipes["prior"], self.latent_dim)
         check_draws(self.prior, self.latent_dim)
         self.kinds = self._kinds()
         self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self.kinds)
@@ -151,21 +152,46 @@ class AAE(LatentVariableModel):
             )
         return classes + 1
 
+    @property
+    def labels_read(self) -> int:
+        return 0 if self.labels == "ignored" else (self.hparams.get("classes") or 0)
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        labelled = getattr(getattr(self._trainer, "datamodule", None), "labelled_rows", None)
+        if self.labels == "prior" and labelled == 0:
+            raise ConfigurationError("labels: 'prior', and not one training row has a label")
+        self._label_seen = bool(labelled)
+
+    def on_train_start(self) -> None:
+        super().on_train_start()
+        self._label_seen |= self.global_step > 0
+
     def _check(self, batch: Batch, batch_idx: int) -> None:
+        if self.labels == "decoder" and self.trainer.predicting:
+            return  # the encoder reads no label
         super()._check(batch, batch_idx)
-        y = Batch(*batch).y
         if self.labels != "prior" or self.trainer.predicting:
             return
-        if y is not None:
-            self._check_labels(y, least=-1)
-        if self.trainer.training:
-            seen = y is not None and bool((y >= 0).any())
-            self._label_seen = seen or (self._label_seen and batch_idx > 0)
+        batch = Batch(*batch)
+        self._check_labels(batch, least=-1)
+        if self.trainer.training and not self._label_seen and batch.y is not None:
+            self._label_seen = bool((batch.y >= 0).any())
 
     def on_train_epoch_end(self) -> None:
-        whole = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        if whole and not self.trainer.strategy.reduce_boolean_decision(self._label_seen, all=False):
-            raise ConfigurationError("labels: 'prior', and not one training row of this epoch has a label")
+        whole = self.trainer.limit_train_batches == 1.0  # type: ignore[attr-defined]
+        if whole and self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+            self._expect_a_label()
+
+    def on_train_end(self) -> None:
+        self._expect_a_label()
+
+    def _expect_a_label(self) -> None:
+        """Of a datamodule that does not tell how many rows have one."""
+        if self.labels != "prior" or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if not self.trainer.strategy.reduce_boolean_decision(self._label_seen, all=False):
+            raise ConfigurationError("labels: 'prior', and not one training row so far had a label")
 
     def cast(self) -> dict[str, Sequence[nn.Module]]:
         return {
@@ -189,13 +215,12 @@ class AAE(LatentVariableModel):
 
     def contest(self, batch: Batch, z: Tensor) -> Contest:
         """The codes of a batch, `(1, batch, latent_dim)`, against draws of the prior."""
-        context = None
+        (real,), context = self.prior().sample((1, len(batch.x))), None
         if self.labels == "prior":
             y = batch.y if batch.y is not None else torch.full(batch.x.shape[:1], -1, device=batch.x.device)
-            (real,) = self.prior.given(y).sample((1,))
+            (part,) = self.prior.given(y.clamp_min(0)).sample((1,))
+            real = torch.where((y < 0).unsqueeze(-1), real, part)
             context = one_hot(y.remainder(self.kinds), self.kinds).to(batch.x)
-        else:
-            (real,) = self.prior().sample((1, len(batch.x)))
         return contest(self.discriminator, z[0], real, context, self.loss)
 
     def regularise(self, batch: Batch) -> Play:
@@ -294,8 +319,8 @@ class CategoricalAAE(LatentVariableModel):
             direction, see `local_distributional_smoothness`; 0: none. The papers on adversarial autoencoders have no
             such term.
         radius: of that change, in the units of x.
-        balance: weight, in the generator's loss, of KL(q(y), p(y)) with q(y) the mean over a batch. The discriminator
-            T(y) judges rows one by one, and gives a category that nobody has no gradient to come back; 0: none.
+        balance: weight, in the generator's loss, of KL(q(y), p(y)) with q(y) the mean over a process's batch; 0: none.
+            The discriminator T(y) judges rows one by one, and gives a category that died no gradient to come back.
         loss, players, weight_prior: see `AAE`.
         data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
 
@@ -351,6 +376,10 @@ class CategoricalAAE(LatentVariableModel):
         self._build_for(data_shape=data_shape, classes=classes)
 
     @property
+    def labels_read(self) -> int:
+        return self.hparams.get("classes") or 0
+
+    @property
     def categories(self) -> int:
         """The number of categories, labels or clusters."""
         return self.clusters or self.hparams["classes"]
@@ -363,6 +392,8 @@ class CategoricalAAE(LatentVariableModel):
         classes = self.hparams.get("classes")
         if self.clusters is None and not classes:
             raise ConfigurationError("categories: the data has no labels; say how many clusters there are to be")
+        if self.clusters is None:
+            at_least(2, classes=self.labels_read)
         if self.clusters is not None and classes and self.clusters < classes:
             raise ConfigurationError(f"categories: {self.clusters} clusters are fewer than the {classes} classes")
         self.encoder = CategoricalEncoder(
@@ -374,7 +405,7 @@ class CategoricalAAE(LatentVariableModel):
             # An autoencoder that learns slowly would not get them apart.
             self.encoder.place_heads(self.head_distance)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
-        self.prior = self.recipes["prior"](self.latent_dim)
+        self.prior = make_prior(self.recipes["prior"], self.latent_dim)
         check_draws(self.prior, self.latent_dim)
         dims = {"category": self.categories, "style": self.latent_dim}
         self.discriminators = nn.ModuleDict(
@@ -385,7 +416,8 @@ class CategoricalAAE(LatentVariableModel):
 
     def configure_model(self) -> None:
         super().configure_model()
-        self.labelled = getattr(getattr(self._trainer, "datamodule", None), "labelled_per_batch", 0)
+        labelled = getattr(getattr(self._trainer, "datamodule", None), "labelled_per_batch", None)
+        self.labelled = at_least(0, **{"data.labelled_per_batch": labelled or 0})
         if self.labelled and self.clusters:
             raise ConfigurationError("data.labelled_per_batch: clusters learn from no labels; leave it at 0")
 
@@ -484,8 +516,7 @@ class CategoricalAAE(LatentVariableModel):
         if self.trainer.predicting:
             return
         batch = Batch(*batch)
-        if batch.y is not None:
-            self._check_labels(batch.y, least=-1)
+        self._check_labels(batch, least=-1)
         if self.trainer.training and len(batch.x) <= self.labelled:
             raise ConfigurationError(
                 f"data.labelled_per_batch: {self.labelled} of a batch of {len(batch.x)} rows leave none without a label"
@@ -493,19 +524,20 @@ class CategoricalAAE(LatentVariableModel):
         y = self._labelled(batch).y
         if self.trainer.training and not self.clusters and (y is None or not (y >= 0).all()):
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled}, and there are rows without a label; say how many rows of "
-                "a batch are to be labelled ones, or how many categories there are to be without labels"
+                f"data.labelled_per_batch: {self.labelled}, and there are rows without a label; let the datamodule say "
+                "how many rows of a batch are labelled ones, or the model how many categories there are without labels"
             )
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         super().validation_step(batch, batch_idx)
         self._count("val", Batch(*batch))
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         super().test_step(batch, batch_idx)
         self._count("test", Batch(*batch))
 
     def _count(self, stage: str, batch: Batch) -> None:
+        self._check_labels(batch, least=-1)
         if batch.y is not None:
             self.members[stage].update(self.encoder.heads(batch.x)[0], batch.y)
 
@@ -524,12 +556,10 @@ class CategoricalAAE(LatentVariableModel):
         if data is None:
             raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
         self.members["val"].reset()
-        loaders = data.val_dataloader()
-        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
-            for batch in loader:
-                batch = self.trainer.precision_plugin.convert_input(batch)
-                batch = self._on_before_batch_transfer(batch)
-                self._count("val", Batch(*self.trainer.strategy.batch_to_device(batch)))
+        data.setup("validate")
+        for batch, _, loader in CombinedLoader(data.val_dataloader(), "sequential"):
+            batch = self._on_before_batch_transfer(self.trainer.precision_plugin.convert_input(batch), loader)
+            self._count("val", Batch(*self.trainer.strategy.batch_to_device(batch, dataloader_idx=loader)))
 
     def on_test_epoch_end(self) -> None:
         self._log_error("test")
@@ -554,7 +584,7 @@ class CategoricalAAE(LatentVariableModel):
         y = self._draw_categories(z) if y is None else y
         return self.encoder.join(one_hot(y, self.categories).to(z), z)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """The code of a row, `z` `(batch, code_dim)`, its `category` and that one's `probability`, `y` and `index`."""
         batch = Batch(*batch)
         probability, category = self.encoder.heads(batch.x)[0].softmax(-1).max(-1)

@@ -255,7 +255,7 @@ class GAN(AdversarialModel):
     def opponents(self, first: Tensor, second: Tensor) -> Losses:
         return {"generator": adversarial_loss(first, self.loss)}
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         raise ConfigurationError("predict: a GAN has no encoder; a BiGAN has one")
 
 

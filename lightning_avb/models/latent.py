@@ -32,6 +32,21 @@ def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torc
     return turns[torch.arange(count, device=device) % len(turns)]
 
 
+def make_prior(prior: Any, latent_dim: int) -> nn.Module:
+    """The module that a recipe makes.
+
+    Raises:
+        ConfigurationError: it makes none.
+    """
+    try:
+        made = prior(latent_dim)
+    except TypeError as error:
+        raise ConfigurationError(f"prior: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(f"prior: {type(made).__name__} is no torch.nn.Module that returns a distribution")
+    return made
+
+
 def check_draws(prior: nn.Module, latent_dim: int) -> None:
     """Looks at a prior that is only drawn from.
 
@@ -43,13 +58,13 @@ def check_draws(prior: nn.Module, latent_dim: int) -> None:
         raise ConfigurationError(f"prior: {name} learns, and here the prior cannot")
     given: Any = getattr(prior, "given", None)
     parts: list[tuple[str, Any, tuple[int, ...]]] = [("", prior, (2, 3))]
-    if getattr(prior, "parts", 0):
-        parts.append((".given(y) for three labels y", lambda: given(torch.zeros(3, dtype=torch.int64)), (2,)))
+    if last := getattr(prior, "parts", 0):
+        parts.append((".given(y) for three labels y", lambda: given(torch.tensor([0, last - 1, 0])), (2,)))
     for what, distribution, shape in parts:
         try:
             with torch.random.fork_rng(devices=[]):
                 drawn = tuple(distribution().sample(shape).shape)
-        except (AttributeError, NotImplementedError, TypeError) as error:
+        except Exception as error:
             raise ConfigurationError(f"prior: {name}{what} cannot be drawn from: {error}") from error
         if drawn != (2, 3, latent_dim):
             raise ConfigurationError(
@@ -85,35 +100,50 @@ class GenerativeModel(Game):
         """Labels that the parts are told of, 0 in a model that is not conditional."""
         return (self.hparams.get("classes") or 0) if self.conditional else 0
 
+    @property
+    def labels_read(self) -> int:
+        """How many labels the model does something with, 0: none."""
+        return self.classes
+
+    def _build_for(self, **facts: Any) -> None:
+        if facts.get("classes") is not None:
+            at_least(1, classes=facts["classes"])
+        super()._build_for(**facts)
+
     def build(self, data_shape: Shape) -> None:
         if self.conditional and not self.classes:
             raise ConfigurationError(f"{self.reads_labels}: the data has no labels to read")
-        self.prior = self.recipes["prior"](self.latent_dim)
+        self.prior = make_prior(self.recipes["prior"], self.latent_dim)
 
     def configure_model(self) -> None:
         super().configure_model()
         data = getattr(self._trainer, "datamodule", None)
         known, shown = getattr(data, "classes", None), getattr(data, "labels", None)
-        if self.classes and shown is not None:
+        if self.classes and isinstance(shown, int):
             raise ConfigurationError(f"data.labels: {shown}, and the model reads the label of every row; leave it null")
-        if self.classes and known is not None and self.classes != known:
+        if self.labels_read and known is not None and self.labels_read != known:
             raise ConfigurationError(
-                f"{self.reads_labels}: the model knows {self.classes} labels, the data has {known}"
+                f"{self.reads_labels}: the model knows {self.labels_read} labels, the data has {known}"
             )
 
     def _check(self, batch: Batch, batch_idx: int) -> None:
         """Checks that model and data fit each other: labels in every batch, the rest in the first of an epoch."""
         if not self.classes:
             return
-        if (y := Batch(*batch).y) is None:
+        if Batch(*batch).y is None:
             raise ConfigurationError(f"{self.reads_labels}: the model reads the label of every row, and rows have none")
-        self._check_labels(y, least=0)
+        self._check_labels(Batch(*batch), least=0)
 
-    def _check_labels(self, y: Tensor, least: int) -> None:
+    def _check_labels(self, batch: Batch, least: int) -> None:
         """Raises ConfigurationError if a label is none of `least` to the number of classes less one."""
-        classes = self.hparams.get("classes") or 0
-        if y.dtype != torch.int64:
-            raise ConfigurationError(f"{self.reads_labels}: labels are to be int64, and these are {y.dtype}")
+        y, classes = batch.y, self.labels_read
+        if y is None:
+            return
+        if y.dtype != torch.int64 or y.shape != batch.x.shape[:1]:
+            raise ConfigurationError(
+                f"{self.reads_labels}: labels are to be int64, one a row: {tuple(batch.x.shape[:1])}, and these "
+                f"are {str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
+            )
         if len(wrong := y[(y < least) | (y >= classes)]):
             known = f"0..{classes - 1}" if classes else "none"
             unknown = ", and -1 for a row without one" if least < 0 else ""
@@ -162,7 +192,7 @@ class EncodingModel(GenerativeModel):
         """`(batch, latent_dim)`: one draw of q(z|x) a row."""
         return self.encoder(x, y).rsample((1,))[0]
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """One posterior draw a row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
         batch = Batch(*batch)
         with self._noise_of_rows("predict", batch):

@@ -380,7 +380,7 @@ class Posterior(CriticGame):
         z = self.draw_z(count, x)
         return self.target.named(z if self.amortised else z.squeeze(1))
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
         """One draw a row by the target's names, with the rows' `index`."""
         batch = Batch(*batch)
         with self._noise_of_rows("predict", batch):
