@@ -81,6 +81,8 @@ class Pictures(pl.Callback):
     def _draw(self, trainer: pl.Trainer, model: Any) -> None:
         step = max(0, trainer.global_step - 1)
         if hasattr(model, "draw_z"):
+            if model.amortised and self.batch is None:
+                return
             x = self.batch.x[:1].to(model.device) if self.batch is not None and model.amortised else None
             with noise.use(noise.seeded(noise.run_seed(), "pictures")):
                 show(trainer, "posterior", pictures.posterior(model, x=x), step)

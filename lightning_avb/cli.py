@@ -8,6 +8,7 @@ import inspect
 import os
 import re
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -271,9 +272,9 @@ def load(path: str | os.PathLike[str], root: str | None = None) -> Game:
     moved: dict[str, Any] = {}
     if root is not None and issubclass(cls, Posterior):
         target = known["target"]
-        if "path" not in (target.get("init_args") or {}):
-            raise ConfigurationError(f"root: {target['class_path']} reads no file")
-        moved["target"] = {**target, "init_args": {**target["init_args"], "path": root}}
+        if "path" not in inspect.signature(locate(target["class_path"])).parameters:
+            raise ConfigurationError(f"root: {target['class_path']} has no argument `path`")
+        moved["target"] = {**target, "init_args": {**(target.get("init_args") or {}), "path": root}}
     return cls.load_from_checkpoint(Path(path), map_location="cpu", **moved).eval()
 
 
@@ -328,7 +329,11 @@ def sample(
     model: Any = load(ckpt_path, root)
     at_least(1, n=n)
     if isinstance(model, Posterior):
+        if labels is not None:
+            raise ConfigurationError("labels: a posterior has none")
         _sample_parameters(model, Path(output), n, x)
+    elif x is not None:
+        raise ConfigurationError(f"x: is for posteriors, and this is a {type(model).__name__}")
     elif Path(output).suffix.lower() == ".png":
         pictures.write(pictures.samples(model, n, labels), Path(output))
     elif Path(output).suffix.lower() in (".npy", ".npz", ".csv"):
@@ -363,7 +368,7 @@ def _data_sets(model: Posterior, path: str) -> Tensor:
     """`(batch, *data_shape)` from a file with one or several."""
     try:
         rows = torch.from_numpy(np.load(path)).to(torch.get_default_dtype())
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"x: {path!r} is no .npy file of numbers ({error})") from error
     return rows[None] if model.amortised and tuple(rows.shape) == model.data_shape else rows
 

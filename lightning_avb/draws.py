@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, at_least
 from .support import Parameters
 
 SUFFIXES = (".npz", ".csv", ".nc")
@@ -46,7 +46,7 @@ def to_arviz(draws: Parameters, chains: int = 4) -> Any:
         import arviz
     except ModuleNotFoundError as error:
         raise ConfigurationError(f"{error}; it comes with pip install 'lightning-avb[arviz]'") from error
-    count = min(len(value) for value in draws.values()) // chains
+    count = min(len(value) for value in draws.values()) // at_least(1, chains=chains)
     if count < 1:
         raise ConfigurationError(f"n: fewer draws than {chains} chains")
     parts = {
@@ -60,7 +60,7 @@ def write(path: Path, draws: Parameters) -> None:
     """Writes draws: one array a name into .npz, a table into .csv, what ArviZ reads into .nc; makes the folder.
 
     Raises:
-        ConfigurationError: another suffix, or a table of draws for several data sets.
+        ConfigurationError: another suffix.
     """
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:

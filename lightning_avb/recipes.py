@@ -35,7 +35,10 @@ def _script() -> str:
     spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
     name = spec.name if spec else Path(file).stem if file else "__main__"
     if name not in sys.modules:
-        found = importlib.util.find_spec(name)
+        try:
+            found = importlib.util.find_spec(name)
+        except (ImportError, ValueError):  # a file's name need not be one of a module
+            found = None
         if found is not None and found.origin and file and Path(found.origin).resolve() == Path(file).resolve():
             sys.modules[name] = main  # otherwise looking the name up would run the script once more
     return name if sys.modules.get(name) is main else "__main__"

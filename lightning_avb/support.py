@@ -75,6 +75,8 @@ class Support:
     """
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
+        if not isinstance(kinds, Mapping):
+            raise ConfigurationError(f"support: {kinds!r} does not map names to kinds, as {{mu: real}} does")
         if not kinds:
             raise ConfigurationError("support: names no parameter; say for example {mu: real, tau: positive}")
         self.blocks = {name: _block(name, str(kind)) for name, kind in kinds.items()}

@@ -18,10 +18,11 @@ from games import trainer
 import lightning_avb as avb
 from datamodules import NoData, Simulated
 from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, cli, draws, noise, pictures, targets
+from lightning_avb.callbacks import Pictures
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
-from lightning_avb.diagnosis import compare
+from lightning_avb.diagnosis import Diagnosis, compare, trust
 from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, _pairwise_log_prob
-from lightning_avb.errors import ConfigurationError
+from lightning_avb.errors import ConfigurationError, NonFiniteLossError
 from lightning_avb.evaluation import calibration_ranks, uniformity
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam, nearest_normal
 from lightning_avb.targets import Family, Function, Gaussian, Mixture, NormalMean, Parabola, Target
@@ -375,6 +376,7 @@ class Wrong(Target):
     def __init__(self, how: str) -> None:
         super().__init__()
         self.kinds, self.how = {"z": "real[2]"}, how
+        self.plane = ("z[0]", "tau") if how == "plane" else None
 
     def log_density(self, *, z):
         value = -z.square().sum(-1)
@@ -388,6 +390,10 @@ class Wrong(Target):
             "outside": lambda: value.where(z[..., 0] < 2, -math.inf),
             "slope": lambda: value + 0 * (z[..., 0] - z[..., 0].detach()).abs().sqrt(),
             "flat": lambda: 0 * value,
+            "periodic": lambda: -z[..., 0].square() + 3 * z[..., 1].cos(),
+            "heavy": lambda: -z[..., 0].square() - 0.5 * torch.log1p(z[..., 1].square()),
+            "rising": lambda: -z[..., 0].square() + z[..., 1],
+            "accident": lambda: -(z[..., 0] - torch.tensor([1.0, 2.0])).square() - z[..., 1].square(),
             "half flat": lambda: -z[..., 0].square(),
         }.get(self.how, lambda: value)()
 
@@ -396,13 +402,18 @@ class Wrong(Target):
             "derived, a tensor": lambda: z,
             "derived, a number": lambda: {"r": z.sum()},
             "derived, wrong": lambda: {"r": z}["nothing"],
+            "derived twice": lambda: {"z": z},
+            "derived index": lambda: {"index": z},
         }.get(self.how, dict)()
+
+    def reference(self, count, seed=0):
+        return torch.zeros(count) if self.how == "reference, a tensor" else None
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("shape", r"target: .* one number a point, \(64, 2\) for z \(64, 2, 2\); it gave \(\)"),
+        ("shape", r"target: .* one number a point, \(64, 2\) for z \(64, 2, 2\); for \(64, 2\) points it gave \(\)"),
         ("number", "target: .* it gave float"),
         ("constant", "target: .* not differentiable"),
         ("minus infinity", "target: .* is -inf at all of 128 points"),
@@ -412,6 +423,14 @@ class Wrong(Target):
         ("slope", r"target: the slope of the log-density of Wrong is nan at \d+ of 4096 points"),
         ("flat", r"target: the density of Wrong does not fall along z\[[01]\].*proper"),
         ("half flat", r"target: the density of Wrong does not fall along z\[1\].*proper"),
+        ("periodic", r"target: the density of Wrong does not fall off along z\[1\]"),
+        ("heavy", r"target: the density of Wrong does not fall off along z\[1\]"),
+        ("rising", r"target: the density of Wrong still rises where z\[1\] is"),
+        ("accident", r"target: .* one number a point, \(64, 2\) .*; for \(7, 1\) points it gave \(7, 2\)"),
+        ("plane", r"target: the plane of Wrong names 'tau', none of z\[0\], z\[1\]"),
+        ("reference, a tensor", r"target: reference\(16\) of Wrong is to be a dict of tensors \(...\); it gave Tensor"),
+        ("derived twice", "target: Wrong names a quantity 'z', which is the name of something else"),
+        ("derived index", "target: Wrong names a quantity 'index', which is the name of something else"),
         ("derived, a tensor", r"target: what Wrong derives is to be a dict of tensors \(64, 2, ...\)"),
         ("derived, a number", r"target: what Wrong derives .* it gave {'r': \(\)}"),
         ("derived, wrong", r"target: Wrong fails for z \(64, 2, 2\): 'nothing'"),
@@ -441,7 +460,8 @@ class Misshapen(NormalMean):
 def test_families_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"^target: NoFamily has a data_shape, and so is to be .*Family"):
         Posterior(NoFamily)
-    with pytest.raises(ConfigurationError, match=r"^target: simulate\(2\) of Misshapen gives x \(2, 2\), not \(2, 4\)"):
+    message = r"^target: simulate\(2\) of Misshapen is to be .* {'x': \(2, 4\)}; it gave {'x': \(2, 2\)}"
+    with pytest.raises(ConfigurationError, match=message):
         trainer(tmp_path, max_steps=1).fit(Posterior(Misshapen), Simulated(NormalMean, rows=64, eval_rows=1))
 
 
@@ -457,8 +477,70 @@ def test_data_in_float64_is_no_hindrance(tmp_path):
     assert model.draw(5)["z"].dtype == torch.float32
 
 
-def test_a_loss_that_is_not_finite_speaks_of_the_support():
-    assert "the support the right one" in Posterior.cure
+@pytest.mark.parametrize("how", ["flat", "half flat", "periodic"])
+def test_improper_densities_are_refused_in_the_supports_coordinates_too(tmp_path, how):
+    with pytest.raises(ConfigurationError, match=r"^target: the density of Wrong does not fall off along z"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(partial(Wrong, how=how), standardise=False), NoData())
+
+
+class Late(Gaussian):
+    """Its log-density is a number at the points that are looked at, and not in training."""
+
+    def log_density(self, *, z):
+        value = super().log_density(z=z)
+        return value * math.nan if z.shape[:2] == (33, 1) else value
+
+
+def test_a_loss_that_is_not_finite_speaks_of_the_support(tmp_path):
+    with pytest.raises(NonFiniteLossError, match="the support the right one"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Late, SMALL, samples=33), NoData())
+
+
+class Even(Target):
+    """Constant, and proper, since its support has an end."""
+
+    kinds = {"share": "unit_interval"}  # noqa: RUF012
+
+    def log_density(self, *, share):
+        return torch.zeros_like(share).detach()
+
+    def derived(self, *, share):
+        return {"odds": torch.from_numpy(share.numpy() / (1 - share.numpy()))}
+
+
+def test_a_constant_density_and_a_derived_quantity_from_elsewhere_are_sound(tmp_path):
+    share = fitted(Posterior(Even, SMALL, samples=64), 150, tmp_path).draw(4000)["share"]
+    assert abs(share.mean().item() - 0.5) < 0.05 and abs(share.std().item() - 12**-0.5) < 0.05
+
+
+class Far(Target):
+    kinds = {"year": "real", "depth": "real"}  # noqa: RUF012
+
+    def log_density(self, *, year, depth):
+        return -0.5 * (year - 20000.0).square() - 0.5 * ((depth + 3e4) / 100).square()
+
+
+def test_a_mode_far_away_is_reached(tmp_path):
+    model = fitted(Posterior(Far, SMALL, samples=8), 1, tmp_path)
+    torch.testing.assert_close(model.location, torch.tensor([20000.0, -30000.0]), rtol=0, atol=30)
+    torch.testing.assert_close(model.scale_tril.diagonal(), torch.tensor([1.0, 100.0]), rtol=0.1, atol=0)
+
+
+def test_double_precision_is_kept_and_half_refused(tmp_path):
+    run = trainer(tmp_path, max_steps=2, precision="64-true", callbacks=[Pictures(0)], limit_val_batches=0)
+    model = Posterior(partial(NormalMean, observations=3), SMALL, samples=8)
+    run.fit(model, Simulated(partial(NormalMean, observations=3), rows=64, eval_rows=1))
+    assert model.draw(5, np.ones((1, 3)))["mu"].dtype == torch.float64
+    run = trainer(tmp_path, max_steps=2, precision="64-true", callbacks=[Pictures(0)], limit_val_batches=0)
+    run.fit(Posterior(Gaussian, SMALL, samples=8), NoData())
+    with pytest.raises(ConfigurationError, match=r"^trainer\.precision: a log-density needs single precision"):
+        trainer(tmp_path, max_steps=2, precision="bf16-true").fit(Posterior(Gaussian, SMALL, samples=8), NoData())
+
+
+def test_data_sets_may_be_arrays_and_lists():
+    model = Posterior(partial(NormalMean, observations=3))
+    for x in (np.ones((2, 3)), torch.ones(2, 3, dtype=int), [[1, 1, 1], [1, 1, 1]]):
+        assert model.draw(4, x)["mu"].shape == (4, 2)
 
 
 @pytest.mark.parametrize(
@@ -491,9 +573,10 @@ def test_arguments_that_make_no_sense_are_refused(options, message):
         Posterior(**{"target": Gaussian, **options})
 
 
-def test_a_family_asks_for_data_sets(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"^data: Parabola is a family, whose rows are data sets"):
-        trainer(tmp_path, max_steps=1).fit(Posterior(Parabola), NoData())
+@pytest.mark.parametrize("family", [Parabola, NormalMean])
+def test_a_family_asks_for_data_sets(tmp_path, family):
+    with pytest.raises(ConfigurationError, match=rf"^data: {family.__name__} is a family, whose rows are data sets"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(family), NoData())
 
 
 def of_module(mu, tau):
@@ -558,7 +641,7 @@ def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
     assert "support.sigma: 'positiv' is none of real, positive" in capsys.readouterr().err
 
 
-def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path):
+def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path, monkeypatch, capsys):
     """As in the recipe of the docs: `python mine.py`, and then `lightning-avb sample` beside it."""
     (tmp_path / "script_of_the_test.py").write_text(
         "import pytorch_lightning as pl\nfrom datamodules import NoData\nfrom lightning_avb import Posterior\n"
@@ -571,6 +654,17 @@ def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path):
     assert found.returncode == 0 and found.stdout.count("begin") == 1, found.stderr
     known = cli.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
     assert known["init_args"]["log_density"] == "script_of_the_test.log_density"
+    Path(tmp_path, "script_of_the_test.py").write_text("def log_density(mu):\n    return -(mu**2)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    cli.main(["sample", "--ckpt_path", "some.ckpt", "--n", "5", "--output", "draws.npz"])
+    assert np.load("draws.npz")["mu"].shape == (5,)
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--ckpt_path", "some.ckpt", "--output", "draws.npz", "--labels", "[1]"])
+    with pytest.raises(SystemExit):
+        cli.main(["sample", "--ckpt_path", "some.ckpt", "--output", "draws.npz", "--root", "."])
+    errors = capsys.readouterr().err
+    assert "labels: a posterior has none" in errors and "Function has no argument `path`" in errors
 
 
 def test_draws_for_a_data_set_from_a_file(tmp_path, monkeypatch, capsys):
@@ -633,6 +727,46 @@ def test_the_divergence_from_reference_draws_is_of_the_parameters_alone():
     assert name not in {f.quantity for f in compare(target, {"mu": moved["mu"]}, known, folds=2)}
     with pytest.raises(ConfigurationError, match=r"^target: NormalSample draws a, and its reference has mu, log_sigma"):
         compare(target, {"a": moved["mu"]}, known)
+
+
+@pytest.mark.parametrize("target", [partial(Gaussian, [[1.0]]), partial(Gaussian, mean=[1e4, 1e4])])
+def test_draws_of_single_precision_may_coincide(target):
+    """Among twice 10,000 of them on a line some do."""
+    target = target()
+    found = {f.quantity: f.value for f in compare(target, target.reference(10000, seed=1), target.reference(10000), 2)}
+    assert abs(found["KL(draws, reference)"]) < 0.1
+    same = {name: value[:100].repeat_interleave(100, 0) for name, value in target.reference(10000).items()}
+    assert "KL(draws, reference)" not in {f.quantity for f in compare(target, target.reference(10000, 1), same, 2)}
+
+
+class FewReferences(Gaussian):
+    def reference(self, count, seed=0):
+        return super().reference(min(count, 30), seed)
+
+
+def test_too_few_reference_draws_leave_the_rest_of_the_diagnosis():
+    with torch.inference_mode(False):
+        findings = trust(Posterior(FewReferences), Diagnosis(draws=400))
+    assert findings[0].quantity == "Pareto k" and math.isfinite(findings[0].value)
+    assert findings[-1].quantity == "reference" and "30 rows are too few" in findings[-1].verdict
+
+
+def test_draws_that_are_too_wide_are_not_called_good():
+    """The weights of a flow that is far too wide are bounded: Pareto k has nothing to say against it."""
+    model = Posterior(partial(Gaussian, covariance=[[1.0, 0.0], [0.0, 1.0]]))
+    model.scale_tril.mul_(30)
+    found = trust(model, Diagnosis(draws=2000))
+    assert found[0].value < 0.7 and "nats apart" in found[0].verdict
+    assert (
+        "agree"
+        in trust(Posterior(partial(Gaussian, covariance=[[1.0, 0.0], [0.0, 1.0]])), Diagnosis(draws=2000))[0].verdict
+    )
+
+
+def test_names_of_kinds_are_a_mapping():
+    for kinds in ("mu", ["mu"]):
+        with pytest.raises(ConfigurationError, match=r"^support: .* does not map names to kinds"):
+            assert Function(f"{__name__}.of_module", kinds).support
 
 
 def test_the_samplers_optimizer_has_its_own_defaults():

@@ -59,7 +59,28 @@ def test_supports_come_from_the_sites():
     torch.testing.assert_close(target.at(z), expected + volume)
 
 
+def parametrised():
+    pyro.sample("mu", dist.Normal(pyro.param("centre", torch.zeros(())), 1.0))
+
+
+def twice():
+    pyro.sample("mu", dist.Normal(0.0, 1.0))
+    pyro.sample("mu", dist.Normal(0.0, 1.0))
+
+
+def between_tensors():
+    pyro.sample("share", dist.Uniform(torch.zeros(()), torch.ones(())))
+
+
+def test_bounds_may_be_tensors():
+    assert PyroModel(f"{__name__}.between_tensors").kinds == {"share": "unit_interval"}
+
+
 def test_sites_that_cannot_be_learned_are_named():
+    with pytest.raises(ConfigurationError, match=r"^model: 'centre' is a pyro\.param"):
+        PyroModel(f"{__name__}.parametrised")
+    with pytest.raises(ConfigurationError, match=r"^model: .*\.twice fails when it is run: .*mu"):
+        PyroModel(f"{__name__}.twice")
     with pytest.raises(ConfigurationError, match=r"^model: site 'kind' has the support"):
         PyroModel(f"{__name__}.discrete")
     with pytest.raises(ConfigurationError, match="there is no"):

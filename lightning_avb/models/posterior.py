@@ -33,7 +33,6 @@ little by little, and none is lost on the way that the approximation covers.
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -53,6 +52,7 @@ from ..networks.critics import CriticRecipe
 from ..recipes import recipe
 from ..support import Parameters
 from ..targets import Family, Target
+from ..targets.checks import check_named, check_target, first_wrong
 from .avb import CriticGame
 
 WIDEST = 1e6
@@ -110,7 +110,8 @@ class Posterior(CriticGame):
     Raises:
         ConfigurationError: a number that makes no sense, or a target that is none, with the argument's name. When
             fitting starts: a log-density that cannot be called, gives another shape than it should, is not
-            differentiable, is improper, or is not finite where the sampler begins; derived quantities that are none.
+            differentiable, does not fall off along every coordinate, or is not finite where the sampler begins; derived
+            quantities, reference draws or simulated data that are none.
     """
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape",)
@@ -146,12 +147,14 @@ class Posterior(CriticGame):
         self._one_step_each(but="critic", least=1)
         try:
             target = self.recipes["target"]()
-        except TypeError as error:
+        except (TypeError, AttributeError, OSError) as error:
             raise ConfigurationError(f"target: {error}") from error
         if not isinstance(target, Target):
             raise ConfigurationError(f"target: {type(target).__name__} is no lightning_avb.targets.Target")
         if not getattr(target, "kinds", None):
             raise ConfigurationError(f"target: {type(target).__name__} sets no `kinds`, its parameters by name")
+        if target.data_shape is not None and not isinstance(target.data_shape, (tuple, list)):
+            raise ConfigurationError(f"target: data_shape {target.data_shape!r} is to be a tuple, as (4,)")
         if target.data_shape is not None and not isinstance(target, Family):
             raise ConfigurationError(
                 f"target: {type(target).__name__} has a data_shape, and so is to be a lightning_avb.targets.Family"
@@ -233,19 +236,24 @@ class Posterior(CriticGame):
         """z = m + L u, `(..., latent_dim)`."""
         return self.location + u @ self.scale_tril.T
 
-    def on_fit_start(self) -> None:
-        """Looks at the target before anything is trained on it, and places the coordinates, once in a model's life."""
-        if self.amortised and getattr(self.trainer.datamodule, "no_data", False):  # type: ignore[attr-defined]
+    def configure_model(self) -> None:
+        if self.amortised and getattr(getattr(self._trainer, "datamodule", None), "no_data", False):
             raise ConfigurationError(
                 f"data: {type(self.target).__name__} is a family, whose rows are data sets; see datamodules.Simulated"
             )
+        super().configure_model()
+
+    def on_fit_start(self) -> None:
+        """Looks at the target before anything is trained on it, and places the coordinates, once in a model's life."""
+        if self.location.dtype in (torch.float16, torch.bfloat16):
+            raise ConfigurationError("trainer.precision: a log-density needs single precision; take a mixed one")
         steps = self.trainer.estimated_stepping_batches
         self._bridged = self.warmup if math.isinf(steps) else min(self.warmup, int(steps) // 2)
         if self.placed:
             return
         with noise.use(noise.seeded(noise.run_seed(), "coordinates")):
-            x = self._simulated(2)[1] if self.amortised else torch.ones(2, 1, device=self.device)
-            self._check_target(x)
+            x = self._simulated(2)[1] if self.amortised else torch.ones(2, 1).to(self.location)
+            check_target(self.target, noise.normal((64, 2, self.latent_dim), self.location), x)
             if self.standardise:
                 self._place()
             self._check_start(x[:1])
@@ -253,22 +261,23 @@ class Posterior(CriticGame):
 
     def _simulated(self, count: int) -> tuple[Tensor, Tensor]:
         """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
+        what = f"simulate({count}) of {type(self.target).__name__}"
         theta, x = self.target.simulate(count)  # type: ignore[operator]
-        expected = (count, *(self.target.data_shape or ()))
-        if tuple(x.shape) != expected:
-            raise ConfigurationError(
-                f"target: simulate({count}) of {type(self.target).__name__} gives x {tuple(x.shape)}, not {expected}"
-            )
-        return self.support.unconstrain(theta).to(self.location), x.to(self.location)
+        check_named(what, theta, (count,), {name: block.shape for name, block in self.support.blocks.items()})
+        check_named(what, {"x": x}, (count,), {"x": tuple(self.target.data_shape or ())})
+        z = self.support.unconstrain(theta).to(self.location)
+        if not torch.isfinite(z).all():
+            raise ConfigurationError(f"target: {what} gives parameters off their support, {dict(self.target.kinds)}")
+        return z, x.to(self.location)
 
     def _place(self) -> None:
         """Places the coordinates; a family's by the moments of its parameters, whatever the data."""
-        name = type(self.target).__name__
+        name, coordinates = type(self.target).__name__, self.support.coordinates
         if self.amortised:
             z, _ = self._simulated(4096)
             placed = Normal(z.mean(0), _root(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
         else:
-            placed = nearest_normal(self.target.at, self.latent_dim, self.location)
+            placed = self._nearest_normal()
         if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
             raise ConfigurationError(
                 f"target: no normal distribution is nearest to the density of {name}; is it proper, and its support "
@@ -277,11 +286,30 @@ class Posterior(CriticGame):
         widest = int((widths := placed.scale_tril.norm(dim=-1)).argmax())
         if widths[widest] > WIDEST:
             raise ConfigurationError(
-                f"target: the density of {name} does not fall along {self.support.coordinates[widest]}, or is wider "
+                f"target: the density of {name} does not fall along {coordinates[widest]}, or is wider "
                 f"than {WIDEST:g} there; is it proper? If it is, learn that parameter in other units"
             )
         self.location.copy_(placed.loc)
         self.scale_tril.copy_(placed.scale_tril)
+
+    def _nearest_normal(self) -> Normal:
+        """That of the target, however far away; each attempt begins where the last one ended, with longer strides."""
+        origin = torch.zeros_like(self.location)
+
+        def moved(z: Tensor) -> Tensor:
+            return self.target.at(z + origin)
+
+        for stride in (10.0, 100.0, 1e3, 1e4):
+            placed = nearest_normal(moved, self.latent_dim, origin, stride=stride)
+            origin = origin + placed.loc
+            if placed.arrived:
+                return placed._replace(loc=origin)
+        farthest = int(origin.abs().argmax())
+        name, where = self.support.coordinates[farthest], origin[farthest].item()
+        raise ConfigurationError(
+            f"target: the density of {type(self.target).__name__} still rises where {name} is {where:.3g} in the "
+            "unconstrained coordinates; is it proper? If it is, shift that parameter"
+        )
 
     def _check_start(self, x: Tensor) -> None:
         """Raises ConfigurationError if log-density or slope are not finite at one of the first draws of the sampler."""
@@ -293,55 +321,29 @@ class Posterior(CriticGame):
         theta, _ = self.support.constrain(self.to_z(u.detach()))
         for what, numbers in (("log-density", value.detach()), ("slope of the log-density", slope.sum(-1))):
             if len(wrong := numbers[~torch.isfinite(numbers)]):
+                where = first_wrong(theta, numbers)
                 raise ConfigurationError(
                     f"target: the {what} of {name} is {wrong[0].item()} at {len(wrong)} of {numbers.numel()} points "
-                    f"where the sampler is to begin, for example at {_first(theta, numbers)}; is the support right?"
+                    f"where the sampler is to begin, for example at {where}; is the support right, the density proper?"
                 )
+        self._check_tails(x, value.detach().max())
 
-    def _check_target(self, x: Tensor) -> None:
-        """Raises ConfigurationError if the log-density is none that a sampler can learn from.
+    @torch.no_grad()
+    def _check_tails(self, x: Tensor, highest: Tensor) -> None:
+        """Raises ConfigurationError if the density is level far out along a coordinate, or falls as 1 / |u| does.
 
-        Args:
-            x: `(2, *data_shape)`, data sets of a family.
+        What is 50 nats below the highest value there, or overflows, is taken to have fallen.
         """
-        name = type(self.target).__name__
-        z = noise.normal((64, 2, self.latent_dim), self.location).requires_grad_()
-        theta, volume = self.support.constrain(z)
-        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in theta.items())
-        try:
-            with torch.enable_grad():
-                value = self.target.log_density(**({"x": x} if self.amortised else {}), **theta)
-            derived = self.target.derived(**theta)
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            reason = textwrap.shorten(str(error), 400)
-            raise ConfigurationError(f"target: {name} fails for {shapes}: {reason}") from error
-        if not isinstance(derived, dict) or any(
-            not isinstance(of, Tensor) or of.shape[:2] != z.shape[:2] for of in derived.values()
-        ):
-            gave: Any = derived
-            if isinstance(derived, dict):
-                gave = {key: tuple(of.shape) if isinstance(of, Tensor) else of for key, of in derived.items()}
+        sides = torch.cat([torch.eye(self.latent_dim), -torch.eye(self.latent_dim)]).to(self.location)
+        # The highest of several points, in case the density goes up and down.
+        along = torch.linspace(1, 2, 9).to(self.location).view(-1, 1, 1, 1) * sides.unsqueeze(1)
+        near, far = (self.log_density(reach * along.flatten(0, 1), x).view(9, -1).amax(0) for reach in (1e4, 1e6))
+        level = ((near - far).abs() <= 1.01 * math.log(100)) & ((highest - near).abs() < 50)
+        if level.any():
+            coordinate = self.support.coordinates[int(level.nonzero()[0]) % self.latent_dim]
             raise ConfigurationError(
-                f"target: what {name} derives is to be a dict of tensors (64, 2, ...) for {shapes}; it gave {gave}"
-            )
-        if not isinstance(value, Tensor) or value.shape != z.shape[:-1]:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigurationError(
-                f"target: the log-density of {name} is to give one number a point, (64, 2) for {shapes}; it gave {got}"
-            )
-        if not value.requires_grad:
-            raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
-        if torch.isnan(value).any():
-            raise ConfigurationError(
-                f"target: the log-density of {name} is not a number at {_first(theta, value)}; is the support right?"
-            )
-        value = value + volume
-        if not torch.isfinite(value).any():
-            raise ConfigurationError(
-                f"target: the log-density of {name} is {value.flatten()[0].item()} at all of 128 points around 0 in "
-                f"the unconstrained coordinates, for example at {_first(theta, value)}; shift or scale its parameters"
+                f"target: the density of {type(self.target).__name__} does not fall off along {coordinate}; is the "
+                "support the right one, and the density proper?"
             )
 
     # What a posterior is for.
@@ -352,13 +354,12 @@ class Posterior(CriticGame):
         at_least(1, count=count)
         if self.amortised and x is None:
             raise ConfigurationError("x: this sampler was trained for many data sets; say which one")
-        if x is None:
-            x = torch.ones(1, *self.data_shape or (), device=self.device)
-        elif not self.amortised:
+        if not self.amortised and x is not None:
             raise ConfigurationError(f"x: {type(self.target).__name__} is one posterior, and not a family with an x")
-        elif tuple(x.shape[1:]) != self.data_shape or not len(x):
+        x = (torch.ones(1, 1) if x is None else torch.as_tensor(x)).to(self.location)
+        if tuple(x.shape[1:]) != self.data_shape or not len(x):
             raise ConfigurationError(f"x: data sets are {self.data_shape}, and this has the shape {tuple(x.shape)}")
-        elif not torch.isfinite(x).all():
+        if not torch.isfinite(x).all():
             raise ConfigurationError("x: a data set is not finite")
         q, size = self.encoder(x), max(1, chunk // len(x))
         parts = [q.rsample((min(size, count - done),)) for done in range(0, count, size)]
@@ -388,14 +389,6 @@ class Posterior(CriticGame):
         return {**self.target.named(z), "index": batch.index}
 
 
-def _first(theta: Parameters, value: Tensor) -> str:
-    """The first point whose log-density is not finite, in words."""
-    where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
-    return ", ".join(
-        f"{name} = {[round(v, 3) for v in part[where].flatten().tolist()]}" for name, part in theta.items()
-    )
-
-
 class _Bridge:
     """N(0, I)^(1 - beta) p^beta as a distribution of u, for the rows x: a log-density and no draws."""
 
@@ -414,10 +407,11 @@ class _Bridge:
 
 
 class Normal(NamedTuple):
-    """N(loc, scale_tril scale_tril^T); `(dim,)` and `(dim, dim)`."""
+    """N(loc, scale_tril scale_tril^T); `(dim,)` and `(dim, dim)`. `arrived`: what found it did not end on its way."""
 
     loc: Tensor
     scale_tril: Tensor
+    arrived: bool = True
 
 
 @torch.no_grad()
@@ -429,6 +423,7 @@ def nearest_normal(
     reach: float = 3.0,
     steps: int = 300,
     draws: int = 128,
+    stride: float = 10.0,
 ) -> Normal:
     """The normal distribution with the moments of a mixture of those that are nearest to p, one for every start.
 
@@ -448,6 +443,7 @@ def nearest_normal(
         reach: how far apart they are.
         steps: of the iteration; the second half with a shrinking rho.
         draws: for every step and start, in pairs eps and -eps.
+        stride: the longest step, in standard deviations, before it is multiplied by rho.
     """
     loc = reach * noise.normal((starts, dim), like)
     loc[0] = 0
@@ -469,7 +465,8 @@ def nearest_normal(
         bend = 0.5 * (bend + bend.mT)
         # Where no draw has a density the iteration draws in.
         bend = torch.where(usable.any(1)[:, None, None], bend, -identity / rho)
-        shift = shift * (10 / shift.norm(dim=-1, keepdim=True)).clamp_max(1)
+        excess = shift.norm(dim=-1, keepdim=True) / stride
+        shift = shift / excess.clamp_min(1)
         bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
         average = (value.where(usable, value.new_zeros(())) * share).sum(1)
         bound = torch.lerp(bound, average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1), max(0.05, 1 / (step + 1)))
@@ -479,7 +476,8 @@ def nearest_normal(
     weight = bound.where(torch.isfinite(bound), bound.new_full((), -torch.inf)).softmax(0)[:, None, None]
     mean = (weight.squeeze(-1) * loc).sum(0)
     off = (loc - mean).unsqueeze(-1)
-    return Normal(mean, _root((weight * (tril @ tril.mT + off @ off.mT)).sum(0)))
+    arrived = bool((weight.flatten() * (excess.flatten() <= 1)).sum() > 0.5)
+    return Normal(mean, _root((weight * (tril @ tril.mT + off @ off.mT)).sum(0)), arrived)
 
 
 def _root(covariance: Tensor) -> Tensor:

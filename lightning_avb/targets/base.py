@@ -90,7 +90,7 @@ class Function(Target):
 
     def __init__(self, log_density: str, kinds: Mapping[str, str], derived: str | None = None) -> None:
         super().__init__()
-        self.kinds = dict(kinds)
+        self.kinds = kinds
         self._log_density = function_at("log_density", log_density)
         self._derived = function_at("derived", derived) if derived is not None else None
 
@@ -108,7 +108,7 @@ class Function(Target):
         """
         paths = {"log_density": log_density, "derived": derived}
         found = {name: _path(name, function) for name, function in paths.items() if function is not None}
-        return partial(cls, kinds=dict(kinds), **found)
+        return partial(cls, kinds=kinds, **found)
 
     def log_density(self, **theta: Tensor) -> Tensor:
         return self._log_density(**theta)

@@ -33,8 +33,11 @@ class PyroModel(Target):
         except ModuleNotFoundError as error:
             raise ConfigurationError(f"{error}; it comes with pip install 'lightning-avb[pyro]'") from error
         self._pyro, self._model = pyro, function_at("model", model)
-        with torch.random.fork_rng():
-            sites = pyro.poutine.trace(pyro.poutine.block(self._model, hide_fn=_observed)).get_trace().nodes
+        try:
+            with torch.random.fork_rng():
+                sites = pyro.poutine.trace(pyro.poutine.block(self._model, hide_fn=_observed)).get_trace().nodes
+        except Exception as error:
+            raise ConfigurationError(f"model: {model} fails when it is run: {error}") from error
         learned = [name for name, site in sites.items() if site["type"] == "param"]
         if learned:
             raise ConfigurationError(f"model: {learned[0]!r} is a pyro.param; give it a prior, or make it a number")

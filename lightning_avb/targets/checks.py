@@ -1,0 +1,117 @@
+"""What can be wrong with a target, said before anything is trained on it."""
+
+from __future__ import annotations
+
+import textwrap
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..draws import flat
+from ..errors import ConfigurationError
+from ..support import Parameters
+from .base import Target
+
+TAKEN = ("file", "index")
+"""Names that are something else in files and predictions."""
+
+
+def check_target(target: Target, z: Tensor, x: Tensor) -> None:
+    """Looks at all that a target gives.
+
+    Args:
+        z: `(64, 2, dim)`, points in the unconstrained coordinates.
+        x: `(2, *data_shape)`, data sets of a family.
+
+    Raises:
+        ConfigurationError: a sampler cannot learn from this log-density, or what else the target gives is not what
+            `Target` says.
+    """
+    name, z = type(target).__name__, z.detach().requires_grad_()
+    theta, volume = target.support.constrain(z)
+    constant = {key: value.detach() for key, value in theta.items()}
+    shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in theta.items())
+    data: dict[str, Any] = {"x": x} if target.data_shape is not None else {}
+    try:
+        with torch.enable_grad():
+            value = target.log_density(**data, **theta)
+        with torch.no_grad():
+            # A wrong shape may fit by accident, but not twice.
+            one = {key: part[:1] for key, part in data.items()}
+            few = target.log_density(**one, **{key: part[:7, :1] for key, part in constant.items()})
+            derived, known = target.derived(**constant), target.reference(16)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(f"target: {name} fails for {shapes}: {textwrap.shorten(str(error), 400)}") from error
+    for found, points in ((value, (64, 2)), (few, (7, 1))):
+        if not isinstance(found, Tensor) or found.shape != points:
+            got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ConfigurationError(
+                f"target: the log-density of {name} is to give one number a point, (64, 2) for {shapes}; "
+                f"for {points} points it gave {got}"
+            )
+    _check_names(target, constant, derived, known)
+    flat_on_bounds = volume.requires_grad and bool((value == value.flatten()[0]).all())
+    if not value.requires_grad and not flat_on_bounds:
+        raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
+    if torch.isnan(value).any():
+        raise ConfigurationError(
+            f"target: the log-density of {name} is not a number at {first_wrong(theta, value)}; is the support right?"
+        )
+    value = value + volume
+    if not torch.isfinite(value).any():
+        raise ConfigurationError(
+            f"target: the log-density of {name} is {value.flatten()[0].item()} at all of 128 points around 0 in "
+            f"the unconstrained coordinates, for example at {first_wrong(theta, value)}; shift or scale its parameters"
+        )
+
+
+def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) -> None:
+    name = type(target).__name__
+    check_named(f"what {name} derives", derived, (64, 2))
+    for key in [*theta, *derived]:
+        if key in TAKEN or (key in theta and key in derived):
+            raise ConfigurationError(f"target: {name} names a quantity {key!r}, which is the name of something else")
+    columns = flat({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
+    if missing := [column for column in target.plane or () if column not in columns]:
+        raise ConfigurationError(f"target: the plane of {name} names {missing[0]!r}, none of {', '.join(columns)}")
+    if known is not None:
+        check_named(f"reference(16) of {name}", known, ())
+        if len({value.shape[:1] for value in known.values()}) != 1:
+            raise ConfigurationError(f"target: reference(16) of {name} gives different numbers of draws")
+
+
+def check_named(
+    what: str, found: Any, leading: tuple[int, ...], shapes: dict[str, tuple[int, ...]] | None = None
+) -> None:
+    """Checks what a target gives by name.
+
+    Args:
+        what: its name in the message.
+        found: is to be a dict of tensors.
+        leading: the shape that each begins with.
+        shapes: name -> what is to follow; None: anything.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    gave: Any = type(found).__name__
+    if isinstance(found, dict):
+        gave = {name: tuple(of.shape) if isinstance(of, Tensor) else type(of).__name__ for name, of in found.items()}
+        tensors = all(isinstance(of, Tensor) and of.shape[: len(leading)] == leading for of in found.values())
+        if tensors and all(gave.get(name) == (*leading, *shape) for name, shape in (shapes or {}).items()):
+            return
+    expected: Any = f"({', '.join(map(str, [*leading, '...']))})"
+    if shapes:
+        expected = {name: (*leading, *shape) for name, shape in shapes.items()}
+    raise ConfigurationError(f"target: {what} is to be a dict of tensors {expected}; it gave {gave}")
+
+
+def first_wrong(theta: Parameters, value: Tensor) -> str:
+    """The first point whose log-density is not finite, in words."""
+    where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
+    return ", ".join(
+        f"{name} = {[round(v, 3) for v in part[where].flatten().tolist()]}" for name, part in theta.items()
+    )
