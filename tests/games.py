@@ -103,10 +103,15 @@ MODELS = {
     "aae_labels": partial(aae, prior=avb.PetalPrior, labels="prior"),
     "aae_supervised": partial(aae, labels="decoder"),
     "aae_semi": partial(categorical, code="sum", head_distance=3.0),
-    "aae_clusters": partial(
+    "aae_clusters": partial(categorical, 12, smoothness=1.0),
+}
+
+ACROSS_ROWS = {
+    "aae_batch_norm": partial(
         categorical, 12, encoder=partial(avb.MLP, hidden=(8,), batch_norm=True), smoothness=1.0, balance=1.0
     ),
 }
+"""Models whose rows see each other in training: two processes are not one with the joined batch."""
 
 POSTERIORS = {
     "posterior": partial(
@@ -226,7 +231,7 @@ def main() -> None:
             else Digits(64 // options.devices, binarize="static" if options.inject else "dynamic", **streams)
         )
         with noise.use(JoinedNoise(64)) if options.inject else nullcontext():
-            model = {**MODELS, **POSTERIORS}[name]()
+            model = {**MODELS, **ACROSS_ROWS, **POSTERIORS}[name]()
             fit.fit(model, data, ckpt_path=options.ckpt)
         if options.devices > 1:
             extra = {moved(model, phase.players) for phase in model.phases()} - {moved(model, model.players)}

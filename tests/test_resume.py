@@ -31,7 +31,15 @@ def same(one, other):
 
 @pytest.mark.parametrize(
     ("name", "devices"),
-    [("avb_ac", 1), ("avb_ac", 2), ("bigan", 1), ("aae_semi", 1), ("posterior", 1), ("posterior_critic", 2)],
+    [
+        ("avb_ac", 1),
+        ("avb_ac", 2),
+        ("bigan", 1),
+        ("aae_semi", 1),
+        ("aae_batch_norm", 1),
+        ("posterior", 1),
+        ("posterior_critic", 2),
+    ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, name, devices):
     # 20 batches an epoch, a checkpoint every 7 steps: killed at 31 in the second epoch, resumed at 28.
