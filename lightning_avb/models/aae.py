@@ -537,7 +537,6 @@ class CategoricalAAE(LatentVariableModel):
         self._count("test", Batch(*batch))
 
     def _count(self, stage: str, batch: Batch) -> None:
-        self._check_labels(batch, least=-1)
         if batch.y is not None:
             self.members[stage].update(self.encoder.heads(batch.x)[0], batch.y)
 
@@ -559,7 +558,9 @@ class CategoricalAAE(LatentVariableModel):
         data.setup("validate")
         for batch, _, loader in CombinedLoader(data.val_dataloader(), "sequential"):
             batch = self._on_before_batch_transfer(self.trainer.precision_plugin.convert_input(batch), loader)
-            self._count("val", Batch(*self.trainer.strategy.batch_to_device(batch, dataloader_idx=loader)))
+            batch = Batch(*self.trainer.strategy.batch_to_device(batch, dataloader_idx=loader))
+            self._check_labels(batch, least=-1)
+            self._count("val", batch)
 
     def on_test_epoch_end(self) -> None:
         self._log_error("test")
