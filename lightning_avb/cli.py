@@ -7,6 +7,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -565,3 +566,8 @@ def main(args: list[str] | None = None) -> None:
     except NonFiniteLossError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise
