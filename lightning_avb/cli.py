@@ -125,7 +125,7 @@ class CLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": "lightning-avb", "epilog": f"Of a checkpoint alone: {', '.join(COMMANDS)}."},
             trainer_defaults={
-                "logger": {"class_path": "lightning_avb.records.CSVLogger"},
+                "logger": {"class_path": "lightning_avb.records.MetricsLogger"},
                 "default_root_dir": "runs",
             },
             auto_configure_optimizers=False,

@@ -18,14 +18,14 @@ import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.core.saving import save_hparams_to_yaml
-from pytorch_lightning.loggers import CSVLogger as LightningCSVLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from .errors import UnwritableError
 from .runs import run_folder
 
 
-class CSVLogger(LightningCSVLogger):
+class MetricsLogger(CSVLogger):
     """Lightning's `CSVLogger`, which goes on with the `metrics.csv` that it finds instead of deleting it.
 
     Args:
@@ -153,7 +153,7 @@ class Records(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = start(trainer) if trainer.is_global_zero else {}
         for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+            if isinstance(logger, MetricsLogger) and trainer.is_global_zero:
                 logger.experiment.go_on_from(trainer.global_step)
 
     def on_train_batch_end(
@@ -193,7 +193,7 @@ def start(trainer: pl.Trainer) -> dict[str, Any]:
 
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["lightning-avb", *sys.argv[1:]]),
         "folder": os.getcwd(),
         "commit": commit(),
         "host": platform.node(),

@@ -68,7 +68,7 @@ def loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
             yield logger.class_path.rpartition(".")[2], logger.init_args
 
 
-FOLDERS = ("CSVLogger", "TensorBoardLogger")
+FOLDERS = ("MetricsLogger", "CSVLogger", "TensorBoardLogger")
 """Loggers with a folder of numbered versions."""
 
 

@@ -93,7 +93,7 @@ def test_the_root_of_all_folders_can_be_chosen(command):
 def test_a_folder_that_the_logger_was_given_stays():
     for kind, given, expected in (
         ("CSVLogger", {"save_dir": "."}, "root"),
-        ("CSVLogger", {"save_dir": "own"}, "own"),
+        ("MetricsLogger", {"save_dir": "own"}, "own"),
         ("TensorBoardLogger", {"save_dir": "."}, "root"),
         ("WandbLogger", {"save_dir": "."}, "root"),
         ("MLFlowLogger", {"save_dir": "."}, "."),
@@ -127,7 +127,7 @@ def test_a_start_that_fails_leaves_no_folder(refusal, wrong):
 
 def test_two_runs_that_start_at_once_get_two_folders():
     arguments = [Namespace(save_dir="runs", name="a/b", version=None) for _ in range(3)]
-    made = [runs.claim(Namespace(logger=Namespace(class_path="x.CSVLogger", init_args=a))) for a in arguments]
+    made = [runs.claim(Namespace(logger=Namespace(class_path="x.MetricsLogger", init_args=a))) for a in arguments]
     assert made == [Path("runs/a/b", f"version_{number}") for number in range(3)]
     assert [a.version for a in arguments] == [0, 1, 2]
 
