@@ -169,7 +169,8 @@ class CLI(LightningCLI):
         runs.name(trainer, self._run_name(config))
         self.given = config.clone()  # for config.yaml: what follows belongs to this start alone
         runs.place(trainer)
-        checkpoint = resolve(config.get("ckpt_path"), runs.kept(trainer, dirpath), fit)
+        asked = config.get("ckpt_path")
+        checkpoint = resolve(asked, runs.kept(trainer, dirpath), fit)
         if checkpoint is not None:
             config.ckpt_path = str(checkpoint)
             self._accept(config, read_checkpoint(checkpoint))
@@ -184,7 +185,7 @@ class CLI(LightningCLI):
         for key, folder in runs.places(trainer, dirpath):
             runs.require_writable(key, Path(folder))
         if fit:
-            runs.require_free(trainer, dirpath, checkpoint)
+            runs.require_free(trainer, dirpath, checkpoint, again=asked == "last" or runs.restarted())
             self.claimed = runs.claim(trainer) if runs.first_process() else None
 
     def _accept(self, config: Any, checkpoint: dict[str, Any]) -> None:
@@ -228,8 +229,13 @@ class CLI(LightningCLI):
         if self.subcommand == "test":
             callbacks += [self._get(self.config_init, "likelihood"), self._get(self.config_init, "diagnosis")]
         if not trial:
-            callbacks += {"fit": [Records(self._parser("fit"), self.given)], "predict": [SavePredictions()]}.get(
-                str(self.subcommand), [SaveFigures()]
+            stage = str(self.subcommand)
+            callbacks.append(
+                Records(self._parser(stage), self.given)
+                if fit
+                else SavePredictions()
+                if stage == "predict"
+                else SaveFigures()
             )
         if not fit:  # what writes checkpoints has nothing to do, and would look for its folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]

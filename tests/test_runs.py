@@ -257,6 +257,30 @@ def test_a_job_finds_its_own_folder_and_goes_on(command, slurm, refusal, killed)
     assert not (folder.parent / "job_4712").exists()
 
 
+def test_a_job_that_died_before_its_first_checkpoint_starts_from_scratch(command, killed, slurm, caplog):
+    slurm(8)
+    killed(3, *FIT)
+    folder = Path("runs") / NAME / "job_8"
+    assert len(rows(folder)) == 2 and not list(folder.glob("checkpoints/*"))
+    slurm(8, restart=1)
+    command(*FIT, "--trainer.max_steps=2")
+    assert "no checkpoint in 'runs/digits/avb_ac/job_8/checkpoints'; the job starts from scratch again" in caplog.text
+    assert [row["step"] for row in rows(folder) if "train/elbo_estimate" in row] == ["0", "1"]
+
+
+def test_torchrun_names_a_run_that_it_may_start_again(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a1")
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
+    assert runs.job() is None and not runs.restarted()
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    assert runs.job() == "run_a1" and not runs.restarted()
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    assert runs.restarted()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert runs.job() is None
+
+
 @pytest.mark.parametrize("name", ["bash", "interactive"])
 def test_an_interactive_job_is_a_run_like_any(slurm, monkeypatch, name):
     slurm(1, restart=1)
