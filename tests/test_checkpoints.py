@@ -152,6 +152,8 @@ def test_every_route_checks_the_file(stage, place, refusal):
         line = refusal(stage, "--config", DIGITS, "--ckpt_path", given, *more)
         assert line.startswith(f"error: ckpt_path: '{RUN}/checkpoints/last.ckpt' is damaged (the checksum")
         assert line.endswith(f"the newest whole checkpoint there is '{RUN}/checkpoints/epoch=3.ckpt'")
+    Path("fixed.yaml").write_text("trainer: {logger: {init_args: {version: 0}}}")
+    assert "is damaged" in refusal(stage, "--config", DIGITS, "--config=fixed.yaml", "--ckpt_path=last")
     assert not list(Path("runs").rglob("*.csv"))
 
 

@@ -217,6 +217,13 @@ def test_a_resumed_run_goes_on_with_its_metrics(command, killed):
     assert starts[0]["versions"]["torch"] == torch.__version__ and starts[0]["processes"] == 1
 
 
+def test_metrics_are_never_behind_a_checkpoint(command, killed, monkeypatch):
+    """Not even where the run dies without another word."""
+    monkeypatch.setattr(records.MetricsLogger, "finalize", lambda *_: None)
+    killed(9, *FIT, "--checkpoint.every_n_train_steps=8")
+    assert [row["step"] for row in rows(Path("runs") / NAME / "version_0")] == [str(step) for step in range(8)]
+
+
 def test_rows_of_a_file_are_kept_up_to_a_step(tmp_path):
     first = Metrics(tmp_path)
     for step in range(4):
