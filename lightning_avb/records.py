@@ -112,7 +112,7 @@ class Metrics:
                 with self.path.open("a", newline="") as file:
                     csv.DictWriter(file, self.columns).writerows(self.metrics)
             except OSError as error:
-                raise UnwritableError(f"metrics: {str(self.path)!r} could not be written ({error.strerror})") from error
+                raise UnwritableError(f"{str(self.path)!r} could not be written ({error.strerror})") from error
         self.metrics = []
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
@@ -133,7 +133,7 @@ class Metrics:
             part.replace(self.path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise UnwritableError(f"metrics: {str(self.path)!r} could not be written ({error.strerror})") from error
+            raise UnwritableError(f"{str(self.path)!r} could not be written ({error.strerror})") from error
 
 
 class Records(pl.Callback):

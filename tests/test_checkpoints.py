@@ -213,9 +213,18 @@ def test_a_full_disk_ends_a_run_in_one_line(monkeypatch, refusal):
     save = torch.save
     monkeypatch.setattr(torch, "save", full)
     line = refusal("fit", "--config", DIGITS, *QUICK, *WIDTHS, code=1)
-    assert line.startswith("error: checkpoint: ")
+    assert line.startswith("error: 'runs/digits/avb_ac/version_0/checkpoints/")
     assert line.endswith("could not be written (No space left on device); there is none before it")
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
+
+
+def test_draws_on_a_full_disk_are_said_in_one_line(place, refusal, request):
+    place("run/checkpoints/last.ckpt")
+    request.getfixturevalue("limited")
+    for output, few in (("some.npy", 400), ("some.png", 4000)):
+        line = refusal("sample", "--ckpt_path", "run", "--output", output, "--n", few, code=1)
+        assert line.startswith(f"error: '{output}' could not be written (")
+        assert not Path(output).exists()
 
 
 # What a kill leaves behind.
