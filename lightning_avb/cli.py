@@ -8,10 +8,12 @@ import errno
 import inspect
 import os
 import re
+import shutil
 import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -109,12 +111,13 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
-        self.claimed: Path | None = None
+        self.claimed: Path | None = None  # the folder that this start has made
+        self.records = Records()
         try:
             self._run(args)
         except BaseException:
-            if self.claimed is not None:
-                runs.release(self.claimed)
+            if self.claimed is not None and not self.records.begun:
+                shutil.rmtree(self.claimed, ignore_errors=True)
             raise
 
     def _run(self, args: list[str] | None) -> None:
@@ -167,7 +170,8 @@ class CLI(LightningCLI):
         """Finds the checkpoint, and the folder where this run leaves what it leaves."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name(trainer, self._run_name(config))
-        self.given = config.clone()  # for config.yaml: what follows belongs to this start alone
+        # What follows belongs to this start alone.
+        self.records.config = partial(self._parser(self.subcommand).dump, config.clone(), skip_none=False)
         runs.place(trainer)
         asked = config.get("ckpt_path")
         checkpoint = resolve(asked, runs.kept(trainer, dirpath), fit)
@@ -245,7 +249,7 @@ class CLI(LightningCLI):
     def _record(self, stage: str) -> pl.Callback:
         """What writes down the outcome of a stage."""
         if stage == "fit":
-            return Records(self._parser(stage), self.given)
+            return self.records
         return SavePredictions() if stage == "predict" else SaveFigures()
 
 
