@@ -32,7 +32,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from datamodules import Digits
 from lightning_avb.callbacks import Checkpoint
-from lightning_avb.cli import AtomicCheckpointIO
+from lightning_avb.checkpoints import AtomicCheckpointIO
 
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
 STEPS = 60
