@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 
 from . import noise, pictures
 from .batch import Batch
-from .evaluation import Quadrature, log_likelihood
+from .evaluation import Quadrature, log_likelihood_on_grid
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
@@ -137,7 +137,7 @@ class ExactLikelihood(pl.Callback):
         def decoder(z: torch.Tensor) -> Any:
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
-        value = log_likelihood(decoder, model.prior, x, grid) + model.log_volume
+        value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_volume
         mean = (value * copies).sum() / copies.sum()
         name = f"{stage}/log_likelihood"
         model.log(name, mean, prog_bar=True, on_epoch=True, batch_size=int(copies.sum()), sync_dist=True)

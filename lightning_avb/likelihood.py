@@ -32,7 +32,7 @@ from .evaluation import (
     has_density,
     importance_weighting,
     log_joint,
-    log_likelihood,
+    log_likelihood_on_grid,
     over_rows,
     parzen_window,
     refined_proposal,
@@ -379,7 +379,7 @@ class Likelihood(pl.Callback):
             def decoder(z: Tensor) -> Distribution:
                 return model.decoder(z.expand(-1, len(rows.x), -1), rows.y) if model.classes else model.decoder(z)
 
-            value = log_likelihood(decoder, model.prior, rows.x, grid)  # type: ignore[arg-type]
+            value = log_likelihood_on_grid(decoder, model.prior, rows.x, grid)  # type: ignore[arg-type]
             return _Values(value, value)
 
         return estimate

@@ -16,8 +16,8 @@ from torch.distributions import Distribution
 
 from .. import noise
 from ..batch import Batch
-from ..distributions import Hierarchical, Implicit
 from .importance import BLOCK
+from .inputs import has_density
 from .posterior import Decomposition, critic_error, decompose, decompose_draws, kl_of_aggregate, kl_of_draws, on_grid
 from .proposals import fitted_proposal
 from .quadrature import Quadrature
@@ -75,13 +75,6 @@ def diagnose(model: Any, batch: Batch, seed: int) -> list[Figure]:
     whole = {"I(x; z)": information, "KL(q(z), p(z))": aggregate}
     n = len(batch.x)
     return [Figure(name, value.item(), math.nan, n, SPENT, how) for name, value in whole.items()] + figures
-
-
-def has_density(q: Distribution) -> bool:
-    """Whether the log-density of a given z is known: of a black box it is not, and torch's base class only pretends."""
-    return not isinstance(q, (Implicit, Hierarchical)) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
-        Distribution.log_prob
-    )
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:
