@@ -24,9 +24,9 @@ from .evaluation import (
     standardised,
     uniformity,
 )
-from .likelihood import beside, columns
 from .models import Posterior
 from .support import Parameters
+from .tables import beside, columns
 from .targets import Target
 
 

@@ -27,6 +27,7 @@ from lightning_avb.evaluation import (
     importance_weighting,
     log_joint,
     over_rows,
+    prior_of,
     schedule,
     simulate,
 )
@@ -107,20 +108,19 @@ def test_a_figure_is_a_function_of_its_row_whoever_draws(family, use):
 
 def test_the_generator_is_left_as_it_was():
     x, state = torch.zeros(7, 1), torch.get_rng_state()
-    over_rows(lambda rows: (torch.rand(len(rows.x)),), Batch(x, index=torch.arange(7)), 3, 0)
-    assert torch.equal(torch.get_rng_state(), state)
+    (drawn,) = over_rows(lambda rows: (torch.rand(len(rows.x)),), Batch(x, index=torch.arange(7)), 3, 0)
+    assert torch.equal(torch.get_rng_state(), state) and len(drawn.unique()) == 7
 
 
 def test_rows_are_taken_together_where_nothing_else_draws():
     """One call a piece: the slow way is for those who need it."""
-    calls = []
+    calls, prior = [], prior_of(Normal(torch.zeros(2), torch.ones(2)))
 
     def estimate(rows):
         calls.append(len(rows.x))
-        return Implicit(lambda n: rows.x.expand(n, -1, -1), rows.x.shape[:1], rows.x.shape[1:]).rsample((2,))[0].T[:1]
+        return (prior.expand(rows.x.shape[:1]).sample((2,)),)
 
-    batch = Batch(torch.rand(12, 2), index=torch.arange(12))
-    over_rows(lambda rows: (estimate(rows)[0],), batch, 5, 0)
+    over_rows(estimate, Batch(torch.rand(12, 2), index=torch.arange(12)), 5, 0)
     assert calls == [4, 4, 4]
 
 

@@ -13,7 +13,7 @@ from .annealing import (
 from .calibration import calibration_ranks, uniformity
 from .diagnostics import Figure, diagnose
 from .importance import Importance, importance_weighting, log_joint, resample
-from .inputs import has_density
+from .inputs import has_density, prior_of
 from .likelihood import Annealer, LogLikelihood, log_likelihood
 from .pareto import (
     DrawsDiagnosis,
@@ -95,6 +95,7 @@ __all__ = [
     "over_rows",
     "pareto_smoothed",
     "parzen_window",
+    "prior_of",
     "refined_proposal",
     "resample",
     "schedule",

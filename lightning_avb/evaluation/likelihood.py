@@ -84,16 +84,12 @@ class Annealer:
             start, scale_tril = self.start(pilot)
             return tune(start, self.target(pilot), betas, leapfrogs, scale_tril=scale_tril, chunk=self.chunk)
 
-    def __call__(self, batch: Batch) -> Annealed:
-        """The chains of every row of the batch, which needs its `index`."""
-
-        def estimate(rows: Batch) -> Annealed:
-            start, scale_tril = self.start(rows)
-            return annealed_importance_sampling(
-                start, self.target(rows), self.settings, self.chains, scale_tril, self.chunk
-            )
-
-        return over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "annealing")
+    def estimate(self, rows: Batch) -> Annealed:
+        """The chains of some rows: to be called by `over_rows`."""
+        start, scale_tril = self.start(rows)
+        return annealed_importance_sampling(
+            start, self.target(rows), self.settings, self.chains, scale_tril, self.chunk
+        )
 
     def certified(self, rows: int) -> Bidirectional:
         """log p(x) of so many simulated rows from both sides."""
@@ -207,14 +203,15 @@ def log_likelihood(
         return z, Batch(data.to(x.dtype), index=torch.arange(rows, device=data.device))
 
     annealer = Annealer(target, start, made, schedule(steps), leapfrogs, chains, chunk, seed)
-    found = annealer(Batch(x, index=torch.arange(len(x), device=x.device)))
+    batch = Batch(x, index=torch.arange(len(x), device=x.device))
+    found = over_rows(annealer.estimate, batch, max(1, chunk // chains), seed, "annealing")
     values = found.bound
     if not values.isfinite().all():
         row = int((~values.isfinite()).nonzero()[0])
         raise ConfigurationError(f"x: log p(x) of row {row} is {values[row].item()} at every point that was tried")
     gap, gap_error = annealer.certified(simulated).summary()["gap"]
     error = values.std().item() / math.sqrt(len(x)) if len(x) > 1 else math.nan
-    objection = annealing_objection(found.effective_chains, found.acceptance, gap)
+    objection = annealing_objection(chains, found.effective_chains, found.acceptance, gap)
     return LogLikelihood(
         values,
         found.standard_error,

@@ -29,9 +29,9 @@ def over_rows(estimate: Callable[[Batch], Result], batch: Batch, rows: int, *key
     generator seeded by (key, row). That is slow, and as right.
 
     Args:
-        estimate: from some rows to a named tuple of tensors `(batch, ...)` or `(samples, batch, ...)`, the first only
-            with one dimension. Proposals are to be made within it. Random numbers come from `noise` or from torch's own
-            generators; what keeps a generator of its own is beyond this.
+        estimate: from some rows to a tuple, named or not, of tensors `(batch, ...)` or `(samples, batch, ...)`, the
+            first only with one dimension. Proposals are to be made within it. Random numbers come from `noise` or from
+            torch's own generators; what keeps a generator of its own is beyond this.
         batch: with its `index`.
         rows: of one call: a budget of decoder rows, divided by the number of chains.
         key: numbers and names that tell this use of noise from others: the seed, the name of the estimate.
@@ -53,7 +53,9 @@ def over_rows(estimate: Callable[[Batch], Result], batch: Batch, rows: int, *key
             for row in piece.split(len(piece.x)):
                 noise.seed_torch(noise.mixed_seed(*key, "torch", int(row.index)))  # type: ignore[arg-type]
                 parts.append(_of_rows(estimate, row, key))
-    return type(parts[0])(*(torch.cat(column, min(column[0].ndim - 1, 1)) for column in zip(*parts, strict=True)))
+    columns = (torch.cat(column, min(column[0].ndim - 1, 1)) for column in zip(*parts, strict=True))
+    make: Any = getattr(type(parts[0]), "_make", tuple)
+    return make(columns)
 
 
 def _of_rows(estimate: Callable[[Batch], Result], rows: Batch, key: tuple[int | str, ...]) -> Result:
