@@ -106,6 +106,7 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         return model.judge(batch, p, q, z).kl
 
     error: Tensor | None = None
+    exact = "log p(x), on a grid"
     if has_density(q):
         how, side, elbo = "on a grid", "below", "ELBO, on a grid"
         log_q = on_grid(q.log_prob, grid, n)
@@ -119,7 +120,7 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         if hasattr(model, "judge"):
             error = torch.cat([opinion(part) for part in z[:JUDGED].split(BLOCK)]).mean(0) - found.kl
     rows = {
-        "log p(x), on a grid": (found.log_likelihood + model.log_volume, "exact to the grid"),
+        exact: (found.log_likelihood + model.log_volume, "exact to the grid"),
         elbo: (found.elbo + model.log_volume, side),
         "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO of these rows"),
         **({"mass of q on the grid": (found.mass, "none: 1 if the grid holds q")} if has_density(q) else {}),
@@ -129,7 +130,10 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
             else {}
         ),
     }
-    return found, how, [_mean(name, values, which, side, how) for name, (values, side) in rows.items()]
+    figures = [
+        _mean(name, values, which, side, "grid" if name == exact else how) for name, (values, side) in rows.items()
+    ]
+    return found, how, figures
 
 
 def _mean(name: str, values: Tensor, which: Literal["first", "different"], side: str, how: str) -> Figure:

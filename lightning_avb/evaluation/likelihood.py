@@ -262,8 +262,9 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
         given = decoder(z)
     except (RuntimeError, ValueError, IndexError) as error:
         raise ConfigurationError(f"decoder: it does not take z of shape {tuple(z.shape)}: {error}") from error
-    score(given, x[:1].expand(TRIED, *x.shape[1:]), (TRIED,))
-    inside = _inside(given, x)
+    value, inside = score(given, x[:1].expand(TRIED, *x.shape[1:]), (TRIED,)), _inside(given, x)
+    if value.isnan().any():
+        raise ConfigurationError("decoder: its log-probability is nan where z is a draw of the prior")
     if not inside.all():
         family, row = _family(given), int((~inside).nonzero()[0])
         raise ConfigurationError(

@@ -13,8 +13,9 @@ from torch import Tensor
 ENOUGH_SAMPLES = 100
 """Effective samples, their harmonic mean over rows: with fewer, importance weighting lacks about 0.1 nats or more."""
 
-ENOUGH_CHAINS = 4
-"""Effective chains, likewise, or half of all chains where those are fewer than 8: beyond, annealing lacked 0.1 nats."""
+ENOUGH_CHAINS = 3
+"""Effective chains, likewise, or half of all chains where those are fewer than 6: with more, annealing lacked 0.1 nats
+or less, with fewer 0.1 to hundreds."""
 
 ACCEPTANCE = 0.2
 """Mean acceptance below which chains hardly move."""
