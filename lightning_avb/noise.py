@@ -118,6 +118,14 @@ def torch_kept() -> Iterator[None]:
             torch.cuda.set_rng_state_all(devices)
 
 
+@contextmanager
+def torch_seeded(*key: int | str) -> Iterator[None]:
+    """Within the block what torch's own generators draw is a function of the key; they are then as they were."""
+    with torch_kept():
+        seed_torch(mixed_seed(*key))
+        yield
+
+
 def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
     """Uniform numbers in (0, 1) that are a function of (key, row) alone.
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from games import trainer
 from test_cli import CONFIGS
+from torch.distributions import Independent, Normal
 from worlds import LINEAR, LinearGaussian
 
 from datamodules import Arrays
@@ -181,16 +182,16 @@ def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
     assert 0 < lines["I(x; z)"].mean < math.log(len(x))
 
 
-@pytest.mark.parametrize("rows", [70, 330])
-def test_two_processes_print_what_one_does(tmp_path, monkeypatch, rows):
-    """7 rows of test data, of which one is dealt out twice; 33, too many for the grid."""
+@pytest.mark.parametrize(("rows", "several"), [(70, 3), (330, 2)])
+def test_several_processes_print_what_one_does(tmp_path, monkeypatch, rows, several):
+    """7 rows of test data, of which two are dealt out twice; 33, too many for the grid."""
     monkeypatch.chdir(tmp_path)
     tables = []
-    for processes in (1, 2):
+    for processes in (1, several):
         torch.manual_seed(1)
         _, model, data = linear_gaussian(rows)
         data.eval_batch_size = 3
-        options = {"devices": 2, "strategy": "ddp_fork"} if processes == 2 else {}
+        options = {"devices": processes, "strategy": "ddp_fork"} if processes > 1 else {}
         likelihood = Likelihood(["importance"], rows=5, samples=50)
         trainer(tmp_path, callbacks=[likelihood], **options).test(model, data, verbose=False)
         newest = max(tmp_path.glob("model.likelihood*.json"), key=lambda path: path.stat().st_mtime_ns)
@@ -203,6 +204,88 @@ def test_two_processes_print_what_one_does(tmp_path, monkeypatch, rows):
         assert (two[name]["rows"], two[name]["which"]) == (line["rows"], line["which"])
         assert two[name]["mean"] == pytest.approx(line["mean"], rel=1e-6, abs=1e-6), name
     assert one["I(x; z)"]["rows"] == rows // 10 and one["importance"]["rows"] == one["ELBO, on a grid"]["rows"] == 5
+
+
+class Foreign(torch.nn.Module):
+    """Gives torch's own distribution, which draws from torch's own generator."""
+
+    def __init__(self, inside):
+        super().__init__()
+        self.inside = inside
+
+    def forward(self, *arguments):
+        p = self.inside(*arguments)
+        return Independent(Normal(p.mean, p.stddev), 1)
+
+
+def test_parts_of_torch_are_as_repeatable_as_the_library_s_own(tmp_path, monkeypatch):
+    """A prior and an encoder of torch's, in batches of 3 and of 11, after other draws."""
+    monkeypatch.chdir(tmp_path)
+    found = []
+    for size in (3, 11):
+        torch.manual_seed(1)
+        world, model, data = linear_gaussian(300)
+        model.prior, model.encoder, data.eval_batch_size = Foreign(model.prior), Foreign(model.encoder), size
+        monkeypatch.setattr(model, "scores", lambda batch: {"elbo": torch.randn(1, len(batch.x))})
+        torch.manual_seed(size)
+        names = ["importance", "annealing", "bidirectional"]
+        likelihood = Likelihood(names, rows=12, samples=50, chains=2, steps=6, leapfrogs=1, simulated=4, draws=1)
+        trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+        found.append({line.estimate: line for line in likelihood.lines})
+    assert found[0].keys() == found[1].keys() >= {"elbo", "importance", "bidirectional, gap", "ELBO, on a grid"}
+    for name, line in found[0].items():
+        assert found[1][name].mean == pytest.approx(line.mean, abs=1e-5), name
+    lines = found[0]
+    values = world.log_marginal(torch.cat([batch[0] for batch in data.test_dataloader()])) + data.log_volume
+    assert abs(lines["importance"].mean - values[:12].mean()) < 0.1
+    assert abs(lines["ELBO, on a grid"].mean - values[:12].mean()) < 1e-3
+
+
+@pytest.mark.parametrize(("samples", "trusted"), [(8, False), (2000, True)])
+def test_a_line_says_itself_that_it_is_not_to_be_trusted(tmp_path, monkeypatch, capsys, samples, trusted):
+    monkeypatch.chdir(tmp_path)
+    _, model, data = linear_gaussian(100)
+    likelihood = Likelihood(["importance"], rows=5, samples=samples)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    lines = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    for name in ("importance", "importance - elbo"):
+        assert ("NOT TO BE TRUSTED" in lines[name]) == (not trusted)
+    assert "NOT TO BE TRUSTED" not in lines["elbo"]
+    (written,) = (
+        line for line in json.loads(next(tmp_path.glob("*.json")).read_text()) if line["estimate"] == "importance"
+    )
+    assert bool(written["objection"]) != trusted and written["diagnostics"]["effective samples"] <= samples
+
+
+def test_figures_beside_each_other_are_of_the_same_rows(tmp_path, monkeypatch, capsys):
+    """Forty rows evaluated, a grid filled for sixteen: each block of the table is of one set of rows."""
+    monkeypatch.chdir(tmp_path)
+    world, model, data = linear_gaussian(700)
+    with torch.no_grad():
+        model.encoder.network.layers[0].bias.add_(0.3)  # a q that is off, so that there is a gap
+    likelihood = Likelihood(["importance", "annealing", "bidirectional"], rows=40, steps=30, simulated=8)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    printed = capsys.readouterr().out.split("estimate  ")[1]
+    blocks = [block.splitlines() for block in printed.split("likelihoods:")[0].strip().split("\n\n")]
+    lines = {line.estimate: line for line in likelihood.lines}
+    sets = [
+        {
+            (lines[row.split("  ")[0]].rows, lines[row.split("  ")[0]].which)
+            for row in block
+            if row.split("  ")[0] in lines
+        }
+        for block in blocks
+    ]
+    assert sets == [{(40, "")}, {(8, "simulated")}, {(16, "first")}, {(70, "first")}]
+    x = torch.cat([batch[0] for batch in data.test_dataloader()])
+    with torch.no_grad():
+        gap = torch.distributions.kl_divergence(model.encoder(x), world.encoder()(x))
+    assert abs(lines["KL(q(z|x), p(z|x))"].mean - gap[:16].mean()) < 1e-3
+    difference = lines["annealing - elbo"]
+    assert (
+        abs(difference.mean - gap[:40].mean()) < 0.1 and difference.standard_error < 0.3 * lines["elbo"].standard_error
+    )
+    assert lines["ELBO, on a grid"].mean < lines["log p(x), on a grid"].mean
 
 
 class Point(torch.nn.Module):

@@ -60,7 +60,8 @@ class Parzen(RowEstimator):
     def begin(self, trainer: pl.Trainer, model: Any) -> None:
         """Means of p(x|z) for draws of the prior, and the width."""
         super().begin(trainer, model)
-        with torch.no_grad(), noise.use(noise.seeded(self.seed, "parzen")):
+        key = self.seed, "parzen"
+        with torch.no_grad(), noise.torch_seeded(*key), noise.use(noise.seeded(*key)):
             parts = [model.sample(min(500, self.samples - i)) for i in range(0, self.samples, 500)]
             batches = trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
             validation = torch.cat([Batch(*batch).x for batch in batches])[: self.VALIDATION]

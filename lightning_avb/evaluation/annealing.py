@@ -206,8 +206,7 @@ def simulate(decoder: Decoder, prior: Prior, rows: int, seed: int) -> tuple[Tens
     Returns:
         z `(rows, dim)` and x `(rows, *data_shape)`.
     """
-    with noise.torch_kept():
-        noise.seed_torch(noise.mixed_seed(seed, "simulate"))
+    with noise.torch_seeded(seed, "simulate"):
         z = prior_of(prior).sample((at_least(1, rows=rows),))
         return z, decoder(z).sample()
 

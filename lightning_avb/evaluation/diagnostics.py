@@ -8,6 +8,8 @@ KL(q(z), p(z)), with a Gaussian in place of a black box.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch.distributions import Distribution
 from .. import noise
 from ..batch import Batch
 from .importance import BLOCK
-from .inputs import has_density
+from .inputs import drawn_with_density, has_density, prior_of, rows_of
 from .posterior import Decomposition, critic_error, decompose, decompose_draws, kl_of_aggregate, kl_of_draws, on_grid
 from .proposals import fitted_proposal
 from .quadrature import Quadrature
@@ -73,15 +75,22 @@ def diagnose(model: Any, batch: Batch, seed: int, rows: int | None = None) -> li
     few = batch.first(GRID_ROWS if rows is None else min(rows, GRID_ROWS))
     plane, figures = model.latent_dim <= 2, list[Figure]()
     if plane:
-        with noise.use(noise.OfRows(seed, "bound", index=few.index)):  # type: ignore[arg-type]
+        with _seeded(seed, "bound", few):
             found, how, figures = _bound(model, few, which)
     if plane and len(few.x) == len(batch.x) and found.kl.isfinite().all():
         information, aggregate = found.information, found.kl_of_aggregate
     else:
-        with noise.use(noise.OfRows(seed, "parts", index=batch.index)):  # type: ignore[arg-type]
+        with _seeded(seed, "parts", batch):
             information, aggregate, how = _by_draws(model, batch, plane)
     n, parts = len(batch.x), {"I(x; z)": information, "KL(q(z), p(z))": aggregate}
     return figures + [Figure(name, value.item(), math.nan, n, which, SPENT, how) for name, value in parts.items()]
+
+
+@contextmanager
+def _seeded(seed: int, name: str, batch: Batch) -> Iterator[None]:
+    """Draws are a function of (seed, name, rows), whoever draws."""
+    with noise.torch_seeded(seed, name), noise.use(noise.OfRows(seed, name, index=batch.index)):  # type: ignore[arg-type]
+        yield
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:
@@ -96,7 +105,7 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
 
 
 def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tuple[Decomposition, str, list[Figure]]:
-    n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
     grid = Quadrature.grid(model.latent_dim, device=batch.x.device)
 
     def decoder(z: Tensor) -> Distribution:
@@ -108,7 +117,7 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
     error: Tensor | None = None
     exact = "log p(x), on a grid"
     if has_density(q):
-        how, side, elbo = "on a grid", "below", "ELBO, on a grid"
+        how, side, elbo = "on a grid", "below, to within the grid", "ELBO, on a grid"
         log_q = on_grid(q.log_prob, grid, n)
         found = decompose(log_q, decoder, model.prior, batch.x, grid)
         if hasattr(model, "judge"):
@@ -143,7 +152,7 @@ def _mean(name: str, values: Tensor, which: Literal["first", "different"], side:
 
 
 def _draws(q: Distribution, count: int) -> Tensor:
-    return torch.cat([q.rsample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
+    return torch.cat([q.sample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
 
 
 def _neighbours(z: Tensor) -> str:
@@ -152,7 +161,7 @@ def _neighbours(z: Tensor) -> str:
 
 def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
     """I(x; z) and KL(q(z), p(z)), and how they were got."""
-    n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
     known = has_density(q)
     if plane and not known:
         z = _draws(q, FEW_DRAWS)
@@ -160,7 +169,7 @@ def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, st
         if kl.isfinite():
             return kl - aggregate, aggregate, _neighbours(z)
     r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
-    z, log_q = (part[0] for part in r.rsample_and_log_prob((1,)))
+    z, log_q = (part[0] for part in drawn_with_density(r)((1,)))
     every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
     log_aggregate = every.logsumexp(1) - math.log(n)
     how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"

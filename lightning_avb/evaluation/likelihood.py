@@ -77,10 +77,9 @@ class Annealer:
     @torch.inference_mode(False)
     @torch.no_grad()
     def _tuned(self, betas: Sequence[float], leapfrogs: int) -> Annealing:
-        bits = noise.mixed_seed(self.seed, "pilot")
-        _, pilot = self.simulated(PILOT, bits)
-        with noise.torch_kept(), noise.use(noise.OfRows(self.seed, "pilot", index=pilot.index)):  # type: ignore[arg-type]
-            noise.seed_torch(bits)
+        key = self.seed, "pilot"
+        _, pilot = self.simulated(PILOT, noise.mixed_seed(*key))
+        with noise.torch_seeded(*key), noise.use(noise.OfRows(*key, index=pilot.index)):  # type: ignore[arg-type]
             start, scale_tril = self.start(pilot)
             return tune(start, self.target(pilot), betas, leapfrogs, scale_tril=scale_tril, chunk=self.chunk)
 
@@ -255,8 +254,7 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
         decoder.check(x)
     if isinstance(decoder, nn.Module) and any(module.training and _mixes(module) for module in decoder.modules()):
         raise ConfigurationError("decoder: dropout or batch normalisation in training mode; call decoder.eval() first")
-    with noise.torch_kept():
-        noise.seed_torch(noise.mixed_seed(seed, "try"))
+    with noise.torch_seeded(seed, "try"):
         z = p.sample(torch.Size([TRIED]))
     try:
         given = decoder(z)
