@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
@@ -23,7 +23,7 @@ from .estimators import (
     Parzen,
     RowEstimator,
 )
-from .evaluation import has_density
+from .evaluation import has_density, schedule
 from .tables import Line, beside, table, write
 
 Name = Literal["importance", "annealing", "bidirectional", "quadrature", "parzen"]
@@ -88,17 +88,24 @@ class Likelihood(pl.Callback):
         at_least(2, **{"likelihood.simulated": simulated})
         if start not in ("proposal", "prior"):
             raise ConfigurationError(f"likelihood.start: {start!r} is neither 'proposal' nor 'prior'")
-        moves = Chains(chains, steps, leapfrogs, path, start, chunk, seed)
-        self.rows, self.estimators = rows, tuple(estimators)
-        self._make = {
-            "importance": lambda: Importance(rows, samples, chunk, seed),
-            "annealing": lambda: Annealing(rows, moves),
-            "bidirectional": lambda: Bidirectional(simulated, moves),
+        schedule(steps, path)
+        self.estimators, self.rows, self.samples, self.chains = tuple(estimators), rows, samples, chains
+        self.steps, self.leapfrogs, self.path, self.start = steps, leapfrogs, path, start
+        self.simulated, self.parzen_samples, self.draws = simulated, parzen_samples, draws
+        self.chunk, self.seed = chunk, seed
+
+    def _new(self) -> list[Estimator]:
+        """All that a test runs, in the order of the table."""
+        rows, chunk, seed = self.rows, self.chunk, self.seed
+        chains = Chains(self.chains, self.steps, self.leapfrogs, self.path, self.start, chunk, seed)
+        make: dict[Name, Callable[[], Estimator]] = {
+            "importance": lambda: Importance(rows, self.samples, chunk, seed),
+            "annealing": lambda: Annealing(rows, chains),
+            "bidirectional": lambda: Bidirectional(self.simulated, chains),
             "quadrature": lambda: OnGrid(rows, chunk, seed),
-            "parzen": lambda: Parzen(rows, parzen_samples, chunk, seed),
+            "parzen": lambda: Parzen(rows, self.parzen_samples, chunk, seed),
         }
-        self._own = lambda: Own(rows, draws, chunk, seed)
-        self._parts = lambda: Parts(rows, seed)
+        return [Own(rows, self.draws, chunk, seed), *(make[name]() for name in self.estimators), Parts(rows, seed)]
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         missing = lacking(pl_module)
@@ -110,7 +117,7 @@ class Likelihood(pl.Callback):
         if self.rows is not None and self.rows < trainer.world_size:
             raise ConfigurationError(f"likelihood.rows: {self.rows} are fewer than the {trainer.world_size} processes")
         self.lines: list[Line] = []
-        self.running: list[Estimator] = [self._own(), *(self._make[name]() for name in self.estimators), self._parts()]
+        self.running = self._new()
         for estimator in self.running:
             estimator.refuse(trainer, pl_module)
         rows = None if self.rows is None else -(-self.rows // trainer.world_size)

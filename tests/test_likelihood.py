@@ -257,6 +257,23 @@ def test_a_line_says_itself_that_it_is_not_to_be_trusted(tmp_path, monkeypatch, 
     assert bool(written["objection"]) != trusted and written["diagnostics"]["effective samples"] <= samples
 
 
+def test_every_test_tunes_anew(tmp_path, monkeypatch):
+    """One callback, two models: the second has the figures that it has on its own."""
+    monkeypatch.chdir(tmp_path)
+    means = []
+    for likelihood in [Likelihood(["annealing"], rows=5, chains=2, steps=8, leapfrogs=1)] * 2 + [
+        Likelihood(["annealing"], rows=5, chains=2, steps=8, leapfrogs=1)
+    ]:
+        torch.manual_seed(1)
+        _, model, data = linear_gaussian(60)
+        if means:
+            with torch.no_grad():
+                model.decoder.log_scale.sub_(2)
+        trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+        means.append({line.estimate: line.mean for line in likelihood.lines}["annealing"])
+    assert means[1] == means[2] != means[0]
+
+
 def test_figures_beside_each_other_are_of_the_same_rows(tmp_path, monkeypatch, capsys):
     """Forty rows evaluated, a grid filled for sixteen: each block of the table is of one set of rows."""
     monkeypatch.chdir(tmp_path)

@@ -121,10 +121,11 @@ def score(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
             f"decoder: its call gave a {type(p).__name__}, where the distribution p(x|z) was expected, such as "
             "Independent(Bernoulli(logits=...), 1)"
         )
-    if not p.event_shape and len(p.batch_shape) > len(shape):
+    apart = len(p.batch_shape) - len(shape)
+    if apart > 0:
         raise ConfigurationError(
-            f"decoder: {_described(p)} tells the dimensions of x apart; one log-probability for every z was expected: "
-            f"wrap it in Independent(..., {len(p.batch_shape) - len(shape)})"
+            f"decoder: {_described(p)} tells dimensions of x apart; one log-probability for every z was expected: wrap "
+            f"it in Independent(..., {apart})"
         )
     data = x.shape[x.ndim - len(p.event_shape) :]
     if p.event_shape != data:
