@@ -172,12 +172,13 @@ def test_few_steps_are_not_trusted(world):
     """Ten dimensions from the prior: few temperatures lack nats, and both the chains and the gap tell."""
     torch.manual_seed(1)
     world = LinearGaussian(1.5 * torch.randn(20, 10) / 10**0.5, torch.zeros(20), 0.5)
-    x = world.sample(20)
+    x = world.sample(10)
     truth = world.log_marginal(x).mean().item()
-    few, many = (log_likelihood(Flat(world), x, latent_dim=10, steps=n, chains=8, simulated=16) for n in (10, 400))
+    few, many = (log_likelihood(Flat(world), x, latent_dim=10, steps=n, simulated=10) for n in (10, 300))
     assert few.mean < truth - 1 and not few.trusted and "not to be trusted" in str(few)
     assert "effective chains" in few.objection and "gap" in few.objection
-    assert abs(many.mean - truth) < 0.2 and many.trusted
+    error = many.standard_errors.square().mean().item() ** 0.5 / len(x) ** 0.5
+    assert abs(many.mean - truth) < 5 * error < 0.7 and many.trusted
 
 
 def test_what_speaks_against_annealing():
@@ -186,8 +187,8 @@ def test_what_speaks_against_annealing():
     assert "gap of 0.60" in annealing_objection(8, *good, gap=0.6)
     assert "gap" in annealing_objection(8, *good, gap=float("nan"))
     assert "hardly move" in annealing_objection(8, good[0], good[1] / 10, gap=0.1)
-    assert "2.5 effective chains, 3 are enough" in annealing_objection(8, good[0] * 0 + 2.5, good[1], gap=0.1)
-    assert not annealing_objection(4, good[0] * 0 + 2.5, good[1], gap=0.1)
+    assert "4.0 effective chains of 8, 4.4 are enough" in annealing_objection(8, good[0] * 0 + 4, good[1], gap=0.1)
+    assert not annealing_objection(8, good[0] * 0 + 4.5, good[1], gap=0.1)
     one = good[0] * 0 + 1
     assert "one chain" in annealing_objection(1, one, good[1], gap=None)
     assert not annealing_objection(1, one, good[1], gap=0.1)

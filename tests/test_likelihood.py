@@ -165,7 +165,7 @@ def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
     """A linear-Gaussian model of standardised columns, whose log p(x) is known."""
     monkeypatch.chdir(tmp_path)
     world, model, data = linear_gaussian(300)
-    likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=300, start=start)
+    likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=100, start=start)
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
     x = torch.cat([batch[0] for batch in data.test_dataloader()])
     lines = {line.estimate: line for line in likelihood.lines}
@@ -182,7 +182,7 @@ def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
     assert 0 < lines["I(x; z)"].mean < math.log(len(x))
 
 
-@pytest.mark.parametrize(("rows", "several"), [(70, 3), (330, 2)])
+@pytest.mark.parametrize(("rows", "several"), [(70, 3), (70, 4), (330, 2)])
 def test_several_processes_print_what_one_does(tmp_path, monkeypatch, rows, several):
     """7 rows of test data, of which two are dealt out twice; 33, too many for the grid."""
     monkeypatch.chdir(tmp_path)

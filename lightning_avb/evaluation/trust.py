@@ -1,9 +1,9 @@
 """When an estimate of log p(x) from weights is not to be trusted.
 
-All of them are too low where few draws or chains have nearly all the weight. How much, was measured where log p(x) is
-known (docs/likelihood.md): what importance weighting lacks is about 10 / effective samples nats, 2 to 50 dimensions and
-100 to 5,000 samples taken together. Its mean over rows is therefore told by the harmonic mean of the effective samples,
-which the few bad rows rule, as they rule what the mean lacks.
+All of them are too low where few draws or chains have nearly all the weight. How much, `python benchmarks/trust.py`
+measures where log p(x) is known; docs/likelihood.md has the figures. What a bound lacks goes with 1 / effective number
+of weights, so that its mean over rows is told by their harmonic mean, which the few bad rows rule, as they rule what
+the mean lacks. The thresholds are where that is about 0.1 nats.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from __future__ import annotations
 from torch import Tensor
 
 ENOUGH_SAMPLES = 100
-"""Effective samples, their harmonic mean over rows: with fewer, importance weighting lacks about 0.1 nats or more."""
+"""Effective samples, their harmonic mean over rows, that importance weighting needs."""
 
-ENOUGH_CHAINS = 3
-"""Effective chains, likewise, or half of all chains where those are fewer than 6: with more, annealing lacked 0.1 nats
-or less, with fewer 0.1 to hundreds."""
+SPREAD = 0.1
+"""1 / effective chains - 1 / chains, the square of a row's standard error in nats, that annealing may have."""
 
 ACCEPTANCE = 0.2
 """Mean acceptance below which chains hardly move."""
 
 GAP = 0.25
-"""Nats between the bounds on simulated data; a third to a half of them is what the lower one lacks."""
+"""Nats between the bounds on simulated data, of which the lower one lacks about half."""
 
 
 def harmonic_mean(effective: Tensor) -> float:
@@ -44,11 +43,14 @@ def annealing_objection(chains: int, effective_chains: Tensor, acceptance: Tenso
         acceptance: of every row, `(batch,)`.
         gap: of `bidirectional`, in nats; None: it was not run.
     """
-    effective, rate, enough = harmonic_mean(effective_chains), acceptance.mean().item(), min(ENOUGH_CHAINS, chains / 2)
-    objections = [
-        (effective < enough, f"{effective:.1f} effective chains, {enough:g} are enough"),
-        (chains == 1 and gap is None, "one chain without `bidirectional` tells nothing of its error"),
-        (rate < ACCEPTANCE, f"acceptance {rate:.2f}: the chains hardly move"),
-        (gap is not None and not gap <= GAP, f"a gap of {gap:.2f} nats on simulated data" if gap is not None else ""),
-    ]
-    return "; ".join(text for holds, text in objections if holds)
+    effective, enough, rate = harmonic_mean(effective_chains), 1 / (SPREAD + 1 / chains), acceptance.mean().item()
+    objections = []
+    if effective < enough:
+        objections.append(f"{effective:.1f} effective chains of {chains}, {enough:.1f} are enough")
+    if chains == 1 and gap is None:
+        objections.append("one chain without `bidirectional` tells nothing of its error")
+    if rate < ACCEPTANCE:
+        objections.append(f"acceptance {rate:.2f}: the chains hardly move")
+    if gap is not None and not gap <= GAP:
+        objections.append(f"a gap of {gap:.2f} nats on simulated data")
+    return "; ".join(objections)
