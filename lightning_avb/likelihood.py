@@ -135,7 +135,7 @@ class Likelihood(pl.Callback):
             raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
         for estimator in self.running:
             estimator.update(pl_module, batch)
-        self.bar.update(len(batch.x))
+        self.bar.update(len(batch.x) if self.rows is None else int((batch.index < self.rows).sum()))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.skipped:

@@ -256,6 +256,8 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
         raise ConfigurationError("decoder: dropout or batch normalisation in training mode; call decoder.eval() first")
     with noise.torch_seeded(seed, "try"):
         z = p.sample(torch.Size([TRIED]))
+    if x.device != z.device:
+        raise ConfigurationError(f"x: it is on {x.device}, and draws of the prior are on {z.device}")
     try:
         given = decoder(z)
     except (RuntimeError, ValueError, IndexError) as error:
