@@ -23,6 +23,7 @@ from .estimators import (
     Parzen,
     RowEstimator,
 )
+from .estimators.base import evaluated
 from .evaluation import has_density, schedule
 from .tables import Line, beside, table, write
 
@@ -135,7 +136,7 @@ class Likelihood(pl.Callback):
             raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
         for estimator in self.running:
             estimator.update(pl_module, batch)
-        self.bar.update(len(batch.x) if self.rows is None else int((batch.index < self.rows).sum()))
+        self.bar.update(len(evaluated(batch, self.rows).x))
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.skipped:

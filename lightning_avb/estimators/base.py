@@ -10,7 +10,7 @@ from __future__ import annotations
 import abc
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -65,6 +65,8 @@ class RowEstimator(Estimator, abc.ABC):
     """
 
     side: str
+    figures: ClassVar[int] = 1
+    """How many `estimate` gives of a row."""
 
     def __init__(self, settings: str, rows: int | None, pairs: int, copies: int, seed: int) -> None:
         self.settings, self.rows, self.together, self.seed = settings, rows, max(1, pairs // copies), seed
@@ -80,11 +82,12 @@ class RowEstimator(Estimator, abc.ABC):
 
     def begin(self, trainer: pl.Trainer, model: Any) -> None:
         self.metric.to(model.device)
+        # A process that gets no row has something to join as well.
+        nothing = torch.zeros(0, self.figures, device=model.device)
+        self.metric.update(nothing, torch.zeros(0, dtype=torch.int64, device=model.device))
 
     def update(self, model: Any, batch: Batch) -> None:
-        assert batch.index is not None
-        if self.rows is not None:
-            batch = batch.at((batch.index < self.rows).nonzero().squeeze(1))
+        batch = evaluated(batch, self.rows)
         if not len(batch.x):
             return
         begin = time.perf_counter()
@@ -106,3 +109,11 @@ class RowEstimator(Estimator, abc.ABC):
         diagnostics, objection = self.verdict(self.values[:, 1:])
         made = Line(self.name, self.mean, self.standard_error, len(self.values), "", self.side, self.settings)
         return [made._replace(diagnostics=diagnostics, objection=objection, seconds=self.seconds)]
+
+
+def evaluated(batch: Batch, rows: int | None) -> Batch:
+    """Those of its rows that are among the first so many; an index below 0 is that of no row of the data."""
+    index = batch.index
+    assert index is not None
+    inside = index >= 0 if rows is None else (index >= 0) & (index < rows)
+    return batch.at(inside.nonzero().squeeze(1))

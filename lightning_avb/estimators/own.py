@@ -15,7 +15,7 @@ from .. import noise
 from ..batch import Batch
 from ..evaluation import diagnose
 from ..tables import Line
-from .base import BELOW, Estimator, Figures, RowEstimator
+from .base import BELOW, Estimator, Figures, RowEstimator, evaluated
 
 
 class Own(RowEstimator):
@@ -89,7 +89,7 @@ class Parts(Estimator):
 
     def update(self, model: Any, batch: Batch) -> None:
         if sum(len(part.x) for part in self.seen) < self.DECOMPOSED:
-            self.seen.append(batch)
+            self.seen.append(evaluated(batch, None))
 
     def collect(self, processes: int) -> None:
         """The first rows of the test data, each once."""

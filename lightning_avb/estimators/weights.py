@@ -32,7 +32,7 @@ from .base import BELOW, Estimator, Figures, RowEstimator
 class Importance(RowEstimator):
     """Importance weighting, from a heavy-tailed proposal fitted to draws of q."""
 
-    name, side = "importance", BELOW
+    name, side, figures = "importance", BELOW, 2
 
     def __init__(self, rows: int | None, samples: int, pairs: int, seed: int) -> None:
         super().__init__(f"{samples} samples", rows, pairs, BLOCK, seed)
@@ -108,7 +108,7 @@ class Chains:
 class Annealing(RowEstimator):
     """Annealed importance sampling with Hamiltonian transitions."""
 
-    name, side = "annealing", BELOW
+    name, side, figures = "annealing", BELOW, 3
 
     def __init__(self, rows: int | None, chains: Chains) -> None:
         super().__init__(chains.settings, rows, chains.chunk, chains.chains, chains.seed)
