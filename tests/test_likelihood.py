@@ -7,6 +7,7 @@ import math
 import socket
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import numpy
 import pytest
@@ -17,9 +18,11 @@ from torch.distributions import Independent, Normal
 from worlds import LINEAR, LinearGaussian
 
 from datamodules import Arrays
-from lightning_avb import VAE, GaussianDecoder, GaussianEncoder, cli
+from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli
 from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
+from lightning_avb.estimators import Importance
+from lightning_avb.estimators.base import evaluated
 from lightning_avb.evaluation import diagnostics
 from lightning_avb.evaluation.metrics import MeanOverRows
 from lightning_avb.likelihood import Likelihood
@@ -127,6 +130,16 @@ def test_figures_depend_on_the_seed_and_not_on_the_batches(finished, monkeypatch
     assert first["importance"]["rows"] == second["importance"]["rows"] == 40
     assert abs(first["importance"]["mean"] - second["importance"]["mean"]) < 1e-5
     assert 1e-5 < abs(first["importance"]["mean"] - other["importance"]["mean"]) < 0.1
+
+
+def test_a_row_that_is_none_of_the_data_counts_nowhere():
+    """An index of -1 stands in where a process has no row."""
+    batch = Batch(torch.rand(4, 2), index=torch.tensor([3, -1, 7, 0]))
+    assert evaluated(batch, 5).index.tolist() == [3, 0] and evaluated(batch, None).index.tolist() == [3, 7, 0]
+    likelihood = Importance(5, 10, 100, 0)
+    likelihood.begin(None, SimpleNamespace(device=torch.device("cpu")))
+    likelihood.update(None, batch.at(slice(1, 3)))
+    assert likelihood.metric.compute()["values"].shape == (0, 2)
 
 
 @pytest.mark.parametrize(

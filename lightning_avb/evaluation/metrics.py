@@ -37,6 +37,6 @@ class MeanOverRows(Metric):
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = index[1:] != index[:-1]
         values = dim_zero_cat(self.value)[order][first]
-        spread = values.std(0) if len(values) > 1 else torch.full_like(values[0], float("nan"))
+        spread = values.std(0) if len(values) > 1 else values.new_full(values.shape[1:], float("nan"))
         error = spread / len(values) ** 0.5
         return {"mean": values.mean(0), "standard_error": error, "values": values, "index": index[first]}
