@@ -27,7 +27,7 @@ from lightning_avb.evaluation import (
     decompose,
     decompose_draws,
     has_density,
-    log_likelihood,
+    log_likelihood_on_grid,
     neighbour_entropy,
     on_grid,
 )
@@ -78,7 +78,7 @@ def fit(name: str, seed: int, *options: str) -> Run:
         rows = [row for row in csv.DictReader(file) if row.get("val/log_likelihood")]
     curve = [(int(row["step"]) + 1, float(row["val/log_likelihood"])) for row in rows]
     model = cli.load(folder / "checkpoints" / "last.ckpt")
-    exact = log_likelihood(model.decoder, model.prior, torch.eye(4), Quadrature.grid(2)).mean().item()
+    exact = log_likelihood_on_grid(model.decoder, model.prior, torch.eye(4), Quadrature.grid(2)).mean().item()
     return Run(folder, model, exact, curve, seconds)
 
 

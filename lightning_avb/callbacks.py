@@ -14,7 +14,7 @@ from pytorch_lightning.utilities import rank_zero_info
 from . import noise, pictures
 from .batch import Batch
 from .checkpoints import save
-from .evaluation import Quadrature, log_likelihood
+from .evaluation import Quadrature, log_likelihood_on_grid
 from .runs import beside, run_folder
 
 
@@ -158,7 +158,7 @@ class ExactLikelihood(pl.Callback):
         def decoder(z: torch.Tensor) -> Any:
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
-        value = log_likelihood(decoder, model.prior, x, grid) + model.log_volume
+        value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_volume
         mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
         model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 

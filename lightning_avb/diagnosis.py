@@ -24,10 +24,10 @@ from .evaluation import (
     standardised,
     uniformity,
 )
-from .likelihood import columns
 from .models import Posterior
 from .runs import beside
 from .support import Parameters
+from .tables import columns
 from .targets import Target
 
 

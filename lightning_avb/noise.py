@@ -84,13 +84,46 @@ def mixed_seed(*parts: int | str) -> int:
 
 def seed_step(seed: int, step: int, rank: int) -> None:
     """Makes every draw that follows, on every device, a function of (seed, step, rank)."""
+    seed_torch(mixed_seed(seed, "train", step, rank))
+
+
+def seed_torch(bits: int) -> None:
+    """Seeds torch's own generators, those of devices in use among them."""
     # torch.manual_seed would also look for devices that nobody uses, which takes a millisecond on some builds.
-    bits = mixed_seed(seed, "train", step, rank)
     torch.default_generator.manual_seed(bits)
     if torch.cuda.is_initialized():
-        torch.cuda.manual_seed(bits)
+        torch.cuda.manual_seed_all(bits)
     if torch.backends.mps.is_available():
         torch.mps.manual_seed(bits)
+
+
+def torch_states() -> list[Tensor]:
+    """Where torch's own generators stand: they are equal if nothing was drawn from them in between."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
+    return [torch.default_generator.get_state(), *cuda, *mps]
+
+
+@contextmanager
+def torch_kept() -> Iterator[None]:
+    """Whatever is drawn from torch's own generators within the block, they are then as they were."""
+    cpu, *devices = torch_states()
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(cpu)
+        if torch.backends.mps.is_available():
+            torch.mps.set_rng_state(devices.pop())
+        if devices:
+            torch.cuda.set_rng_state_all(devices)
+
+
+@contextmanager
+def torch_seeded(*key: int | str) -> Iterator[None]:
+    """Within the block what torch's own generators draw is a function of the key; they are then as they were."""
+    with torch_kept():
+        seed_torch(mixed_seed(*key))
+        yield
 
 
 def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:

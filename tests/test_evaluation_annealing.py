@@ -24,7 +24,7 @@ from lightning_avb.evaluation import (
     fitted_proposal,
     importance_weighting,
     log_joint,
-    log_likelihood,
+    log_likelihood_on_grid,
     over_rows,
     resample,
     schedule,
@@ -130,7 +130,7 @@ def test_agrees_with_quadrature():
         for parameter in decoder.parameters():
             parameter.mul_(4)
     _, x = simulate(decoder, prior, 6, seed=1)
-    exact = log_likelihood(decoder, prior, x, Quadrature.grid(2))
+    exact = log_likelihood_on_grid(decoder, prior, x, Quadrature.grid(2))
     start, target = prior().expand((6,)), log_joint(decoder, prior, x)
     found = annealed_importance_sampling(start, target, tune(start, target, schedule(60)), 500)
     torch.testing.assert_close(found.bound, exact, rtol=0, atol=0.1)
@@ -146,7 +146,7 @@ class Folded(nn.Module):
 
 def test_finds_the_modes_that_one_proposal_does_not_know():
     x, prior = torch.tensor([[1.0, 1.5], [2.0, 0.8]]), StandardNormal(2)
-    exact = log_likelihood(Folded(), prior, x, Quadrature.grid(2, cells=1000))
+    exact = log_likelihood_on_grid(Folded(), prior, x, Quadrature.grid(2, cells=1000))
     one_mode = DefensiveStudent(x.sqrt(), 0.01 * torch.eye(2).expand(2, 2, 2), prior(), share=0.0)
     target = log_joint(Folded(), prior, x)
     missed = importance_weighting(one_mode, target, 4000)

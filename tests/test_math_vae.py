@@ -27,7 +27,7 @@ from lightning_avb import (
     noise,
 )
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.evaluation import Quadrature, log_likelihood
+from lightning_avb.evaluation import Quadrature, log_likelihood_on_grid
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -402,13 +402,15 @@ def test_a_black_box_is_refused(estimator):
 def test_quadrature_is_exact(world, latent_dim):
     world = LinearGaussian(world.weight[:, :latent_dim], world.bias, world.scale)
     x = world.sample(5)
-    found = log_likelihood(world.decoder(), StandardNormal(latent_dim), x, Quadrature.grid(latent_dim), elements=3000)
+    found = log_likelihood_on_grid(
+        world.decoder(), StandardNormal(latent_dim), x, Quadrature.grid(latent_dim), elements=3000
+    )
     torch.testing.assert_close(found, world.log_marginal(x), rtol=0, atol=1e-8)
 
 
 def test_likelihoods_of_all_binary_data_sum_to_one():
     decoder, x = BernoulliDecoder((3,), 2), torch.cartesian_prod(*[torch.tensor([0.0, 1.0])] * 3)
-    found = log_likelihood(decoder, StandardNormal(2), x, Quadrature.grid(2))
+    found = log_likelihood_on_grid(decoder, StandardNormal(2), x, Quadrature.grid(2))
     assert abs(found.exp().sum().item() - 1) < 1e-9
 
 

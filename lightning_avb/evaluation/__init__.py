@@ -11,8 +11,10 @@ from .annealing import (
     tune,
 )
 from .calibration import calibration_ranks, uniformity
-from .diagnostics import Figure, diagnose, has_density
+from .diagnostics import Figure, diagnose
 from .importance import Importance, importance_weighting, log_joint, resample
+from .inputs import has_density, prior_of
+from .likelihood import Annealer, LogLikelihood, log_likelihood
 from .pareto import (
     DrawsDiagnosis,
     ParetoSmoothed,
@@ -34,7 +36,7 @@ from .posterior import (
     on_grid,
 )
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
-from .quadrature import Quadrature, log_likelihood
+from .quadrature import Quadrature, log_likelihood_on_grid
 from .rows import over_rows
 from .two_sample import (
     MomentErrors,
@@ -50,6 +52,7 @@ from .two_sample import (
 
 __all__ = [
     "Annealed",
+    "Annealer",
     "Annealing",
     "Bidirectional",
     "Decomposition",
@@ -57,6 +60,7 @@ __all__ = [
     "DrawsDiagnosis",
     "Figure",
     "Importance",
+    "LogLikelihood",
     "MomentErrors",
     "ParetoSmoothed",
     "Parzen",
@@ -80,6 +84,7 @@ __all__ = [
     "kl_to_posterior",
     "log_joint",
     "log_likelihood",
+    "log_likelihood_on_grid",
     "marginal_quantiles",
     "maximum_mean_discrepancy",
     "median_distance",
@@ -90,6 +95,7 @@ __all__ = [
     "over_rows",
     "pareto_smoothed",
     "parzen_window",
+    "prior_of",
     "refined_proposal",
     "resample",
     "schedule",

@@ -25,7 +25,7 @@ many temperatures are better than the reverse at the same cost.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -37,6 +37,7 @@ from .. import noise
 from ..errors import ConfigurationError, at_least
 from ..objectives import log_mean_exp
 from .importance import CHUNK, LogDensity, effective_samples
+from .inputs import Decoder, Prior, prior_of, rows_of
 
 JITTER = 0.2
 """A chain's step size is drawn anew at every transition, up to so much off: no trajectory closes on itself for long."""
@@ -104,6 +105,20 @@ class Annealed(NamedTuple):
         """(sum w)^2 / sum w^2, `(batch,)`."""
         return effective_samples(self.log_weight)
 
+    @property
+    def standard_error(self) -> Tensor:
+        """Of `bound`, `(batch,)`, by the jackknife: from the bounds with each chain left out; nan of a single chain.
+
+        To first order it is the standard deviation of the weights over their mean and the root of their number. Where
+        one chain has nearly all the weight that number would say 1 nat whatever the others lack; this one grows.
+        """
+        chains = len(self.log_weight)
+        if chains < 2:
+            return torch.full_like(self.bound, math.nan)
+        itself = torch.eye(chains, dtype=torch.bool, device=self.log_weight.device).unsqueeze(-1)
+        others = self.log_weight.unsqueeze(0).masked_fill(itself, -math.inf).logsumexp(1)
+        return ((chains - 1) * others.var(0, correction=0)).sqrt()
+
 
 class Bidirectional(NamedTuple):
     """Bounds of log p(x) from both sides, `(batch,)` each, in nats.
@@ -144,7 +159,8 @@ def annealed_importance_sampling(
     Raises:
         ConfigurationError: no chains, or a start that has no row for every row.
     """
-    z = _rows_of(start).sample((at_least(1, chains=chains),))
+    start = rows_of(start, "start")
+    z = start.sample((at_least(1, chains=chains),))
     return _anneal(_Path(start, log_target, scale_tril, chunk), z, settings)
 
 
@@ -169,7 +185,8 @@ def bidirectional(
             `simulate`. A proposal may depend on x, not on `exact`.
         exact: `(batch, dim)`, one draw of p(z|x) for every row: the z of `simulate`.
     """
-    path = _Path(_rows_of(start), log_target, scale_tril, chunk)
+    start = rows_of(start, "start")
+    path = _Path(start, log_target, scale_tril, chunk)
     forward = _anneal(path, start.sample((at_least(1, chains=chains),)), settings)
     backward = settings._replace(betas=settings.betas[::-1], step_sizes=settings.step_sizes[::-1])
     reverse = _anneal(path, exact.expand(chains, *exact.shape), backward)
@@ -177,22 +194,20 @@ def bidirectional(
 
 
 @torch.no_grad()
-def simulate(
-    decoder: Callable[[Tensor], Distribution], prior: Callable[[], Distribution], rows: int, seed: int
-) -> tuple[Tensor, Tensor]:
+def simulate(decoder: Decoder, prior: Prior, rows: int, seed: int) -> tuple[Tensor, Tensor]:
     """Data of the model with the z that made them, which are exact draws of p(z|x): what `bidirectional` needs.
 
     Args:
-        decoder, prior: modules whose calls give p(x|z) and p(z).
+        decoder: z `(rows, dim)` -> p(x|z).
+        prior: p(z), or a module or function whose call gives it.
         rows: how many.
         seed: the draws are a function of it; torch's own generators are left as they were.
 
     Returns:
         z `(rows, dim)` and x `(rows, *data_shape)`.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(noise.mixed_seed(seed, "simulate"))
-        z = prior().sample((at_least(1, rows=rows),))
+    with noise.torch_seeded(seed, "simulate"):
+        z = prior_of(prior).sample((at_least(1, rows=rows),))
         return z, decoder(z).sample()
 
 
@@ -232,7 +247,8 @@ def tune(
     at_least(1, transitions=transitions)
     if not 0 < acceptance < 1:
         raise ConfigurationError(f"acceptance: {acceptance} is no share of accepted transitions between 0 and 1")
-    path = _Path(_rows_of(start), log_target, scale_tril, chunk)
+    start = rows_of(start, "start")
+    path = _Path(start, log_target, scale_tril, chunk)
     point, log_step, log_steps = path(start.sample((chains,))), math.log(0.5), []
     for beta in _resized(betas, knots):
         visited = []
@@ -250,15 +266,6 @@ def _resized(values: Sequence[float], count: int) -> list[float]:
     """So many values evenly spread over the same course, by linear interpolation."""
     line = torch.tensor(values, dtype=torch.float64).view(1, 1, -1)
     return interpolate(line, count, mode="linear", align_corners=True).flatten().tolist()
-
-
-def _rows_of(start: Distribution) -> Distribution:
-    if len(start.batch_shape) != 1:
-        shape = tuple(start.batch_shape)
-        raise ConfigurationError(
-            f"start: one distribution for every row was expected, (batch,), got {shape}; expand it"
-        )
-    return start
 
 
 class _Point(NamedTuple):

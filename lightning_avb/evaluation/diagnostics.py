@@ -8,7 +8,9 @@ KL(q(z), p(z)), with a Gaussian in place of a black box.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,8 +18,8 @@ from torch.distributions import Distribution
 
 from .. import noise
 from ..batch import Batch
-from ..distributions import Hierarchical, Implicit
 from .importance import BLOCK
+from .inputs import drawn_with_density, has_density, prior_of, rows_of
 from .posterior import Decomposition, critic_error, decompose, decompose_draws, kl_of_aggregate, kl_of_draws, on_grid
 from .proposals import fitted_proposal
 from .quadrature import Quadrature
@@ -35,53 +37,60 @@ SPENT = "none: what the KL term is spent on"
 
 
 class Figure(NamedTuple):
-    """A mean over n rows in nats, and its standard error over them, nan for what is one number of all rows."""
+    """A mean over n rows in nats, and its standard error over them, nan for what is one number of all rows.
+
+    `which` rows: the `first` of those given, or those that are `different`.
+    """
 
     name: str
     mean: float
     standard_error: float
     n: int
+    which: Literal["first", "different"]
     side: str
     how: str
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def diagnose(model: Any, batch: Batch, seed: int) -> list[Figure]:
-    """The parts of the bound: a function of (seed, rows), in nats.
+def diagnose(model: Any, batch: Batch, seed: int, rows: int | None = None) -> list[Figure]:
+    """What the bound is made of: a function of (seed, rows), in nats.
 
-    In one or two latent dimensions, for the first `GRID_ROWS` rows: the ELBO of q, KL(q(z|x), p(z|x)), and for a model
-    with a critic how far its KL(q(z|x), p(z)) is off. In any: I(x; z) and KL(q(z), p(z)). Nothing where q is a point,
-    as of a deterministic encoder, for which all of this is infinite.
+    In one or two latent dimensions, for the first `GRID_ROWS` rows: log p(x), the ELBO of q and their distance
+    KL(q(z|x), p(z|x)), and for a model with a critic how far its KL(q(z|x), p(z)) is off. In any: I(x; z) and
+    KL(q(z), p(z)). Nothing where q is a point, as of a deterministic encoder, for which all of this is infinite.
 
     Args:
         model: with `encoder`, `decoder` and `prior`.
         batch: with its `index`. Equal rows count once if there are few different ones.
         seed: of the draws.
+        rows: fill a grid for no more than so many rows.
     """
-    batch = _distinct(batch._replace(x=batch.x.clone()), bool(model.classes))
+    whole = batch._replace(x=batch.x.clone())
+    batch = _distinct(whole, bool(model.classes))
+    which: Literal["first", "different"] = "first" if len(batch.x) == len(whole.x) else "different"
     q = model.encoder(batch.x[:1], None if batch.y is None else batch.y[:1])
     if not has_density(q) and not q.moments(2)[1].any():
         return []
-    few, plane, figures = batch.first(GRID_ROWS), model.latent_dim <= 2, list[Figure]()
+    few = batch.first(GRID_ROWS if rows is None else min(rows, GRID_ROWS))
+    plane, figures = model.latent_dim <= 2, list[Figure]()
     if plane:
-        with noise.use(noise.OfRows(seed, "bound", index=few.index)):  # type: ignore[arg-type]
-            found, how, figures = _bound(model, few)
+        with _seeded(seed, "bound", few):
+            found, how, figures = _bound(model, few, which)
     if plane and len(few.x) == len(batch.x) and found.kl.isfinite().all():
         information, aggregate = found.information, found.kl_of_aggregate
     else:
-        with noise.use(noise.OfRows(seed, "parts", index=batch.index)):  # type: ignore[arg-type]
+        with _seeded(seed, "parts", batch):
             information, aggregate, how = _by_draws(model, batch, plane)
-    whole = {"I(x; z)": information, "KL(q(z), p(z))": aggregate}
-    n = len(batch.x)
-    return [Figure(name, value.item(), math.nan, n, SPENT, how) for name, value in whole.items()] + figures
+    n, parts = len(batch.x), {"I(x; z)": information, "KL(q(z), p(z))": aggregate}
+    return figures + [Figure(name, value.item(), math.nan, n, which, SPENT, how) for name, value in parts.items()]
 
 
-def has_density(q: Distribution) -> bool:
-    """Whether the log-density of a given z is known: of a black box it is not, and torch's base class only pretends."""
-    return not isinstance(q, (Implicit, Hierarchical)) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
-        Distribution.log_prob
-    )
+@contextmanager
+def _seeded(seed: int, name: str, batch: Batch) -> Iterator[None]:
+    """Draws are a function of (seed, name, rows), whoever draws."""
+    with noise.torch_seeded(seed, name), noise.use(noise.OfRows(seed, name, index=batch.index)):  # type: ignore[arg-type]
+        yield
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:
@@ -95,8 +104,8 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
     return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(different))]))
 
 
-def _bound(model: Any, batch: Batch) -> tuple[Decomposition, str, list[Figure]]:
-    n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tuple[Decomposition, str, list[Figure]]:
+    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
     grid = Quadrature.grid(model.latent_dim, device=batch.x.device)
 
     def decoder(z: Tensor) -> Distribution:
@@ -106,21 +115,23 @@ def _bound(model: Any, batch: Batch) -> tuple[Decomposition, str, list[Figure]]:
         return model.judge(batch, p, q, z).kl
 
     error: Tensor | None = None
+    exact = "log p(x), on a grid"
     if has_density(q):
-        how, side = "on a grid", "below"
+        how, side, elbo = "on a grid", "below, to within the grid", "ELBO, on a grid"
         log_q = on_grid(q.log_prob, grid, n)
         found = decompose(log_q, decoder, model.prior, batch.x, grid)
         if hasattr(model, "judge"):
             error = critic_error(on_grid(opinion, grid, n), log_q, model.prior, grid)
     else:
         z = _draws(q, DRAWS // n)
-        how, side = _neighbours(z), "below, but for the error of the entropy of q"
+        how, side, elbo = _neighbours(z), "either, by the error of the entropy of q", "ELBO, by neighbours"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
         if hasattr(model, "judge"):
             error = torch.cat([opinion(part) for part in z[:JUDGED].split(BLOCK)]).mean(0) - found.kl
     rows = {
-        "ELBO": (found.elbo + model.log_volume, side),
-        "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO"),
+        exact: (found.log_likelihood + model.log_volume, "exact to the grid"),
+        elbo: (found.elbo + model.log_volume, side),
+        "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO of these rows"),
         **({"mass of q on the grid": (found.mass, "none: 1 if the grid holds q")} if has_density(q) else {}),
         **(
             {"critic's error, its KL - the true one": (error, "none: how far its ELBO is off")}
@@ -128,17 +139,20 @@ def _bound(model: Any, batch: Batch) -> tuple[Decomposition, str, list[Figure]]:
             else {}
         ),
     }
-    return found, how, [_mean(name, values, side, how) for name, (values, side) in rows.items()]
+    figures = [
+        _mean(name, values, which, side, "grid" if name == exact else how) for name, (values, side) in rows.items()
+    ]
+    return found, how, figures
 
 
-def _mean(name: str, values: Tensor, side: str, how: str) -> Figure:
+def _mean(name: str, values: Tensor, which: Literal["first", "different"], side: str, how: str) -> Figure:
     n = len(values)
     error = values.std().item() / math.sqrt(n) if n > 1 else math.nan
-    return Figure(name, values.mean().item(), error, n, side, how)
+    return Figure(name, values.mean().item(), error, n, which, side, how)
 
 
 def _draws(q: Distribution, count: int) -> Tensor:
-    return torch.cat([q.rsample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
+    return torch.cat([q.sample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
 
 
 def _neighbours(z: Tensor) -> str:
@@ -147,7 +161,7 @@ def _neighbours(z: Tensor) -> str:
 
 def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
     """I(x; z) and KL(q(z), p(z)), and how they were got."""
-    n, p, q = len(batch.x), model.prior(), model.encoder(batch.x, batch.y)
+    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
     known = has_density(q)
     if plane and not known:
         z = _draws(q, FEW_DRAWS)
@@ -155,7 +169,7 @@ def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, st
         if kl.isfinite():
             return kl - aggregate, aggregate, _neighbours(z)
     r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
-    z, log_q = (part[0] for part in r.rsample_and_log_prob((1,)))
+    z, log_q = (part[0] for part in drawn_with_density(r)((1,)))
     every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
     log_aggregate = every.logsumexp(1) - math.log(n)
     how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"

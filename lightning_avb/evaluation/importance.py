@@ -12,24 +12,18 @@ single values may lie above.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from .. import noise
 from ..errors import at_least
 from ..objectives import log_mean_exp
+from .inputs import Decoder, Prior, Proposal, drawn_with_density, prior_of, score
 
 LogDensity = Callable[[Tensor], Tensor]
 """z `(samples, batch, dim)` -> the logarithm of a function of z, one for every row, `(samples, batch)`."""
-
-
-class Proposal(Protocol):
-    """What importance weighting needs of q(z|x): draws `(samples, batch, dim)` with their log-densities."""
-
-    def rsample_and_log_prob(self, sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]: ...
 
 
 BLOCK = 64
@@ -39,16 +33,20 @@ CHUNK = 4096
 """Pairs (draw, row) of one call of the decoder, unless the caller says otherwise: a matter of memory alone."""
 
 
-def log_joint(decoder: Callable[[Tensor], Distribution], prior: Callable[[], Distribution], x: Tensor) -> LogDensity:
+def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
     """z -> log p(x|z) + log p(z).
 
     Args:
         decoder: z `(samples, batch, dim)` -> p(x|z); for a decoder that takes labels, `lambda z: decoder(z, y)`.
-        prior: without arguments -> p(z).
+        prior: p(z), or a module or function whose call gives it.
         x: `(batch, *data_shape)`.
+
+    Raises:
+        ConfigurationError: the prior is no distribution of vectors; when the result is called, what the decoder gave is
+            no distribution over x with one log-probability for every z, or x is no value of it.
     """
-    p = prior()
-    return lambda z: decoder(z).log_prob(x) + p.log_prob(z)
+    p = prior_of(prior)
+    return lambda z: score(decoder(z), x, z.shape[:-1]) + p.log_prob(z)
 
 
 class Importance(NamedTuple):
@@ -71,18 +69,19 @@ def importance_weighting(proposal: Proposal, log_target: LogDensity, samples: in
     """The importance-weighted bound (Burda et al. 2016, equation 8).
 
     Args:
-        proposal: its density must be exact: an encoder's q, or for a q without density one of `proposals`.
+        proposal: its density must be exact: an encoder's q, a distribution of torch's with `batch_shape` `(batch,)`, or
+            for a q without density one of `proposals`.
         log_target: see `log_joint`.
         samples: K, draws a row.
         chunk: pairs (draw, row) of one call of `log_target`; changes memory and nothing else.
 
     Raises:
-        ConfigurationError: `samples` or `chunk` is not positive.
+        ConfigurationError: `samples` or `chunk` is not positive; the proposal has no density, or not one for every row.
     """
     at_least(1, samples=samples)
-    parts = []
+    draw, parts = drawn_with_density(proposal), []
     for start in range(0, samples, BLOCK):
-        z, log_q = proposal.rsample_and_log_prob((min(BLOCK, samples - start),))
+        z, log_q = draw((min(BLOCK, samples - start),))
         parts.append(evaluate(log_target, z, chunk) - log_q)
     log_weight = torch.cat(parts)
     return Importance(log_mean_exp(log_weight), effective_samples(log_weight), log_weight.mean(0))

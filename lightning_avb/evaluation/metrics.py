@@ -27,16 +27,16 @@ class MeanOverRows(Metric):
         self.add_state("value", [], "cat")
 
     def update(self, value: Tensor, index: Tensor) -> None:
-        """Takes values `(batch,)` of the rows `(batch,)`."""
+        """Takes values `(batch,)`, or several of every row, `(batch, figures)`, of the rows `(batch,)`."""
         self.index.append(index)
         self.value.append(value.double())
 
     def compute(self) -> dict[str, Tensor]:
-        """`mean`, `standard_error` (of the mean, over rows) and `n`, the number of rows."""
+        """`mean` and `standard_error` (of the mean, over rows), and all rows' `values` in the order of `index`."""
         index, order = dim_zero_cat(self.index).sort(stable=True)
         first = torch.ones_like(index, dtype=torch.bool)
         first[1:] = index[1:] != index[:-1]
-        value = dim_zero_cat(self.value)[order][first]
-        n = torch.tensor(len(value), device=value.device)
-        spread = value.std() if len(value) > 1 else torch.full_like(value.sum(), float("nan"))
-        return {"mean": value.mean(), "standard_error": spread / n.sqrt(), "n": n}
+        values = dim_zero_cat(self.value)[order][first]
+        spread = values.std(0) if len(values) > 1 else values.new_full(values.shape[1:], float("nan"))
+        error = spread / len(values) ** 0.5
+        return {"mean": values.mean(0), "standard_error": error, "values": values, "index": index[first]}

@@ -11,16 +11,15 @@ distances between them, which blurs the edges of q by the distance to a neighbou
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ..errors import at_least
-from .importance import CHUNK, LogDensity, Proposal, importance_weighting
-from .quadrature import Quadrature, log_likelihood
+from .importance import CHUNK, LogDensity, importance_weighting
+from .inputs import Decoder, Prior, Proposal, prior_of
+from .quadrature import Quadrature, log_likelihood_on_grid
 
 
 def kl_to_posterior(
@@ -70,8 +69,8 @@ class Decomposition(NamedTuple):
 @torch.no_grad()
 def decompose(
     log_q: Tensor,
-    decoder: Callable[[Tensor], Distribution],
-    prior: Callable[[], Distribution],
+    decoder: Decoder,
+    prior: Prior,
     x: Tensor,
     quadrature: Quadrature,
     elements: int = 1 << 22,
@@ -80,12 +79,12 @@ def decompose(
 
     Args:
         log_q: log q(z|x_i) at every point of the grid for every row, `(points, batch)`: see `on_grid`.
-        decoder, prior: modules whose calls give p(x|z) and p(z).
+        decoder, prior: give p(x|z) and p(z).
         x: `(batch, *data_shape)`, all rows at once: q(z) is their average.
         quadrature: the grid.
         elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
     """
-    p, size = prior(), max(1, elements // x.numel())
+    p, size = prior_of(prior), max(1, elements // x.numel())
     sums, log_integrals = [], []
     for z, log_q_x in zip(quadrature.points.split(size), log_q.split(size), strict=True):
         log_x, log_p = decoder(z.unsqueeze(1)).log_prob(x), p.log_prob(z).unsqueeze(1)
@@ -102,8 +101,8 @@ def decompose(
 @torch.no_grad()
 def decompose_draws(
     z: Tensor,
-    decoder: Callable[[Tensor], Distribution],
-    prior: Callable[[], Distribution],
+    decoder: Decoder,
+    prior: Prior,
     x: Tensor,
     quadrature: Quadrature,
     elements: int = 1 << 22,
@@ -119,20 +118,20 @@ def decompose_draws(
     """
     log_x = torch.cat([decoder(part).log_prob(x) for part in z.split(max(1, elements // x.numel()))])
     reconstruction, kl = -log_x.mean(0), kl_of_draws(z, prior)
-    log_p = log_likelihood(decoder, prior, x, quadrature, elements)
+    log_p = log_likelihood_on_grid(decoder, prior, x, quadrature, elements)
     aggregate = kl_of_aggregate(z, prior)
     gap = log_p + reconstruction + kl
     return Decomposition(log_p, reconstruction, kl, gap, kl.mean() - aggregate, aggregate, torch.ones_like(kl))
 
 
 @torch.no_grad()
-def kl_of_draws(z: Tensor, prior: Callable[[], Distribution]) -> Tensor:
+def kl_of_draws(z: Tensor, prior: Prior) -> Tensor:
     """KL(q(z|x), p(z)) from draws `(samples, batch, dim)` of q, `(batch,)`, in nats; see `neighbour_entropy`."""
-    return -neighbour_entropy(z) - prior().log_prob(z).mean(0)
+    return -neighbour_entropy(z) - prior_of(prior).log_prob(z).mean(0)
 
 
 @torch.no_grad()
-def kl_of_aggregate(z: Tensor, prior: Callable[[], Distribution]) -> Tensor:
+def kl_of_aggregate(z: Tensor, prior: Prior) -> Tensor:
     """KL(q(z), p(z)) of the average q(z) of all rows' q(z|x), a number, in nats; see `neighbour_entropy`.
 
     As many draws of every row are pooled. Where the rows' distributions are apart, the estimate has the error that
@@ -140,7 +139,7 @@ def kl_of_aggregate(z: Tensor, prior: Callable[[], Distribution]) -> Tensor:
 
     Args:
         z: `(samples, batch, dim)`, draws of q(z|x).
-        prior: module whose call gives p(z).
+        prior: p(z), or a module or function whose call gives it.
     """
     return kl_of_draws(z.reshape(-1, 1, z.shape[-1]), prior)[0]
 
@@ -195,17 +194,17 @@ def log_distance(points: Tensor, among: Tensor, neighbour: int) -> Tensor:
 
 
 @torch.no_grad()
-def critic_error(log_ratio: Tensor, log_q: Tensor, prior: Callable[[], Distribution], quadrature: Quadrature) -> Tensor:
+def critic_error(log_ratio: Tensor, log_q: Tensor, prior: Prior, quadrature: Quadrature) -> Tensor:
     """By how much a critic's KL(q(z|x), p(z)) is off: E_q[ log_ratio - (log q(z|x) - log p(z)) ], `(batch,)`.
 
     Args:
         log_ratio: the critic's log q(z|x) - log p(z) at every point of the grid, T(x, z) + log r(z|x) - log p(z) with
             the contrast r, `(points, batch)`.
         log_q: the true log q(z|x) there, `(points, batch)`.
-        prior: module whose call gives p(z).
+        prior: p(z), or a module or function whose call gives it.
         quadrature: the grid.
     """
-    truth = log_q - prior().log_prob(quadrature.points).unsqueeze(1)
+    truth = log_q - prior_of(prior).log_prob(quadrature.points).unsqueeze(1)
     return _under(log_q, log_ratio - truth).sum(0) * math.exp(quadrature.log_weight)
 
 

@@ -23,6 +23,7 @@ from torch.distributions import Distribution, constraints
 from .. import noise
 from ..errors import ConfigurationError, at_least
 from .importance import BLOCK, CHUNK, LogDensity, effective_samples, evaluate
+from .inputs import Prior, prior_of, rows_of
 
 
 class DefensiveStudent(Distribution):
@@ -113,7 +114,7 @@ class DefensiveStudent(Distribution):
 @torch.no_grad()
 def fitted_proposal(
     q: Distribution,
-    prior: Distribution,
+    prior: Prior,
     draws: int = 256,
     df: int | None = 5,
     inflate: float = 1.2,
@@ -126,8 +127,8 @@ def fitted_proposal(
     has the variance `floor`^2 on top, so that a q that is a point, or nearly one, gives a proper proposal too.
 
     Args:
-        q: with `rsample`, `batch_shape` `(batch,)`.
-        prior: p(z).
+        q: with `rsample` or `sample`, `batch_shape` `(batch,)`.
+        prior: p(z), or a module or function whose call gives it.
         draws: of q, for every row; at least 2.
         df, inflate, share: see `DefensiveStudent`.
         floor: smallest standard deviation, in the units of z.
@@ -138,10 +139,11 @@ def fitted_proposal(
     at_least(2, draws=draws)
     if not floor > 0:
         raise ConfigurationError(f"floor: {floor} is not a positive standard deviation")
-    z = torch.cat([q.rsample((min(BLOCK, draws - start),)) for start in range(0, draws, BLOCK)])
+    q = rows_of(q, "q")
+    z = torch.cat([q.sample((min(BLOCK, draws - start),)) for start in range(0, draws, BLOCK)])
     mean, covariance = _moments(z, z.new_zeros(z.shape[:2]), z.mean(0), torch.diag_embed(z.var(0, correction=0)))
     covariance = covariance + floor**2 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    return DefensiveStudent(mean, covariance, prior, df, inflate, share)
+    return DefensiveStudent(mean, covariance, prior_of(prior), df, inflate, share)
 
 
 @torch.no_grad()

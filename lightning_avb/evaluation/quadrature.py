@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ..errors import ConfigurationError
+from .inputs import Decoder, Prior, prior_of
 
 
 class Quadrature(NamedTuple):
@@ -43,9 +42,9 @@ class Quadrature(NamedTuple):
 
 
 @torch.no_grad()
-def log_likelihood(
-    decoder: Callable[[Tensor], Distribution],
-    prior: Callable[[], Distribution],
+def log_likelihood_on_grid(
+    decoder: Decoder,
+    prior: Prior,
     x: Tensor,
     quadrature: Quadrature,
     elements: int = 1 << 22,
@@ -53,7 +52,7 @@ def log_likelihood(
     """log p(x) = log of the integral of p(x|z) p(z) over z, in nats.
 
     Args:
-        decoder: z `(points, 1, dim)` -> p(x|z). prior: its call gives p(z).
+        decoder: z `(points, 1, dim)` -> p(x|z). prior: p(z), or a module or function whose call gives it.
         x: `(batch, *data_shape)`.
         quadrature: where to evaluate the integrand.
         elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
@@ -61,8 +60,8 @@ def log_likelihood(
     Returns:
         `(batch,)`.
     """
-    parts = []
+    p, parts = prior_of(prior), []
     for z in quadrature.points.split(max(1, elements // x.numel())):
-        log_joint = decoder(z.unsqueeze(1)).log_prob(x) + prior().log_prob(z).unsqueeze(1)
+        log_joint = decoder(z.unsqueeze(1)).log_prob(x) + p.log_prob(z).unsqueeze(1)
         parts.append(log_joint.logsumexp(0))
     return torch.stack(parts).logsumexp(0) + quadrature.log_weight

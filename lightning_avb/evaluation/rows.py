@@ -23,18 +23,41 @@ def over_rows(estimate: Callable[[Batch], Result], batch: Batch, rows: int, *key
     The result depends neither on `rows` nor on which rows stand beside each other, to within rounding: a matrix product
     of another size may round otherwise. It works within `torch.inference_mode`, where gradients by z would not.
 
+    It holds for anybody's distributions. Those of this library draw from `noise`, and torch's, as priors, do so through
+    `inputs.prior_of`. Whatever else draws from torch's generator, a `torch.distributions` proposal or dropout, say,
+    knows nothing of rows: where the generator is found to have moved, the rows are taken one at a time, each with the
+    generator seeded by (key, row). That is slow, and as right.
+
     Args:
-        estimate: from some rows to a named tuple of tensors `(batch, ...)` or `(samples, batch, ...)`, the first only
-            with one dimension. Proposals are to be made within it.
+        estimate: from some rows to a tuple, named or not, of tensors `(batch, ...)` or `(samples, batch, ...)`, the
+            first only with one dimension. Proposals are to be made within it. Random numbers come from `noise` or from
+            torch's own generators; what keeps a generator of its own is beyond this.
         batch: with its `index`.
         rows: of one call: a budget of decoder rows, divided by the number of chains.
         key: numbers and names that tell this use of noise from others: the seed, the name of the estimate.
     """
     at_least(1, rows=rows)
+    if batch.index is None:
+        raise ValueError("noise that is a function of the row needs the batch's index")
     parts: list[Any] = []
-    for piece in batch.split(-(-len(batch.x) // rows)):
-        if piece.index is None:
-            raise ValueError("noise that is a function of the row needs the batch's index")
-        with noise.use(noise.OfRows(*key, index=piece.index)):
-            parts.append(estimate(piece._replace(x=piece.x.clone())))
-    return type(parts[0])(*(torch.cat(column, min(column[0].ndim - 1, 1)) for column in zip(*parts, strict=True)))
+    together = True
+    with noise.torch_kept():
+        for piece in batch.split(-(-len(batch.x) // rows)):
+            if together and len(piece.x) > 1:
+                before = noise.torch_states()
+                found = _of_rows(estimate, piece, key)
+                together = all(map(torch.equal, before, noise.torch_states()))
+                if together:
+                    parts.append(found)
+                    continue
+            for row in piece.split(len(piece.x)):
+                noise.seed_torch(noise.mixed_seed(*key, "torch", int(row.index)))  # type: ignore[arg-type]
+                parts.append(_of_rows(estimate, row, key))
+    columns = (torch.cat(column, min(column[0].ndim - 1, 1)) for column in zip(*parts, strict=True))
+    make: Any = getattr(type(parts[0]), "_make", tuple)
+    return make(columns)
+
+
+def _of_rows(estimate: Callable[[Batch], Result], rows: Batch, key: tuple[int | str, ...]) -> Result:
+    with noise.use(noise.OfRows(*key, index=rows.index)):  # type: ignore[arg-type]
+        return estimate(rows._replace(x=rows.x.clone()))

@@ -1,0 +1,185 @@
+"""What the estimators take from anybody: a decoder, a prior and a proposal, checked and brought into one form.
+
+A prior is a distribution of vectors `(dim,)`, or a module or function whose call gives one. A proposal or a start is
+one such distribution for every row, `batch_shape` `(batch,)`. Where torch's classes leave one number for every
+dimension, as `Normal(zeros(dim), ones(dim))` does, the meaning is clear all the same: the dimensions are independent.
+Of p(x|z) the meaning is not, since a batch looks like a dimension: there one has to say `Independent`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent, constraints
+
+from .. import noise
+from ..distributions import Hierarchical, Implicit
+from ..errors import ConfigurationError
+
+Decoder = Callable[[Tensor], Distribution]
+"""z -> p(x|z)."""
+
+Prior = Distribution | Callable[[], Distribution]
+"""p(z), or what gives it when called."""
+
+
+class Drawing(Protocol):
+    """A q(z|x) that gives draws `(samples, batch, dim)` with their log-densities in one go."""
+
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]: ...
+
+
+Proposal = Drawing | Distribution
+"""q(z|x) for every row, with its density."""
+
+
+def has_density(q: Distribution) -> bool:
+    """Whether the log-density of a given z is known: of a black box it is not, and torch's base class only pretends."""
+    return not isinstance(q, (Implicit, Hierarchical)) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
+        Distribution.log_prob
+    )
+
+
+def prior_of(prior: Prior) -> Distribution:
+    """p(z) with `batch_shape` `()` and `event_shape` `(dim,)`; expanded, it draws each row from the row's own noise.
+
+    Raises:
+        ConfigurationError: it is no distribution of vectors.
+    """
+    p = prior if isinstance(prior, Distribution) else prior() if callable(prior) else prior
+    if not isinstance(p, Distribution):
+        raise ConfigurationError(f"prior: a {type(p).__name__}, where a distribution or what gives one was expected")
+    if not p.event_shape and len(p.batch_shape) == 1:
+        p = Independent(p, 1, validate_args=False)
+    if p.batch_shape or len(p.event_shape) != 1:
+        raise ConfigurationError(
+            f"prior: {_described(p)}; one distribution of vectors was expected, batch shape () and event shape (dim,)"
+        )
+    return _RowByRow(p) if type(p).__module__.startswith("torch.") else p
+
+
+def rows_of(q: Distribution, name: str) -> Distribution:
+    """One distribution of vectors for every row, `batch_shape` `(batch,)`.
+
+    Args:
+        q: the distribution.
+        name: what the message calls it.
+
+    Raises:
+        ConfigurationError: it is something else.
+    """
+    if not isinstance(q, Distribution):
+        raise ConfigurationError(f"{name}: a {type(q).__name__}, where a distribution was expected")
+    if not q.event_shape and len(q.batch_shape) == 2:
+        q = Independent(q, 1, validate_args=False)
+    if len(q.batch_shape) != 1 or len(q.event_shape) != 1:
+        raise ConfigurationError(
+            f"{name}: {_described(q)}; one distribution for every row was expected, batch shape (batch,) and event "
+            "shape (dim,); expand it"
+        )
+    return q
+
+
+def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor, Tensor]]:
+    """A shape of samples -> draws `(samples, batch, dim)` with their log-densities `(samples, batch)`.
+
+    Raises:
+        ConfigurationError: q has no density, or is not one distribution for every row.
+    """
+    if hasattr(q, "rsample_and_log_prob"):
+        return q.rsample_and_log_prob
+    p = rows_of(q, "proposal")
+    if not has_density(p):
+        raise ConfigurationError(
+            f"proposal: {type(p).__name__} has no density to weigh its draws by; fitted_proposal makes one that has"
+        )
+
+    def draw(sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        z = p.sample(torch.Size(sample_shape))
+        return z, p.log_prob(z)
+
+    return draw
+
+
+def score(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
+    """log p(x|z), one number for every z.
+
+    Args:
+        p: what a decoder gave.
+        x: `(*rows, *data_shape)`.
+        shape: that of z but for its last dimension, to which x broadcasts.
+
+    Raises:
+        ConfigurationError: p is no distribution over x, or x is no value of it.
+    """
+    if not isinstance(p, Distribution):
+        raise ConfigurationError(
+            f"decoder: its call gave a {type(p).__name__}, where the distribution p(x|z) was expected, such as "
+            "Independent(Bernoulli(logits=...), 1)"
+        )
+    apart = len(p.batch_shape) - len(shape)
+    if apart > 0:
+        raise ConfigurationError(
+            f"decoder: {_described(p)} tells dimensions of x apart; one log-probability for every z was expected: wrap "
+            f"it in Independent(..., {apart})"
+        )
+    data = x.shape[x.ndim - len(p.event_shape) :]
+    if p.event_shape != data:
+        raise ConfigurationError(
+            f"decoder: {_described(p)} is no distribution of x, whose rows end in {tuple(data) or '()'}"
+        )
+    try:
+        value = p.log_prob(x)
+    except ValueError as error:  # torch's check of the arguments
+        raise ConfigurationError(f"x: {type(p).__name__} cannot score it: {str(error).splitlines()[0]}") from error
+    if value.shape != torch.Size(shape):
+        raise ConfigurationError(
+            f"decoder: the log-probability of its {_described(p)} has the shape {tuple(value.shape)}, where one number "
+            f"for every z was expected, {tuple(shape)}"
+        )
+    return value
+
+
+def _described(p: Distribution) -> str:
+    return f"{type(p).__name__} with batch shape {tuple(p.batch_shape)} and event shape {tuple(p.event_shape)}"
+
+
+class _RowByRow(Distribution):
+    """A prior of torch's, which draws from torch's generator: here every row has a seed of its own, from `noise`.
+
+    Args:
+        base: `batch_shape` `()`, `event_shape` `(dim,)`.
+        batch_shape: `()` or `(batch,)`.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
+    support = constraints.real_vector
+
+    def __init__(self, base: Distribution, batch_shape: Sequence[int] = ()) -> None:
+        self.base = base
+        super().__init__(torch.Size(batch_shape), base.event_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.base.log_prob(value)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:  # type: ignore[override]
+        if not self.batch_shape:
+            return self.base.sample(torch.Size(sample_shape))
+        eps = noise.normal((1, *self.batch_shape, 1), torch.zeros((), dtype=torch.float64)).flatten()
+        seeds = (torch.special.ndtr(eps) * 2.0**52).long().tolist()
+        with noise.torch_kept():
+            rows = [self._seeded(seed, math.prod(sample_shape)) for seed in seeds]
+        z = torch.stack(rows, 1)
+        return z.view(*sample_shape, *z.shape[1:])
+
+    def _seeded(self, seed: int, samples: int) -> Tensor:
+        noise.seed_torch(seed)
+        return self.base.sample(torch.Size([samples]))
+
+    def expand(self, batch_shape: Sequence[int], _instance: Any = None) -> _RowByRow:
+        return _RowByRow(self.base, batch_shape)
