@@ -149,30 +149,15 @@ class Records(pl.Callback):
 
     def __init__(self) -> None:
         self.config: Callable[[], str] = str
-        self.begun, self.saved = False, False
+        self.begun = False
         self.entry: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
             self.entry = start(trainer)
-        for metrics in self._metrics(trainer):
-            metrics.go_on_from(trainer.global_step)
-
-    def _metrics(self, trainer: pl.Trainer) -> list[Metrics]:
-        mine = [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
-        return [logger.experiment for logger in mine] if trainer.is_global_zero else []
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """The row of a batch comes behind a checkpoint that was written at the batch's end."""
-        if self.saved:
-            self._save_metrics(trainer)
-            self.saved = False
-
-    def _save_metrics(self, trainer: pl.Trainer) -> None:
-        for metrics in self._metrics(trainer):
-            metrics.save()
+            for logger in trainer.loggers:
+                if isinstance(logger, MetricsLogger):
+                    logger.experiment.go_on_from(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -199,9 +184,7 @@ class Records(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the run's name at W&B, so that a resumed run goes on under it, and the metrics up to here."""
-        self._save_metrics(trainer)
-        self.saved = True
+        """Keeps the run's name at W&B, so that a resumed run goes on under it."""
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
                 checkpoint["wandb_id"] = logger.version
