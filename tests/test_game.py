@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
+import yaml
 from games import ADAM, MODELS, adversarial, trainer, vae
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
+from torch.utils.data import DataLoader
 
 import lightning_avb as avb
 from datamodules import Digits, FourPoints
@@ -340,6 +342,7 @@ def test_weights_that_do_not_fit_are_named(tmp_path):
         (lambda: avb.VAE(2, estimator="mc"), "estimator: 'mc'"),
         (lambda: avb.VAE(2, encoder=lambda shape, dim: None), "encoder: .* cannot be stored"),
         (lambda: avb.Player(clip_norm=0), "clip_norm: 0"),
+        (lambda: avb.Player(steps=-1), "steps: -1"),
         (lambda: avb.AVB(2, players=AVBPlayers(avb.Player(steps=2))), r"players\.model\.steps"),
         (lambda: avb.VAE(2, avb.BoundedNoiseEncoder, data_shape=(4,)).learn(BATCH), "a VAE needs .* a density"),
     ],
@@ -359,3 +362,111 @@ def test_grey_values_are_not_scored_by_a_bernoulli(tmp_path):
     with pytest.raises(ConfigurationError, match=r"data\.binarize: BernoulliDecoder scores zeros and ones"):
         trainer(tmp_path, max_steps=2).fit(vae(), Digits(32))
     trainer(tmp_path, max_steps=2).fit(avb.VAE(2, decoder=avb.GaussianDecoder), Digits(32))
+
+
+def test_cosine_rises_along_a_line_and_falls_along_half_a_cosine():
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    schedule = avb.Cosine(optimizer, total=10, warmup=2, final=0.2)
+    along = [schedule.factor(step) for step in range(12)]
+    assert along[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert along[6] == pytest.approx(0.6)  # half way
+    assert along[10:] == pytest.approx([0.2, 0.2])
+    assert avb.Cosine(optimizer).factor(7) == 1.0
+
+
+def test_values_are_logged_every_so_many_batches_and_hyper_parameters_once(tmp_path):
+    logger = CSVLogger(tmp_path)
+    trainer(tmp_path, max_steps=25, logger=logger, log_every_n_steps=10, limit_val_batches=0).fit(vae(), DATA())
+    with Path(logger.log_dir, "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["train/elbo"]] == ["9", "19"]
+    told = yaml.safe_load(Path(logger.log_dir, "hparams.yaml").read_text())
+    assert told["latent_dim"] == 2 and told["kl_warmup"] == 0 and told["data_shape"] == [4]
+    silent = CSVLogger(tmp_path)
+    trainer(tmp_path, max_steps=5, logger=silent, log_every_n_steps=0, limit_val_batches=0).fit(vae(), DATA())
+    assert not Path(silent.log_dir, "metrics.csv").exists()
+
+
+def test_a_loss_that_is_not_finite_moves_nothing_on_a_cpu(tmp_path):
+    Spoiled.calls = 0
+    model = avb.VAE(2, decoder=Spoiled)
+    run = trainer(tmp_path, max_steps=20, limit_val_batches=0, num_sanity_val_steps=0, enable_checkpointing=False)
+    with pytest.raises(NonFiniteLossError, match="is nan at step 5"):
+        run.fit(model, DATA())
+    assert run.global_step == 5
+    assert all(torch.isfinite(value).all() for value in model.state_dict().values())
+
+
+@pytest.mark.parametrize(("every", "saves", "step"), [(4, False, 7), (50, True, 5)], ids=["logging", "saving"])
+def test_a_loss_that_is_not_finite_is_found_where_no_step_waits_for_it(tmp_path, monkeypatch, every, saves, step):
+    """As on a device other than a CPU: when values are logged, or a checkpoint is to be written."""
+
+    def watch(self, phase, losses) -> None:
+        self._last_losses.update({player: loss.detach() for player, loss in losses.items()})
+
+    monkeypatch.setattr(avb.Game, "_watch", watch)
+    Spoiled.calls = 0
+    save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
+    run = trainer(
+        tmp_path,
+        max_steps=20,
+        callbacks=[save] if saves else [],
+        log_every_n_steps=every,
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        enable_checkpointing=saves,
+    )
+    with pytest.raises(NonFiniteLossError, match=f"the loss of player 'model' is nan at step {step}"):
+        run.fit(avb.VAE(2, decoder=Spoiled), DATA())
+
+
+def test_weights_that_are_not_finite_before_the_first_step(tmp_path):
+    model = vae(data_shape=(4,))
+    torch.nn.init.constant_(next(model.decoder.parameters()), float("nan"))
+    run = trainer(tmp_path)
+    run.strategy.connect(model)
+    with pytest.raises(NonFiniteLossError, match="the weights of player 'model' are not finite after step 0"):
+        run.save_checkpoint(tmp_path / "x.ckpt")
+
+
+def test_plain_tuples_are_batches(tmp_path):
+    """What a loader of one's own gives."""
+    rows = (torch.eye(4), torch.arange(4), torch.arange(4))
+    plain, batches = (DataLoader([of] * 3, batch_size=None) for of in (rows, avb.Batch(*rows)))
+    model = vae(data_shape=(4,))
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(model, plain, plain)
+    assert run.validate(model, plain, verbose=False) == run.validate(model, batches, verbose=False)
+    assert run.test(model, plain, verbose=False)[0].keys() >= {"test/elbo"}
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "message"),
+    [
+        (vae, DataLoader([(torch.eye(4),)], batch_size=None), "data_shape: unknown; fit with one of the datamodules"),
+        (partial(vae, data_shape=(5,)), DATA(), r"made for rows of \(5,\), the data has \(4,\)"),
+        (
+            lambda: vae(players=VAEPlayers(avb.Player(scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau))),
+            DATA(),
+            r"players\.model\.scheduler: ReduceLROnPlateau needs a metric",
+        ),
+        (
+            lambda: vae(players=VAEPlayers(avb.Player(partial(torch.optim.Adam, lr=-1.0)))),
+            DATA(),
+            r"players\.model\.optimizer: Invalid learning rate: -1",
+        ),
+    ],
+    ids=["no shape", "another shape", "a plateau", "a negative rate"],
+)
+def test_what_does_not_fit_is_said_before_training(tmp_path, model, data, message):
+    with pytest.raises(ConfigurationError, match=message):
+        trainer(tmp_path, max_steps=2).fit(model(), data)
+
+
+def test_what_the_configuration_changes_is_said(tmp_path, caplog):
+    first = trainer(tmp_path, max_steps=1)
+    first.fit(vae(kl_warmup=3), DATA())
+    first.save_checkpoint(tmp_path / "x.ckpt")
+    with caplog.at_level("INFO"):
+        trainer(tmp_path, max_steps=2).fit(vae(kl_warmup=4), DATA(), ckpt_path=tmp_path / "x.ckpt")
+    said = [record.message for record in caplog.records if "in place of the checkpoint's" in record.message]
+    assert said == ["model.kl_warmup: 4 from the configuration, in place of the checkpoint's 3"]
