@@ -250,7 +250,6 @@ class Game(pl.LightningModule, abc.ABC):
     # Resuming: moments, counters and positions from the checkpoint, hyper-parameters from the configuration.
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._build_for(**{name: checkpoint["hyper_parameters"].get(name) for name in self.facts})
         differences = list(_differences("model", checkpoint["hyper_parameters"], dict(self.hparams)))
         for key, theirs, ours in differences:
             rank_zero_info(f"{key}: {ours!r} from the configuration, in place of the checkpoint's {theirs!r}")
