@@ -28,7 +28,7 @@ from . import draws, noise, pictures
 from .batch import Batch
 from .callbacks import Checkpoint, Pictures, SavePredictions, run_folder
 from .diagnosis import Diagnosis
-from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .errors import ConfigurationError, DensityError, NonFiniteLossError, at_least
 from .evaluation import restoration
 from .evaluation.restoration import visible
 from .game import Game
@@ -561,6 +561,6 @@ def main(args: list[str] | None = None) -> None:
     except (ConfigurationError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, DensityError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

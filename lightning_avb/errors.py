@@ -15,6 +15,13 @@ class NonFiniteLossError(RuntimeError):
     """A loss became nan or infinite; the message names the player and the step."""
 
 
+class DensityError(RuntimeError):
+    """A user's log-density raised an exception; the message names the target and the point.
+
+    The command line prints it in one line and ends with exit code 1.
+    """
+
+
 def at_least(minimum: int, **argument: int) -> int:
     """The argument's value.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Shape
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, DensityError
 from ..recipes import class_path, locate
 from ..support import Parameters, Support
+from .calls import Lenient, said
 
 
 class Target(nn.Module, abc.ABC):
@@ -59,20 +61,36 @@ class Target(nn.Module, abc.ABC):
         return self.log_density(**data, **theta).to(volume) + volume
 
     @torch.no_grad()
-    def density_at(self, values: Tensor, **data: Any) -> Tensor:
-        """The log-density without a Jacobian, `(...)`, at parameters side by side, `(..., n)`; -inf off the support."""
-        sizes = [block.shape[0] if block.shape else 1 for block in self.support.blocks.values()]
-        parts = zip(self.support.blocks.items(), values.split(sizes, -1), strict=True)
-        theta = {name: v if block.shape else v.squeeze(-1) for (name, block), v in parts}
-        value = self.log_density(**data, **theta)
-        inside = torch.isfinite(self.support.unconstrain(theta)).all(-1) & ~torch.isnan(value)
-        return value.where(inside, -torch.inf)
+    def density_at(self, values: Tensor, x: Tensor | None = None) -> Tensor:
+        """The log-density without a Jacobian, `(...)`, at parameters side by side, `(..., n)`.
+
+        -inf off the support, where the user's function is not asked, and where it is not a number or raises.
+        """
+        blocks = self.support.blocks
+        parts = values.split([math.prod(block.shape) for block in blocks.values()], -1)
+        theta = {
+            name: part.reshape(*part.shape[:-1], *block.shape)
+            for (name, block), part in zip(blocks.items(), parts, strict=True)
+        }
+        inside = self.support.contains(theta)
+        z = self.support.unconstrain(theta).where(inside.unsqueeze(-1), values.new_zeros(()))
+        value = Lenient(self)(z, x, most=256) - self.support.constrain(z)[1]
+        return value.where(inside & ~torch.isnan(value), -torch.inf)
 
     @torch.no_grad()
     def named(self, z: Tensor) -> Parameters:
-        """The parameters at z `(..., dim)`, with what is derived from them."""
+        """The parameters at z `(..., dim)`, with what is derived from them.
+
+        Raises:
+            DensityError: `derived` raises.
+        """
         theta, _ = self.support.constrain(z)
-        return {**theta, **self.derived(**theta)}
+        try:
+            return {**theta, **self.derived(**theta)}
+        except ConfigurationError:
+            raise
+        except Exception as error:
+            raise DensityError(f"target: what {type(self).__name__} derives fails: {said(error)}") from error
 
 
 class Function(Target):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from ..draws import flat
 from ..errors import ConfigurationError
 from ..support import Parameters
 from .base import Target
+from .calls import Lenient, point, said
 
 TAKEN = ("file", "index")
 """Names that are something else in files and predictions."""
@@ -44,7 +44,10 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
     except ConfigurationError:
         raise
     except Exception as error:
-        raise ConfigurationError(f"target: {name} fails for {shapes}: {textwrap.shorten(str(error), 400)}") from error
+        one_row = Lenient(target)
+        one_row(z.detach()[:, :1], x[:1] if data else None)
+        what = f"for {shapes}: {said(error)}" if one_row.count in (0, 64) else one_row.first
+        raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -112,6 +115,4 @@ def check_named(
 def first_wrong(theta: Parameters, value: Tensor) -> str:
     """The first point whose log-density is not finite, in words."""
     where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
-    return ", ".join(
-        f"{name} = {[round(v, 3) for v in part[where].flatten().tolist()]}" for name, part in theta.items()
-    )
+    return point(theta, where)
