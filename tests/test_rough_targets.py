@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
@@ -11,10 +12,13 @@ import torch
 from games import trainer
 
 from datamodules import NoData
-from lightning_avb import PooledMixtureEncoder, Posterior
+from lightning_avb import PooledMixtureEncoder, Posterior, cli
+from lightning_avb.diagnosis import Diagnosis, trust
 from lightning_avb.draws import flat
+from lightning_avb.errors import ConfigurationError, DensityError
 from lightning_avb.models.posterior import nearest_normal
-from lightning_avb.targets import Target
+from lightning_avb.targets import Function, Target
+from lightning_avb.targets.calls import Lenient
 
 
 def log_normal(value, loc, scale):
@@ -127,6 +131,7 @@ def test_a_start_that_becomes_nan_is_no_hindrance(log_density, seed):
 @pytest.mark.usefixtures("float64")
 def test_a_start_that_finds_nothing_does_not_win_by_that():
     """Where no draw has a density their mean is not 0, above the -500 of all others."""
+    torch.manual_seed(2)
     found = nearest_normal(lambda z: half_plane(z) - 500, 2, torch.zeros(()), reach=6.0)
     assert found.loc.abs().max() < 0.4 and (found.scale_tril - torch.eye(2)).abs().max() < 0.4
 
@@ -149,3 +154,123 @@ def test_recursions_that_overflow_are_placed(tmp_path, target, centre):
     truth = torch.tensor([centre[name] for name in names])
     assert ((drawn.mean(0) - truth).abs() < 4 * drawn.std(0)).all()
     assert (drawn.std(0) < 0.5).all()
+
+
+# A log-density that raises.
+
+
+class Raising(Target):
+    """N(0, I) that raises where any point is far out, as validation and decompositions do."""
+
+    kinds = {"z": "real[2]"}  # noqa: RUF012
+
+    def __init__(self, beyond: float = 100.0, flat: bool = False, after: int = 0) -> None:
+        super().__init__()
+        self.beyond, self.flat, self.after, self.armed = beyond, flat, after, not after
+
+    def log_density(self, *, z):
+        self.armed = self.armed or z.shape[:2] == (self.after, 1)
+        if self.armed and (z[..., 0] > self.beyond).any():
+            raise ValueError("the point is too far out")
+        return -0.5 * z[..., 0].square() - (0 if self.flat else 0.5) * z[..., 1].square()
+
+    def derived(self, *, z):
+        if len(z) == 13:
+            raise KeyError("sums")
+        return {}
+
+
+def test_a_decomposition_that_fails_far_out_is_named_in_one_warning(tmp_path):
+    with pytest.warns(UserWarning, match="log-density of GaussianProcess fails at") as seen:
+        model = fitted(GaussianProcess, tmp_path, standardise=False)
+    (message,) = (str(one.message) for one in seen if "GaussianProcess" in str(one.message))
+    assert "rho = " in message and "_LinAlgError: linalg.cholesky" in message and "\n" not in message
+    assert model.placed
+
+
+def test_what_raises_is_found_by_halves():
+    target = Raising(beyond=1.0)
+    look, z = Lenient(target), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.0], [3.0, 0.0], [1.5, 2.0], [-4.0, 0.0]])
+    z.requires_grad_()
+    value = look(z)
+    assert torch.isfinite(value).tolist() == [True, False, True, False, False, True]
+    assert look.count == 3 and look.first == "at z = [3.0, 0.0]: ValueError: the point is too far out"
+    (slope,) = torch.autograd.grad(value.where(torch.isfinite(value), 0).sum(), z)
+    assert torch.equal(slope, torch.where(z.detach()[:, :1] > 1, 0.0, -z.detach()))
+    assert torch.equal(look(z.detach()[:1]), target.at(z.detach()[:1])) and look.count == 3
+    few = Lenient(target)
+    assert not torch.isfinite(few(z.detach(), most=1)).any() and few.count == 6
+
+
+def test_a_point_that_raises_does_not_hide_a_flat_side(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^target: the density of Raising does not fall off along z\[1\]"):
+        fitted(partial(Raising, flat=True), tmp_path, standardise=False)
+
+
+def test_what_raises_around_0_is_refused_with_the_point(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^target: Raising fails at z = \[2\.\d+, .*ValueError: the point"):
+        fitted(partial(Raising, beyond=2.0), tmp_path)
+
+
+def test_what_raises_where_the_sampler_begins_is_refused_with_the_point(tmp_path):
+    """It is not among the 128 points that are looked at first."""
+    message = r"^target: the log-density of Raising fails at z = \[2\.\d+, .*There the sampler is to begin"
+    with pytest.raises(ConfigurationError, match=message):
+        fitted(partial(Raising, beyond=2.0, after=4096), tmp_path)
+
+
+def test_what_raises_in_training_is_named_with_the_point(tmp_path):
+    message = r"^target: the log-density of Raising fails at z = .*: ValueError: the point"
+    with pytest.raises(DensityError, match=message):
+        fitted(partial(Raising, beyond=-1.0, after=32), tmp_path, standardise=False)
+
+
+def test_what_a_derived_quantity_raises_is_named(tmp_path):
+    with pytest.raises(DensityError, match=r"^target: what Raising derives fails: KeyError: 'sums'"):
+        Posterior(Raising).draw(13)
+
+
+def test_what_raises_among_the_draws_of_the_diagnosis_counts_as_nothing():
+    with pytest.warns(UserWarning, match=r"log-density of Raising fails at \d+ points"):
+        findings = trust(Posterior(partial(Raising, beyond=4.0)), Diagnosis(draws=1000))
+    assert findings[-1].quantity == "log evidence" and abs(findings[-1].value - math.log(2 * math.pi)) < 0.1
+
+
+def scale_alone(sigma):
+    torch.distributions.Normal(0.0, sigma, validate_args=True)
+    return -sigma
+
+
+def test_the_density_is_not_asked_off_its_support():
+    target = Function(f"{__name__}.scale_alone", {"sigma": "positive"})
+    value = target.density_at(torch.tensor([[1.0], [-1.0], [0.5], [math.nan]]))
+    assert value.tolist() == [-1.0, -math.inf, -0.5, -math.inf]
+
+
+CALLS = []
+
+
+def fragile(mu, sigma):
+    CALLS.append(mu.shape)
+    if CALLS.count((32, 1)) > 3:
+        raise ValueError("no more")
+    return -0.5 * mu.square() - sigma
+
+
+def test_the_command_prints_a_line_and_keeps_the_checkpoint(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    CALLS.clear()
+    Path("mine.yaml").write_text(
+        "seed_everything: 0\ntrainer: {max_steps: 9, limit_val_batches: 0, enable_progress_bar: false, "
+        "enable_model_summary: false}\ncheckpoint: {every_n_train_steps: 1}\ndata: datamodules.NoData\n"
+        "model:\n  class_path: lightning_avb.Posterior\n  init_args:\n    samples: 32\n    target:\n"
+        "      class_path: lightning_avb.targets.Function\n      init_args:\n"
+        f"        log_density: {__name__}.fragile\n        kinds: {{mu: real, sigma: positive}}\n"
+    )
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["fit", "--config", "mine.yaml"])
+    assert stop.value.code == 1
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("error: target: the log-density of Function fails at mu = ") and "no more" in message
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert cli.read_checkpoint(last)["global_step"] == 3

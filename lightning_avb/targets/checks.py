@@ -44,9 +44,11 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
     except ConfigurationError:
         raise
     except Exception as error:
-        one_row = Lenient(target)
-        one_row(z.detach()[:, :1], x[:1] if data else None)
-        what = f"for {shapes}: {said(error)}" if one_row.count in (0, 64) else one_row.first
+        look = Lenient(target)
+        points = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
+        look(points, x[:1] if data else None)
+        # What fails everywhere is no matter of the point.
+        what = f"for {shapes}: {said(error)}" if look.count in (0, len(points)) else look.first
         raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
