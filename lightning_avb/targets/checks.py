@@ -45,10 +45,10 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
         raise
     except Exception as error:
         look = Lenient(target)
-        points = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
-        look(points, x[:1] if data else None)
+        alone = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
+        look(alone, x[:1] if data else None)
         # What fails everywhere is no matter of the point.
-        what = f"for {shapes}: {said(error)}" if look.count in (0, len(points)) else look.first
+        what = f"for {shapes}: {said(error)}" if look.count in (0, len(alone)) else look.first
         raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
@@ -84,8 +84,16 @@ def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) ->
         raise ConfigurationError(f"target: the plane of {name} names {missing[0]!r}, none of {', '.join(columns)}")
     if known is not None:
         check_named(f"reference(16) of {name}", known, ())
-        if len({value.shape[:1] for value in known.values()}) != 1:
+        counts = {value.shape[:1] for value in known.values()}
+        if len(counts) != 1:
             raise ConfigurationError(f"target: reference(16) of {name} gives different numbers of draws")
+        ours = {key: tuple(value.shape[2:]) for key, value in {**theta, **derived}.items()}
+        if not any(key in ours for key in known):
+            raise ConfigurationError(
+                f"target: the reference draws of {name} are of {', '.join(known)}, and it has {', '.join(ours)}"
+            )
+        shapes = {key: ours[key] for key in known if key in ours}
+        check_named(f"reference(16) of {name}", known, tuple(*counts), shapes)
 
 
 def check_named(
