@@ -240,7 +240,7 @@ def _block(name: str, kind: str) -> _Block:
         raise ConfigurationError(
             f"support.{name}: {kind!r} is none of real, positive, unit_interval, interval(low, high), above(low), "
             "below(high), each with [n] for a vector, simplex[n], ordered[n], positive_ordered[n], "
-            "correlation_cholesky[n] and covariance_cholesky[n]"
+            "correlation_cholesky[n] and covariance_cholesky[n]" + "; in YAML's {} it needs quotes" * ("(" in kind)
         )
     known = _KINDS[match[1]]
     constraint = known.constraint(*_bounds(name, kind, match[2], known.bounds))

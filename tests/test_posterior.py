@@ -683,7 +683,7 @@ def test_matrices_are_learned_compared_drawn_and_written(tmp_path):
     assert drawn["tril"].shape == (20000, 3, 3) and drawn["correlation"].shape == (20000, 3, 3)
     for name in drawn:
         off = (drawn[name].mean(0) - known[name].mean(0)).abs()
-        assert (off <= 0.25 * known[name].std(0) + 1e-6).all(), name
+        assert (off <= 0.5 * known[name].std(0) + 1e-6).all(), name
     few = {name: value[:600] for name, value in drawn.items()}
     found = {f.quantity: f.value for f in compare(model.target, few, model.target.reference(600), folds=2)}
     assert all(math.isfinite(value) for value in found.values()) and found["C2ST"] < 0.65

@@ -225,7 +225,7 @@ def test_coordinates_have_names():
         ({"tau": "ordered[1]"}, "support.tau: 'ordered\\[1\\]'; .* an n from 2"),
         ({"mu": "real", "tau": ""}, "support.tau: ''"),
         ({"tau": "intervall(0, 1)"}, "support.tau: 'intervall\\(0, 1\\)' is none of .* interval\\(low, high\\)"),
-        ({"tau": "interval(0, 1"}, "support.tau: 'interval\\(0, 1' is none of"),
+        ({"tau": "interval(0, 1"}, "support.tau: 'interval\\(0, 1' is none of .* in YAML's {} it needs quotes"),
         ({"tau": "interval"}, "support.tau: 'interval'; has 0 bounds, and needs 2"),
         ({"tau": "interval(1)"}, "support.tau: .* has 1 bounds, and needs 2"),
         ({"tau": "real(1)"}, "support.tau: .* has 1 bounds, and needs 0"),
