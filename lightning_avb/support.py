@@ -175,7 +175,6 @@ class Support:
 
     Attributes:
         dim: how many real numbers make a point.
-        coordinates: a name for each of them.
 
     Raises:
         ConfigurationError: no parameter, or a kind or bounds that do not exist, with its name.
@@ -188,7 +187,11 @@ class Support:
             raise ConfigurationError("support: names no parameter; say for example {mu: real, tau: positive}")
         self.blocks = {name: _block(name, str(kind)) for name, kind in kinds.items()}
         self.dim = sum(block.size for block in self.blocks.values())
-        self.coordinates = [label for name, block in self.blocks.items() for label in block.coordinates(name)]
+
+    @property
+    def coordinates(self) -> list[str]:
+        """A name for each of the real numbers: `mu`, `theta[0]`, `tril[1,0]`."""
+        return [label for name, block in self.blocks.items() for label in block.coordinates(name)]
 
     def constrain(self, z: Tensor) -> tuple[Parameters, Tensor]:
         """The parameters at z `(..., dim)`, and log |det d theta / d z|, `(...)`.

@@ -145,7 +145,7 @@ def test_a_density_without_any_start_has_no_nearest_normal():
     ("target", "centre"),
     [
         (partial(Arma, steps=40), {"mu": 0.2, "phi": 0.7, "theta": 0.3, "sigma": 0.5}),
-        (partial(HiddenMarkov, steps=40), {"mu[0]": 3.0, "mu[1]": 9.0, "stay[0]": 0.8, "stay[1]": 0.6}),
+        (partial(HiddenMarkov, steps=16), {"mu[0]": 3.0, "mu[1]": 9.0, "stay[0]": 0.8, "stay[1]": 0.6}),
     ],
 )
 def test_recursions_that_overflow_are_placed(tmp_path, target, centre):
