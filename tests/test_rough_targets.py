@@ -153,7 +153,7 @@ def test_recursions_that_overflow_are_placed(tmp_path, target, centre):
     drawn, names = flat(fitted(target, tmp_path).draw(4000))
     truth = torch.tensor([centre[name] for name in names])
     assert ((drawn.mean(0) - truth).abs() < 4 * drawn.std(0)).all()
-    assert (drawn.std(0) < 0.5).all()
+    assert (drawn.std(0) < 0.8).all()
 
 
 # A log-density that raises.
