@@ -265,7 +265,7 @@ def test_the_command_prints_a_line_and_keeps_the_checkpoint(tmp_path, monkeypatc
         "enable_model_summary: false}\ncheckpoint: {every_n_train_steps: 1}\ndata: datamodules.NoData\n"
         "model:\n  class_path: lightning_avb.Posterior\n  init_args:\n    samples: 32\n    target:\n"
         "      class_path: lightning_avb.targets.Function\n      init_args:\n"
-        f"        log_density: {__name__}.fragile\n        kinds: {{mu: real, sigma: positive}}\n"
+        f'        log_density: {__name__}.fragile\n        kinds: {{mu: real, sigma: "interval(0, 9)"}}\n'
     )
     with pytest.raises(SystemExit) as stop:
         cli.main(["fit", "--config", "mine.yaml"])
