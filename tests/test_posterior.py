@@ -457,9 +457,18 @@ class Misshapen(NormalMean):
         return theta, x[:, :2]
 
 
+class Broken(NormalMean):
+    def simulate(self, count, seed=0):
+        return {}["mu"]
+
+
 def test_families_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"^target: NoFamily has a data_shape, and so is to be .*Family"):
         Posterior(NoFamily)
+    with pytest.raises(ConfigurationError, match=r"^target: simulate\(66\) of Broken fails: KeyError: 'mu'"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(Broken, rows=64, eval_rows=1))
+    with pytest.raises(ConfigurationError, match=r"^target: simulate\(2\) of Broken fails: KeyError: 'mu'"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(NormalMean, rows=64, eval_rows=1))
     message = r"^target: simulate\(2\) of Misshapen is to be .* {'x': \(2, 4\)}; it gave {'x': \(2, 2\)}"
     with pytest.raises(ConfigurationError, match=message):
         trainer(tmp_path, max_steps=1).fit(Posterior(Misshapen), Simulated(NormalMean, rows=64, eval_rows=1))
@@ -492,7 +501,9 @@ class Late(Gaussian):
 
 
 def test_a_loss_that_is_not_finite_speaks_of_the_support(tmp_path):
-    with pytest.raises(NonFiniteLossError, match="the support the right one"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"the log-density of Late finite in all of the support, z real\[2\], and"
+    ):
         trainer(tmp_path, max_steps=1).fit(Posterior(Late, SMALL, samples=33), NoData())
 
 

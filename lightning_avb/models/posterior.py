@@ -52,7 +52,7 @@ from ..networks.critics import CriticRecipe
 from ..recipes import recipe
 from ..support import Parameters
 from ..targets import Family, Target
-from ..targets.calls import Lenient, called, said
+from ..targets.calls import Lenient, called, simulated
 from ..targets.checks import check_named, check_target, first_wrong
 from .avb import CriticGame
 
@@ -113,6 +113,7 @@ class Posterior(CriticGame):
             fitting starts: a log-density that cannot be called, gives another shape than it should, is not
             differentiable, does not fall off along every coordinate, or is not finite where the sampler begins; derived
             quantities, reference draws or simulated data that are none.
+        DensityError: the log-density raised in training.
     """
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape",)
@@ -268,12 +269,7 @@ class Posterior(CriticGame):
     def _simulated(self, count: int) -> tuple[Tensor, Tensor]:
         """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
         what = f"simulate({count}) of {type(self.target).__name__}"
-        try:
-            theta, x = self.target.simulate(count)  # type: ignore[operator]
-        except ConfigurationError:
-            raise
-        except Exception as error:
-            raise ConfigurationError(f"target: {what} fails: {said(error)}") from error
+        theta, x = simulated(self.target, count)  # type: ignore[arg-type]
         check_named(what, theta, (count,), {name: block.shape for name, block in self.support.blocks.items()})
         check_named(what, {"x": x}, (count,), {"x": tuple(self.target.data_shape or ())})
         z = self.support.unconstrain(theta).to(self.location)

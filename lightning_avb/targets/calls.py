@@ -1,4 +1,4 @@
-"""Calls of a user's log-density, which may raise."""
+"""Calls of a user's log-density or simulation, which may raise."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..support import Parameters
 
 if TYPE_CHECKING:
     from .base import Target
+    from .families import Family
 
 NOT_OF_THE_POINT = (ConfigurationError, torch.OutOfMemoryError)
 """What a log-density may raise that says nothing about the point."""
@@ -107,6 +108,22 @@ class Lenient:
                 f"target: the log-density of {type(self.target).__name__} fails at {self.count} points far from "
                 f"where it was asked first, for example {self.first}. It counts as -inf there"
             )
+
+
+def simulated(family: Family, count: int, seed: int = 0) -> tuple[Parameters, Tensor]:
+    """`family.simulate(count, seed)`.
+
+    Raises:
+        ConfigurationError: the user's code raised.
+    """
+    try:
+        return family.simulate(count, seed)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        raise ConfigurationError(
+            f"target: simulate({count}) of {type(family).__name__} fails: {said(error)}"
+        ) from error
 
 
 def said(error: Exception) -> str:
