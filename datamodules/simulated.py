@@ -7,6 +7,7 @@ from collections.abc import Callable
 from lightning_avb.errors import at_least
 from lightning_avb.recipes import plain, recipe
 from lightning_avb.targets import Family
+from lightning_avb.targets.calls import simulated
 
 from .tensors import Split, TensorDataModule
 
@@ -22,7 +23,7 @@ class Simulated(TensorDataModule):
         seed: of the simulation.
 
     Raises:
-        ConfigurationError: a number out of range.
+        ConfigurationError: a number out of range. When the data is made: the family's `simulate` raised.
     """
 
     def __init__(
@@ -42,5 +43,5 @@ class Simulated(TensorDataModule):
         self.data_shape = self.family.data_shape
 
     def load(self) -> dict[str, Split]:
-        _, x = self.family.simulate(sum(self.counts), self.seed)
+        _, x = simulated(self.family, sum(self.counts), self.seed)
         return dict(zip(("train", "val", "test"), map(Split, x.split(self.counts)), strict=True))

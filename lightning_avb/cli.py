@@ -33,7 +33,7 @@ from . import draws, noise, pictures, runs
 from .callbacks import Checkpoint, Pictures, SaveFigures, SavePredictions
 from .checkpoints import AtomicCheckpointIO, load, load_data, load_datamodule, read_checkpoint, resolve
 from .diagnosis import Diagnosis
-from .errors import ConfigurationError, NonFiniteLossError, UnwritableError, at_least
+from .errors import ConfigurationError, DensityError, NonFiniteLossError, UnwritableError, at_least
 from .evaluation import restoration
 from .evaluation.restoration import visible
 from .game import Game
@@ -538,7 +538,7 @@ def main(args: list[str] | None = None) -> None:
     except (ConfigurationError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, DensityError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except OSError as error:

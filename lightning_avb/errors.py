@@ -15,6 +15,13 @@ class NonFiniteLossError(RuntimeError):
     """A loss became nan or infinite; the message names the player and the step."""
 
 
+class DensityError(RuntimeError):
+    """A user's log-density raised an exception; the message names the target and the point.
+
+    The command line prints it in one line and ends with exit code 1.
+    """
+
+
 class UnwritableError(OSError):
     """Something that had to be kept could not be written: a full disk, most often. The message names the file.
 

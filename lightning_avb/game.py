@@ -118,7 +118,7 @@ class Game(pl.LightningModule, abc.ABC):
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape",)
     """What the data tells the model before it is built."""
-    cure: ClassVar[str] = (
+    cure: str = (
         "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
     )
     """What to do about a loss that is not finite."""

@@ -157,7 +157,7 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
         x: `(1, *data_shape)`, the data set, for a family.
     """
     require(model, "show a posterior", "draw")
-    target, family = model.target, {} if x is None else {"x": x}
+    target = model.target
 
     def table(named: dict[str, Tensor] | None) -> tuple[Tensor, list[str]] | None:
         if named is None:
@@ -167,17 +167,19 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
 
     rows, names = table(model.draw(count, x))  # type: ignore[misc]
     known = table(target.reference(count) if x is None else target.posterior(x, count))
-    shown = [names.index(name) for name in target.plane] if target.plane else [0, min(1, len(names) - 1)]
+    # The upper triangle of a Cholesky factor is the same in all draws, and no sight.
+    moving = [i for i in range(len(names)) if (rows[:, i] != rows[0, i]).any()] or [0]
+    shown = [names.index(name) for name in target.plane] if target.plane else [moving[0], moving[:2][-1]]
     low, high = rows[:, shown].quantile(0.002, 0), rows[:, shown].quantile(0.998, 0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     kinds = ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (known is not None)
-    marginals = [name for name in names if known is None or name in known[1]][:MARGINALS]
+    marginals = [names[i] for i in moving if known is None or names[i] in known[1]][:MARGINALS]
 
     def plane(axes: Any, kind: str) -> None:
         if kind == "density":
             sides = [torch.linspace(low[i].item(), high[i].item(), 200) for i in range(2)]
             points = torch.stack(torch.meshgrid(*sides, indexing="xy"), -1).reshape(-1, 1, 2)
-            log_p = target.density_at(points.to(model.device), **family).view(200, 200).float().cpu()
+            log_p = target.density_at(points.to(model.device), x).view(200, 200).float().cpu()
             extent = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
             axes.imshow((log_p - log_p.max()).exp(), origin="lower", aspect="auto", cmap="Blues", extent=extent)
         else:

@@ -4,24 +4,40 @@ A posterior is learned over z in R^dim. Named parameters are made of it by bijec
 
     theta = b(z),      log p(z) = log p(theta) + log |det db/dz|,
 
-torch.distributions' own where it has one.
+torch.distributions' own where it has one that is exact in single precision.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Transform, biject_to, constraints
+from torch.distributions import CorrCholeskyTransform, Transform, biject_to, constraints
+from torch.distributions.constraints import Constraint
+from torch.distributions.utils import tril_matrix_to_vec, vec_to_tril_matrix
+from torch.nn.functional import pad, softplus
 
 from .errors import ConfigurationError
 
 Parameters = dict[str, Tensor]
-"""Name -> values, `(...)` for a number and `(..., n)` for a vector of n."""
+"""Name -> values, `(...)` for a number, `(..., n)` for a vector of n and `(..., n, n)` for a matrix."""
+
+
+class _Increasing(Constraint):
+    """Vectors whose numbers increase, from above 0 where they are `positive`."""
+
+    is_discrete, event_dim = False, 1
+
+    def __init__(self, positive: bool) -> None:
+        self.positive = positive
+
+    def check(self, value: Tensor) -> Tensor:
+        return (value.diff(dim=-1) > 0).all(-1) & ((value[..., 0] > 0) | (not self.positive))
 
 
 class OrderedTransform(Transform):
@@ -41,37 +57,127 @@ class OrderedTransform(Transform):
         return x[..., 1:].sum(-1)
 
 
-class _Block(NamedTuple):
-    """One named parameter: its bijection, and how many real numbers it takes; `shape` is () or (n,)."""
+class PositiveOrderedTransform(Transform):
+    """Increasing vectors of positive numbers from any: c_k = c_{k-1} + exp z_k from c_0 = 0.
 
+    The exponential of an ordered vector would be one too, and would overflow soon: its steps are exponentials of
+    exponentials.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.real_vector
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        return x.exp().cumsum(-1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return pad(y, (1, 0)).diff(dim=-1).log()
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return x.sum(-1)
+
+
+class CorrelationTransform(CorrCholeskyTransform):
+    """torch's, with the Jacobian from z instead of the matrix, where single precision has lost it.
+
+    Row i has L_ij = tanh z_ij prod_{k<j} sech z_ik for j < i, so that z_ik enters the determinant with sech^2 once and
+    with sech for every j between k and i. The volume is that of the numbers below the diagonal.
+    """
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor, intermediates: Tensor | None = None) -> Tensor:
+        row, column = torch.tril_indices(y.shape[-1], y.shape[-1], -1, device=x.device)
+        log_sech = math.log(2.0) - x - softplus(-2 * x)
+        return (log_sech * (1 + row - column)).sum(-1)
+
+
+class CovarianceTransform(Transform):
+    """Lower triangles with a positive diagonal from vectors, row by row; the diagonal by exp.
+
+    The volume is that of the numbers on and below the diagonal.
+    """
+
+    domain = constraints.real_vector
+    codomain = constraints.lower_cholesky
+    bijective = True
+
+    def _call(self, x: Tensor) -> Tensor:
+        matrix = vec_to_tril_matrix(x)
+        return matrix.tril(-1) + matrix.diagonal(dim1=-2, dim2=-1).exp().diag_embed()
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        return tril_matrix_to_vec(y.tril(-1) + y.diagonal(dim1=-2, dim2=-1).log().diag_embed())
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        return vec_to_tril_matrix(x).diagonal(dim1=-2, dim2=-1).sum(-1)
+
+    def forward_shape(self, shape: torch.Size) -> torch.Size:
+        n = math.isqrt(2 * shape[-1])
+        return torch.Size((*shape[:-1], n, n))
+
+    def inverse_shape(self, shape: torch.Size) -> torch.Size:
+        return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
+
+
+class _Kind(NamedTuple):
+    """A kind by its name: how many bounds it is given, what they make, and its bijection if torch has none for that.
+
+    The constraint's event is a number, where [n] stands for n independent ones and may be left out, a vector of n, or
+    a matrix n by n.
+    """
+
+    bounds: int
+    constraint: Callable[..., Any]
+    transform: Callable[[], Transform] | None = None
+
+
+_KINDS = {
+    "real": _Kind(0, lambda: constraints.real),
+    "positive": _Kind(0, lambda: constraints.positive),
+    "unit_interval": _Kind(0, lambda: constraints.unit_interval),
+    "interval": _Kind(2, constraints.interval),
+    "above": _Kind(1, constraints.greater_than),
+    "below": _Kind(1, constraints.less_than),
+    "simplex": _Kind(0, lambda: constraints.simplex),
+    "ordered": _Kind(0, lambda: _Increasing(positive=False), OrderedTransform),
+    "positive_ordered": _Kind(0, lambda: _Increasing(positive=True), PositiveOrderedTransform),
+    "correlation_cholesky": _Kind(0, lambda: constraints.corr_cholesky, CorrelationTransform),
+    "covariance_cholesky": _Kind(0, lambda: constraints.lower_cholesky, CovarianceTransform),
+}
+
+
+class _Block(NamedTuple):
+    """One named parameter: its bijection, and how many real numbers it takes; `shape` is (), (n,) or (n, n)."""
+
+    constraint: Any
     transform: Transform
     shape: tuple[int, ...]
     size: int
 
-
-_KINDS: dict[str, Any] = {
-    "real": constraints.real,
-    "positive": constraints.positive,
-    "unit_interval": constraints.unit_interval,
-    "simplex": constraints.simplex,
-    "ordered": None,
-}
+    def coordinates(self, name: str) -> list[str]:
+        if not self.shape:
+            return [name]
+        if len(self.shape) == 1:
+            return [f"{name}[{i}]" for i in range(self.size)]
+        diagonal = 0 if self.size > math.comb(self.shape[0], 2) else -1
+        return [f"{name}[{i},{j}]" for i, j in torch.tril_indices(self.shape[0], self.shape[0], diagonal).T.tolist()]
 
 
 class Support:
     """A product of named supports.
 
     Args:
-        kinds: name -> kind, in the order of the coordinates: `real`, `positive` or `unit_interval` for a number,
-            `real[n]` and so on for n independent ones, `simplex[n]` for n shares that sum to 1, `ordered[n]` for n
-            increasing numbers.
+        kinds: name -> kind, in the order of the coordinates. A number is `real`, `positive`, in the `unit_interval`, in
+            an `interval(low, high)`, `above(low)` or `below(high)`; `real[n]` and so on are n independent ones. Vectors
+            are `simplex[n]`, n shares that sum to 1, `ordered[n]`, n increasing numbers, and `positive_ordered[n]`.
+            Matrices, n by n, are the lower triangles L with a positive diagonal of which L L^T is any correlation
+            matrix, `correlation_cholesky[n]`, or any covariance matrix, `covariance_cholesky[n]`.
 
     Attributes:
         dim: how many real numbers make a point.
-        coordinates: a name for each of them.
 
     Raises:
-        ConfigurationError: no parameter, or a kind that does not exist, with its name.
+        ConfigurationError: no parameter, or a kind or bounds that do not exist, with its name.
     """
 
     def __init__(self, kinds: Mapping[str, str]) -> None:
@@ -81,11 +187,11 @@ class Support:
             raise ConfigurationError("support: names no parameter; say for example {mu: real, tau: positive}")
         self.blocks = {name: _block(name, str(kind)) for name, kind in kinds.items()}
         self.dim = sum(block.size for block in self.blocks.values())
-        self.coordinates = [
-            name if not block.shape else f"{name}[{i}]"
-            for name, block in self.blocks.items()
-            for i in range(block.size)
-        ]
+
+    @property
+    def coordinates(self) -> list[str]:
+        """A name for each of the real numbers: `mu`, `theta[0]`, `tril[1,0]`."""
+        return [label for name, block in self.blocks.items() for label in block.coordinates(name)]
 
     def constrain(self, z: Tensor) -> tuple[Parameters, Tensor]:
         """The parameters at z `(..., dim)`, and log |det d theta / d z|, `(...)`.
@@ -120,18 +226,49 @@ class Support:
             parts.append(block.transform.inv(value))
         return torch.cat(parts, -1)
 
+    def contains(self, theta: Mapping[str, Tensor]) -> Tensor:
+        """Whether all parameters are where they should be, `(...)`."""
+        inside = []
+        for name, block in self.blocks.items():
+            found = block.constraint.check(theta[name])
+            independent = len(block.shape) - block.constraint.event_dim
+            inside.append(found.all(-1) if independent else found)
+        return functools.reduce(torch.logical_and, inside)
 
+
+@functools.cache
 def _block(name: str, kind: str) -> _Block:
-    match = re.fullmatch(r"(\w+?)(?:\[(\d+)\])?", kind)
+    match = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?(?:\[(\d+)\])?", kind.strip())
     if match is None or match[1] not in _KINDS:
         raise ConfigurationError(
-            f"support.{name}: {kind!r} is none of real, positive, unit_interval, each with [n] for a vector, "
-            "simplex[n] and ordered[n]"
+            f"support.{name}: {kind!r} is none of real, positive, unit_interval, interval(low, high), above(low), "
+            "below(high), each with [n] for a vector, simplex[n], ordered[n], positive_ordered[n], "
+            "correlation_cholesky[n] and covariance_cholesky[n]" + "; in YAML's {} it needs quotes" * ("(" in kind)
         )
-    size = int(match[2]) if match[2] else None
-    least = 2 if match[1] in ("simplex", "ordered") else 1
-    if (size is None and least == 2) or (size is not None and size < least):
+    known = _KINDS[match[1]]
+    constraint = known.constraint(*_bounds(name, kind, match[2], known.bounds))
+    size, least = int(match[3]) if match[3] else None, 2 if constraint.event_dim else 1
+    if (size is None and constraint.event_dim) or (size is not None and size < least):
         raise ConfigurationError(f"support.{name}: {kind!r}; {match[1]}[n] needs an n from {least}")
-    transform = OrderedTransform() if match[1] == "ordered" else biject_to(_KINDS[match[1]])
-    shape = () if size is None else (size,)
-    return _Block(transform, shape, math.prod(transform.inverse_shape(torch.Size(shape or (1,)))))
+    transform = known.transform() if known.transform else biject_to(constraint)
+    shape = () if size is None else (size,) * max(1, constraint.event_dim)
+    return _Block(constraint, transform, shape, math.prod(transform.inverse_shape(torch.Size(shape or (1,)))))
+
+
+def _bounds(name: str, kind: str, given: str | None, wanted: int) -> list[float]:
+    """The numbers between the brackets."""
+    bounds = []
+    for text in given.split(",") if given is not None else []:
+        try:
+            bounds.append(float(text))
+        except ValueError:
+            raise ConfigurationError(f"support.{name}: {kind!r}; {text.strip()!r} is no number") from None
+    if len(bounds) != wanted:
+        raise ConfigurationError(f"support.{name}: {kind!r}; has {len(bounds)} bounds, and needs {wanted}")
+    if not all(math.isfinite(bound) for bound in bounds):
+        raise ConfigurationError(
+            f"support.{name}: {kind!r}; a bound is finite; with fewer there are real, above(low) and below(high)"
+        )
+    if wanted == 2 and not bounds[0] < bounds[1]:
+        raise ConfigurationError(f"support.{name}: {kind!r}; {bounds[0]:g} is not below {bounds[1]:g}")
+    return bounds

@@ -418,7 +418,7 @@ class Wrong(Target):
         ("constant", "target: .* not differentiable"),
         ("minus infinity", "target: .* is -inf at all of 128 points"),
         ("nan", "target: .* is not a number at z = "),
-        ("index", r"target: .* fails for z \(64, 2, 2\): index 5 is out of bounds"),
+        ("index", r"target: .* fails for z \(64, 2, 2\): IndexError: index 5 is out of bounds"),
         ("outside", r"target: .* is -inf at \d+ of 4096 points where .* for example at z = .* is the support right"),
         ("slope", r"target: the slope of the log-density of Wrong is nan at \d+ of 4096 points"),
         ("flat", r"target: the density of Wrong does not fall along z\[[01]\].*proper"),
@@ -433,7 +433,7 @@ class Wrong(Target):
         ("derived index", "target: Wrong names a quantity 'index', which is the name of something else"),
         ("derived, a tensor", r"target: what Wrong derives is to be a dict of tensors \(64, 2, ...\)"),
         ("derived, a number", r"target: what Wrong derives .* it gave {'r': \(\)}"),
-        ("derived, wrong", r"target: Wrong fails for z \(64, 2, 2\): 'nothing'"),
+        ("derived, wrong", r"target: Wrong fails for z \(64, 2, 2\): KeyError: 'nothing'"),
     ],
 )
 def test_a_log_density_that_is_none_is_refused_before_training(tmp_path, how, message):
@@ -457,9 +457,18 @@ class Misshapen(NormalMean):
         return theta, x[:, :2]
 
 
+class Broken(NormalMean):
+    def simulate(self, count, seed=0):
+        return {}["mu"]
+
+
 def test_families_that_are_none_are_refused(tmp_path):
     with pytest.raises(ConfigurationError, match=r"^target: NoFamily has a data_shape, and so is to be .*Family"):
         Posterior(NoFamily)
+    with pytest.raises(ConfigurationError, match=r"^target: simulate\(66\) of Broken fails: KeyError: 'mu'"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(Broken, rows=64, eval_rows=1))
+    with pytest.raises(ConfigurationError, match=r"^target: simulate\(2\) of Broken fails: KeyError: 'mu'"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(NormalMean, rows=64, eval_rows=1))
     message = r"^target: simulate\(2\) of Misshapen is to be .* {'x': \(2, 4\)}; it gave {'x': \(2, 2\)}"
     with pytest.raises(ConfigurationError, match=message):
         trainer(tmp_path, max_steps=1).fit(Posterior(Misshapen), Simulated(NormalMean, rows=64, eval_rows=1))
@@ -492,7 +501,9 @@ class Late(Gaussian):
 
 
 def test_a_loss_that_is_not_finite_speaks_of_the_support(tmp_path):
-    with pytest.raises(NonFiniteLossError, match="the support the right one"):
+    with pytest.raises(
+        NonFiniteLossError, match=r"the log-density of Late finite in all of the support, z real\[2\], and"
+    ):
         trainer(tmp_path, max_steps=1).fit(Posterior(Late, SMALL, samples=33), NoData())
 
 
@@ -595,6 +606,110 @@ def test_a_function_is_a_target():
         Function("os.system", {"command": "real"})
     with pytest.raises(ConfigurationError, match=r"^log_density: there is no 'os\.nothing'"):
         Function("os.nothing", {"mu": "real"})
+
+
+def exact(count, seed):
+    random = torch.Generator().manual_seed(seed)
+    return {"mu": torch.randn(count, generator=random) / math.sqrt(2), "tau": torch.rand(count, generator=random)}
+
+
+def test_reference_draws_of_ones_own_are_of_a_function_or_a_file(tmp_path):
+    """The draws of the comparison in `test`; a checkpoint names where they come from."""
+    kinds = {"mu": "real", "tau": "positive"}
+    model = Posterior(Function.recipe(of_module, kinds, reference=exact))
+    assert model.hparams["target"]["init_args"]["reference"] == f"{__name__}.exact"
+    assert torch.equal(model.target.reference(50, 3)["mu"], exact(50, 3)["mu"])
+    assert Function.recipe(of_module, kinds)().reference(5) is None
+    path, drawn = tmp_path / "long.npz", exact(300, 1)
+    draws.write(path, drawn)
+    model = Posterior(Function.recipe(of_module, kinds, reference=path))
+    found, again, other = (model.target.reference(100, seed) for seed in (0, 0, 1))
+    assert all(torch.equal(found[name], again[name]) and not torch.equal(found[name], other[name]) for name in kinds)
+    row = (drawn["mu"] == found["mu"][7]).nonzero().item()  # of one draw, and not of two
+    assert found["tau"][7] == drawn["tau"][row] and found["mu"].shape == (100,)
+    assert torch.equal(model.target.reference(1000)["mu"].sort().values, drawn["mu"].sort().values)
+    with torch.inference_mode(False):
+        assert {"C2ST", "worst mean"} <= {f.quantity for f in trust(model, Diagnosis(draws=300, folds=2))}
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (None, r"reference: .*long\.npz cannot be read as an \.npz file of numbers"),
+        ({"mu": np.ones(20), "tau": np.ones(19)}, r"reference: .* in every row of every array; .*'tau': \(19,\)"),
+        ({"mu": np.array([1.0, np.nan])}, r"reference: .* is to have a finite draw in every row"),
+        ({"mu": np.array(["a"])}, r"reference: .* cannot be read as an \.npz file of numbers"),
+        ({"mean": np.ones(20)}, r"target: the reference draws of Function are of mean, and it has mu, tau"),
+        ({"mu": np.ones((20, 2))}, r"target: reference\(16\) of Function is to be .* {'mu': \(16,\)}; it gave"),
+    ],
+)
+def test_reference_draws_that_are_none_are_refused_before_training(tmp_path, write, message):
+    path = tmp_path / "long.npz"
+    if write is not None:
+        np.savez(path, **write)
+    recipe = Function.recipe(of_module, {"mu": "real", "tau": "positive"}, reference=path)
+    with pytest.raises(ConfigurationError, match=f"^{message}"):
+        trainer(tmp_path, max_steps=1).fit(Posterior(recipe), NoData())
+
+
+def test_a_function_for_reference_draws_must_be_one():
+    with pytest.raises(ConfigurationError, match=r"^reference: there is no 'os\.nothing'"):
+        Function(f"{__name__}.of_module", {"mu": "real", "tau": "positive"}, reference="os.nothing")
+    with pytest.raises(ConfigurationError, match=r"^reference: .* is no function of a module"):
+        Function.recipe(of_module, {"mu": "real"}, reference=lambda count, seed: {})
+
+
+class Matrices(Target):
+    """A correlation after LKJ, a covariance, and numbers with bounds; all independent."""
+
+    kinds = {  # noqa: RUF012
+        "tril": "correlation_cholesky[3]",
+        "root": "covariance_cholesky[2]",
+        "slope": "interval(-1, 3)",
+        "ends": "positive_ordered[2]",
+    }
+
+    def log_density(self, *, tril, root, slope, ends):
+        lkj = torch.distributions.LKJCholesky(3, 2.0, validate_args=False).log_prob(tril)
+        diagonal = root.diagonal(dim1=-2, dim2=-1)
+        return lkj + (4 * diagonal.log() - 2 * diagonal).sum(-1) - root[..., 1, 0].square() - ends.sum(-1)
+
+    def derived(self, *, tril, root, slope, ends):
+        return {"correlation": tril @ tril.mT}
+
+    def reference(self, count, seed=0):
+        torch.manual_seed(seed)
+        tril = torch.distributions.LKJCholesky(3, 2.0).sample((count,))
+        root = torch.distributions.Gamma(5.0, 2.0).sample((count, 2)).diag_embed()
+        root[:, 1, 0] = torch.randn(count) / math.sqrt(2)
+        ends = -torch.rand(count, 2).log()
+        theta = {"tril": tril, "root": root, "slope": -1 + 4 * torch.rand(count), "ends": ends.sort(-1).values}
+        return {**theta, **self.derived(**theta)}
+
+
+def test_matrices_are_learned_compared_drawn_and_written(tmp_path):
+    """From the bridge to every file; a short training, whose means are near those of exact draws."""
+    model = fitted(Posterior(Matrices, SMALL, samples=96, warmup=100), 250, tmp_path)
+    drawn, known = model.draw(20000), model.target.reference(20000)
+    assert drawn["tril"].shape == (20000, 3, 3) and drawn["correlation"].shape == (20000, 3, 3)
+    for name in drawn:
+        off = (drawn[name].mean(0) - known[name].mean(0)).abs()
+        assert (off <= 0.5 * known[name].std(0) + 1e-6).all(), name
+    few = {name: value[:600] for name, value in drawn.items()}
+    found = {f.quantity: f.value for f in compare(model.target, few, model.target.reference(600), folds=2)}
+    assert all(math.isfinite(value) for value in found.values()) and found["C2ST"] < 0.65
+    assert "KL(draws, reference)" in found
+    assert pictures.posterior(model, 300).std() > 0.05
+    table, names = draws.flat(few)
+    assert table.shape == (600, len(names)) and "tril[2,1]" in names
+    draws.write(tmp_path / "draws.npz", few)
+    draws.write(tmp_path / "draws.csv", few)
+    with np.load(tmp_path / "draws.npz") as file:
+        assert np.array_equal(file["tril"], few["tril"].numpy())
+    assert '"tril[2,1]"' in (tmp_path / "draws.csv").read_text().splitlines()[0]
+    arviz = pytest.importorskip("arviz")
+    draws.write(tmp_path / "draws.nc", few)
+    assert "tril[2, 1]" in arviz.summary(arviz.from_netcdf(tmp_path / "draws.nc")).index
 
 
 # The command line.

@@ -30,6 +30,12 @@ def many_kinds():
     pyro.sample("shares", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])))
 
 
+def more_kinds():
+    pyro.sample("above", dist.Pareto(2.0, 3.0))
+    pyro.sample("between", dist.Uniform(-1.0, 3.0).expand([2]).to_event(1))
+    pyro.sample("correlation", dist.LKJCholesky(3, 2.0))
+
+
 def discrete():
     pyro.sample("kind", dist.Bernoulli(0.5))
 
@@ -59,6 +65,23 @@ def test_supports_come_from_the_sites():
     torch.testing.assert_close(target.at(z), expected + volume)
 
 
+def test_matrices_and_bounds_come_from_the_sites():
+    target = PyroModel(f"{__name__}.more_kinds")
+    kinds = {"above": "above(2.0)", "between": "interval(-1.0, 3.0)[2]", "correlation": "correlation_cholesky[3]"}
+    assert target.kinds == kinds
+    z = torch.randn(4, 6)
+    theta, volume = target.support.constrain(z)
+    expected = dist.Pareto(2.0, 3.0).log_prob(theta["above"]) - 2 * torch.tensor(4.0).log()
+    expected = expected + dist.LKJCholesky(3, 2.0).log_prob(theta["correlation"])
+    torch.testing.assert_close(target.at(z), expected + volume)
+    correlation_first = dict(reversed(theta.items()))
+    torch.testing.assert_close(target.log_density(**correlation_first), expected)
+
+
+def tall():
+    pyro.sample("matrix", dist.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+
+
 def parametrised():
     pyro.sample("mu", dist.Normal(pyro.param("centre", torch.zeros(())), 1.0))
 
@@ -83,5 +106,7 @@ def test_sites_that_cannot_be_learned_are_named():
         PyroModel(f"{__name__}.twice")
     with pytest.raises(ConfigurationError, match=r"^model: site 'kind' has the support"):
         PyroModel(f"{__name__}.discrete")
+    with pytest.raises(ConfigurationError, match=r"^model: site 'matrix' has the support .* and shape \(2, 3\)"):
+        PyroModel(f"{__name__}.tall")
     with pytest.raises(ConfigurationError, match="there is no"):
         PyroModel("no.such")

@@ -45,13 +45,14 @@ from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
 from ..distributions import DiagonalNormal
-from ..errors import ConfigurationError, at_least, check_weights
+from ..errors import ConfigurationError, DensityError, at_least, check_weights
 from ..game import Cosine, Play, Player
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
 from ..recipes import recipe
 from ..support import Parameters
 from ..targets import Family, Target
+from ..targets.calls import Lenient, called, simulated
 from ..targets.checks import check_named, check_target, first_wrong
 from .avb import CriticGame
 
@@ -112,13 +113,10 @@ class Posterior(CriticGame):
             fitting starts: a log-density that cannot be called, gives another shape than it should, is not
             differentiable, does not fall off along every coordinate, or is not finite where the sampler begins; derived
             quantities, reference draws or simulated data that are none.
+        DensityError: the log-density raised in training.
     """
 
     facts: ClassVar[tuple[str, ...]] = ("data_shape",)
-    cure = (
-        "; the last checkpoint is from before. Is the log-density finite in all of the support, and the support the "
-        "right one? A smaller learning rate or clip_norm for that player is the other cure."
-    )
     target: Target
     location: Tensor
     scale_tril: Tensor
@@ -147,7 +145,9 @@ class Posterior(CriticGame):
         self._one_step_each(but="critic", least=1)
         try:
             target = self.recipes["target"]()
-        except (TypeError, AttributeError, OSError) as error:
+        except ConfigurationError:
+            raise
+        except Exception as error:
             raise ConfigurationError(f"target: {error}") from error
         if not isinstance(target, Target):
             raise ConfigurationError(f"target: {type(target).__name__} is no lightning_avb.targets.Target")
@@ -161,6 +161,11 @@ class Posterior(CriticGame):
             )
         self.target = target.requires_grad_(False)
         self.support = target.support
+        self.cure = (
+            f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
+            f"support, {', '.join(f'{name} {kind}' for name, kind in target.kinds.items())}, and the support the right "
+            "one? A smaller learning rate or clip_norm for that player is the other cure."
+        )
         self._build_for(data_shape=target.data_shape or (1,))
         for known in (self._hparams, self._hparams_initial):
             del known["data_shape"]  # the target says it
@@ -228,9 +233,9 @@ class Posterior(CriticGame):
 
     def log_density(self, u: Tensor, x: Tensor) -> Tensor:
         """log p in the sampler's coordinates, `(samples, batch)`, of u `(samples, batch, latent_dim)`."""
-        data = {"x": x} if self.amortised else {}
         with torch.autocast(u.device.type, enabled=False):
-            return self.target.at(self.to_z(u), **data) + self.scale_tril.diagonal().log().sum()
+            value = called(self.target, self.to_z(u), x if self.amortised else None)
+            return value + self.scale_tril.diagonal().log().sum()
 
     def to_z(self, u: Tensor) -> Tensor:
         """z = m + L u, `(..., latent_dim)`."""
@@ -251,18 +256,20 @@ class Posterior(CriticGame):
         self._bridged = self.warmup if math.isinf(steps) else min(self.warmup, int(steps) // 2)
         if self.placed:
             return
+        look = Lenient(self.target)
         with noise.use(noise.seeded(noise.run_seed(), "coordinates")):
             x = self._simulated(2)[1] if self.amortised else torch.ones(2, 1).to(self.location)
             check_target(self.target, noise.normal((64, 2, self.latent_dim), self.location), x)
             if self.standardise:
-                self._place()
-            self._check_start(x[:1])
+                self._place(x[:1], look)
+            self._check_tails(x[:1], self._check_start(x[:1]), look)
+        look.warn()
         self.placed.fill_(True)
 
     def _simulated(self, count: int) -> tuple[Tensor, Tensor]:
         """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
         what = f"simulate({count}) of {type(self.target).__name__}"
-        theta, x = self.target.simulate(count)  # type: ignore[operator]
+        theta, x = simulated(self.target, count)  # type: ignore[arg-type]
         check_named(what, theta, (count,), {name: block.shape for name, block in self.support.blocks.items()})
         check_named(what, {"x": x}, (count,), {"x": tuple(self.target.data_shape or ())})
         z = self.support.unconstrain(theta).to(self.location)
@@ -270,15 +277,16 @@ class Posterior(CriticGame):
             raise ConfigurationError(f"target: {what} gives parameters off their support, {dict(self.target.kinds)}")
         return z, x.to(self.location)
 
-    def _place(self) -> None:
+    def _place(self, x: Tensor, look: Lenient) -> None:
         """Places the coordinates; a family's by the moments of its parameters, whatever the data."""
         name, coordinates = type(self.target).__name__, self.support.coordinates
         if self.amortised:
             z, _ = self._simulated(4096)
             placed = Normal(z.mean(0), _root(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
         else:
-            placed = self._nearest_normal()
+            placed = self._nearest_normal(look)
         if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
+            self._check_start(x)  # if the density is no better around 0, it says so more clearly
             raise ConfigurationError(
                 f"target: no normal distribution is nearest to the density of {name}; is it proper, and its support "
                 "the right one? With standardise: false training begins around 0 in its support's coordinates"
@@ -292,17 +300,17 @@ class Posterior(CriticGame):
         self.location.copy_(placed.loc)
         self.scale_tril.copy_(placed.scale_tril)
 
-    def _nearest_normal(self) -> Normal:
+    def _nearest_normal(self, look: Lenient) -> Normal:
         """That of the target, however far away; each attempt begins where the last one ended, with longer strides."""
         origin = torch.zeros_like(self.location)
 
         def moved(z: Tensor) -> Tensor:
-            return self.target.at(z + origin)
+            return look((z + origin).flatten(0, -2), most=64).view(z.shape[:-1])
 
         for stride in (10.0, 100.0, 1e3, 1e4):
             placed = nearest_normal(moved, self.latent_dim, origin, stride=stride)
             origin = origin + placed.loc
-            if placed.arrived:
+            if placed.arrived or not torch.isfinite(origin).all():
                 return placed._replace(loc=origin)
         farthest = int(origin.abs().argmax())
         name, where = self.support.coordinates[farthest], origin[farthest].item()
@@ -311,13 +319,20 @@ class Posterior(CriticGame):
             "unconstrained coordinates; is it proper? If it is, shift that parameter"
         )
 
-    def _check_start(self, x: Tensor) -> None:
-        """Raises ConfigurationError if log-density or slope are not finite at one of the first draws of the sampler."""
+    def _check_start(self, x: Tensor) -> Tensor:
+        """The highest log-density, without the Jacobian of the coordinates, among first draws of the sampler.
+
+        Raises:
+            ConfigurationError: it is not finite at one of them, or has no finite slope, or raises.
+        """
         name = type(self.target).__name__
         u = noise.normal((4096, len(x), self.latent_dim), self.location).requires_grad_()
-        with torch.enable_grad():
-            value = self.log_density(u, x)
-            (slope,) = torch.autograd.grad(value.sum(), u)
+        try:
+            with torch.enable_grad():
+                value = self.log_density(u, x)
+                (slope,) = torch.autograd.grad(value.sum(), u)
+        except DensityError as error:
+            raise ConfigurationError(f"{error}. There the sampler is to begin; is the support right?") from error
         theta, _ = self.support.constrain(self.to_z(u.detach()))
         for what, numbers in (("log-density", value.detach()), ("slope of the log-density", slope.sum(-1))):
             if len(wrong := numbers[~torch.isfinite(numbers)]):
@@ -326,18 +341,19 @@ class Posterior(CriticGame):
                     f"target: the {what} of {name} is {wrong[0].item()} at {len(wrong)} of {numbers.numel()} points "
                     f"where the sampler is to begin, for example at {where}; is the support right, the density proper?"
                 )
-        self._check_tails(x, value.detach().max())
+        return value.detach().max() - self.scale_tril.diagonal().log().sum()
 
     @torch.no_grad()
-    def _check_tails(self, x: Tensor, highest: Tensor) -> None:
+    def _check_tails(self, x: Tensor, highest: Tensor, look: Lenient) -> None:
         """Raises ConfigurationError if the density is level far out along a coordinate, or falls as 1 / |u| does.
 
-        What is 50 nats below the highest value there, or overflows, is taken to have fallen.
+        What is 50 nats below the highest value there, overflows or raises is taken to have fallen.
         """
         sides = torch.cat([torch.eye(self.latent_dim), -torch.eye(self.latent_dim)]).to(self.location)
         # The highest of several points, in case the density goes up and down.
         along = torch.linspace(1, 2, 9).to(self.location).view(-1, 1, 1, 1) * sides.unsqueeze(1)
-        near, far = (self.log_density(reach * along.flatten(0, 1), x).view(9, -1).amax(0) for reach in (1e4, 1e6))
+        rows = x if self.amortised else None
+        near, far = (look(self.to_z(reach * along.flatten(0, 1)), rows).view(9, -1).amax(0) for reach in (1e4, 1e6))
         level = ((near - far).abs() <= 1.01 * math.log(100)) & ((highest - near).abs() < 50)
         if level.any():
             coordinate = self.support.coordinates[int(level.nonzero()[0]) % self.latent_dim]
@@ -433,7 +449,8 @@ def nearest_normal(
     learning rate in the units of z: it finds a normal target dozens of units away, or a thousandth as wide.
 
     That minimum lies in one mode where there are several. The first iteration starts at N(0, I), the others at
-    N(reach eps, I), and what they find is weighed by the evidence bound of each.
+    N(reach eps, I), and what they find is weighed by the evidence bound of each. Where no draw has a density or a
+    slope, or the step overflows, an iteration stays and draws in, and has no weight if it ends there.
 
     Args:
         log_density: z `(..., dim)` -> `(...)`, differentiable.
@@ -448,7 +465,7 @@ def nearest_normal(
     loc = reach * noise.normal((starts, dim), like)
     loc[0] = 0
     identity = torch.eye(dim, dtype=like.dtype, device=like.device)
-    tril, bound = identity.expand(starts, dim, dim), like.new_zeros(starts)
+    tril, bound, steps_known = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
     for step in range(steps):
         rho = 0.3 * min(1.0, 2 * (1 - step / steps))
         eps = noise.normal((draws // 2, starts, dim), like).transpose(0, 1)
@@ -463,17 +480,20 @@ def nearest_normal(
         w = (slope.where(usable.unsqueeze(-1), slope.new_zeros(())) @ tril) * share.unsqueeze(-1)
         shift, bend = w.sum(1), identity + eps.mT @ w
         bend = 0.5 * (bend + bend.mT)
-        # Where no draw has a density the iteration draws in.
-        bend = torch.where(usable.any(1)[:, None, None], bend, -identity / rho)
+        known = usable.any(1) & torch.isfinite(torch.cat([shift, bend.flatten(1)], 1)).all(1)
+        shift = shift.where(known[:, None], shift.new_zeros(()))
+        bend = bend.where(known[:, None, None], -identity / rho)
         excess = shift.norm(dim=-1, keepdim=True) / stride
         shift = shift / excess.clamp_min(1)
         bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
         average = (value.where(usable, value.new_zeros(())) * share).sum(1)
-        bound = torch.lerp(bound, average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1), max(0.05, 1 / (step + 1)))
+        reached = average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        steps_known = steps_known + known
+        bound = bound.lerp(reached, (1 / steps_known.clamp_min(1)).clamp_min(0.05)).where(known, bound)
         loc = loc + rho * (tril @ shift.unsqueeze(-1)).squeeze(-1)
         # L (I + rho/2 B) is a square root of the new covariance; its triangle is another.
         tril = _triangle(tril @ (identity + 0.5 * rho * bend))
-    weight = bound.where(torch.isfinite(bound), bound.new_full((), -torch.inf)).softmax(0)[:, None, None]
+    weight = bound.where(known & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
     mean = (weight.squeeze(-1) * loc).sum(0)
     off = (loc - mean).unsqueeze(-1)
     arrived = bool((weight.flatten() * (excess.flatten() <= 1)).sum() > 0.5)

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from zuko.flows import MaskedAutoregressiveTransform
-from zuko.transforms import ComposedTransform, MonotonicRQSTransform
+from torch.distributions import Distribution
 
 from ..errors import ConfigurationError, at_least
 from .mlp import check_widths
+
+
+@contextmanager
+def _argument_checks_kept() -> Iterator[None]:
+    """Whether torch's distributions check their arguments is the user's choice; zuko turns it off on import."""
+    before = Distribution._validate_args
+    try:
+        yield
+    finally:
+        Distribution.set_default_validate_args(before)
+
+
+with _argument_checks_kept():
+    from zuko.flows import MaskedAutoregressiveTransform
+    from zuko.transforms import ComposedTransform, MonotonicRQSTransform
 
 FlowKind = Literal["affine", "spline"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from ..draws import flat
 from ..errors import ConfigurationError
 from ..support import Parameters
 from .base import Target
+from .calls import Lenient, point, said
 
 TAKEN = ("file", "index")
 """Names that are something else in files and predictions."""
@@ -44,7 +44,12 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
     except ConfigurationError:
         raise
     except Exception as error:
-        raise ConfigurationError(f"target: {name} fails for {shapes}: {textwrap.shorten(str(error), 400)}") from error
+        look = Lenient(target)
+        alone = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
+        look(alone, x[:1] if data else None)
+        # What fails everywhere is no matter of the point.
+        what = f"for {shapes}: {said(error)}" if look.count in (0, len(alone)) else look.first
+        raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
@@ -79,8 +84,16 @@ def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) ->
         raise ConfigurationError(f"target: the plane of {name} names {missing[0]!r}, none of {', '.join(columns)}")
     if known is not None:
         check_named(f"reference(16) of {name}", known, ())
-        if len({value.shape[:1] for value in known.values()}) != 1:
+        counts = {value.shape[:1] for value in known.values()}
+        if len(counts) != 1:
             raise ConfigurationError(f"target: reference(16) of {name} gives different numbers of draws")
+        ours = {key: tuple(value.shape[2:]) for key, value in {**theta, **derived}.items()}
+        if not any(key in ours for key in known):
+            raise ConfigurationError(
+                f"target: the reference draws of {name} are of {', '.join(known)}, and it has {', '.join(ours)}"
+            )
+        shapes = {key: ours[key] for key in known if key in ours}
+        check_named(f"reference(16) of {name}", known, tuple(*counts), shapes)
 
 
 def check_named(
@@ -112,6 +125,4 @@ def check_named(
 def first_wrong(theta: Parameters, value: Tensor) -> str:
     """The first point whose log-density is not finite, in words."""
     where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
-    return ", ".join(
-        f"{name} = {[round(v, 3) for v in part[where].flatten().tolist()]}" for name, part in theta.items()
-    )
+    return point(theta, where)

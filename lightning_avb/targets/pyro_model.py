@@ -14,8 +14,8 @@ from .base import Target, function_at
 class PyroModel(Target):
     """The posterior of a Pyro model, with the model's latent sites as parameters, under their names.
 
-    The model is run once to find its sites. They must be continuous numbers or vectors, and the same in every run; a
-    plate may stand around what is observed.
+    The model is run once to find its sites. They must be continuous numbers or vectors, or Cholesky factors, and the
+    same in every run; a plate may stand around what is observed.
 
     Args:
         model: the dotted path of the model, a function without arguments: what it needs, data above all, stands in its
@@ -23,7 +23,7 @@ class PyroModel(Target):
 
     Raises:
         ConfigurationError: Pyro is not installed; there is no such function; a site is discrete, has a support that
-            `Support` does not know, or more than one dimension.
+            `Support` does not know, or more dimensions.
     """
 
     def __init__(self, model: str) -> None:
@@ -45,7 +45,8 @@ class PyroModel(Target):
 
     def log_density(self, **theta: Tensor) -> Tensor:
         """One point after the other through the model, by `torch.vmap`."""
-        leading = next(value.shape[: value.ndim - ("[" in self.kinds[name])] for name, value in theta.items())
+        name, value = next(iter(theta.items()))
+        leading = value.shape[: value.ndim - len(self.support.blocks[name].shape)]
         flat = {name: value.reshape(-1, *value.shape[len(leading) :]) for name, value in theta.items()}
         # What Pyro validates depends on values, which vmap does not allow.
         with self._pyro.validation_enabled(False):
@@ -71,19 +72,24 @@ def _kind(name: str, site: Any) -> str:
     support, shape = site["fn"].support, site["value"].shape
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    bounds = (_number(getattr(support, end, None)) for end in ("lower_bound", "upper_bound"))
+    low, high = (_number(getattr(support, end, None)) for end in ("lower_bound", "upper_bound"))
     # By name, since Pyro has constraints of its own besides torch's.
-    kind = {
-        ("_Real", None, None): "real",
-        ("_GreaterThan", 0, None): "positive",
-        ("_GreaterThanEq", 0, None): "positive",
-        ("_Interval", 0, 1): "unit_interval",
-        ("_Simplex", None, None): "simplex",
-        ("_OrderedVector", None, None): "ordered",
-    }.get((type(support).__name__, *bounds))
-    if kind is None or len(shape) > 1:
+    kind, dimensions = {
+        "_Real": ("real", 0),
+        "_GreaterThan": ("positive" if low == 0 else f"above({low})", 0),
+        "_GreaterThanEq": ("positive" if low == 0 else f"above({low})", 0),
+        "_LessThan": (f"below({high})", 0),
+        "_Interval": ("unit_interval" if (low, high) == (0, 1) else f"interval({low}, {high})", 0),
+        "_Simplex": ("simplex", 1),
+        "_OrderedVector": ("ordered", 1),
+        "_PositiveOrderedVector": ("positive_ordered", 1),
+        "_CorrCholesky": ("correlation_cholesky", 2),
+        "_LowerCholesky": ("covariance_cholesky", 2),
+    }.get(type(support).__name__, (None, 0))
+    several = any(isinstance(bound, Tensor) for bound in (low, high))
+    if kind is None or several or len(shape) not in ((0, 1) if dimensions == 0 else (dimensions,)):
         raise ConfigurationError(
-            f"model: site {name!r} has the support {support} and shape {tuple(shape)}; numbers and vectors that are "
-            "real, positive, in (0, 1), on a simplex or ordered can be learned"
+            f"model: site {name!r} has the support {support} and shape {tuple(shape)}; numbers, vectors and Cholesky "
+            "factors of the kinds that Support knows can be learned"
         )
     return f"{kind}[{shape[0]}]" if shape else kind
