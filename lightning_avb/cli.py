@@ -24,7 +24,7 @@ from torch import Tensor
 
 import datamodules
 
-from . import draws, noise, pictures
+from . import draws, noise, pictures, processes
 from .batch import Batch
 from .callbacks import Checkpoint, Pictures, SavePredictions, run_folder
 from .diagnosis import Diagnosis
@@ -194,6 +194,7 @@ class CLI(LightningCLI):
             logger.init_args["id"], logger.init_args["resume"] = checkpoint["wandb_id"], "allow"
 
     def before_instantiate_classes(self) -> None:
+        processes.check_launcher()
         config = self.config[self.config.subcommand]
         if config.trainer.gradient_clip_val is not None:
             raise ConfigurationError(
@@ -244,7 +245,9 @@ class CLI(LightningCLI):
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        return self._instantiate_trainer({**config, **kwargs, "callbacks": callbacks, "plugins": plugins}, [])
+        trainer = self._instantiate_trainer({**config, **kwargs, "callbacks": callbacks, "plugins": plugins}, [])
+        processes.check(trainer)
+        return trainer
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from . import noise
+from . import noise, processes
 from .batch import Batch, Shape
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .recipes import class_path, plain, recipe
@@ -183,6 +183,9 @@ class Game(pl.LightningModule, abc.ABC):
             if player.steps != 1 and name != but:
                 more = f"; only {but} may take more" if but else ""
                 raise ConfigurationError(f"players.{name}.steps: {player.steps}; one a batch{more}")
+
+    def setup(self, stage: str) -> None:
+        processes.check(self.trainer)
 
     def configure_model(self) -> None:
         data = getattr(self._trainer, "datamodule", None)
