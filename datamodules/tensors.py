@@ -466,12 +466,19 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The rows of a split in order; with several processes each takes every so-manieth row, and none twice."""
+    """The rows of a split in order; of P processes each takes every P-th row, and none twice.
+
+    A process without a row, where there are fewer rows than processes, gets the first one with the index -1, since all
+    must take part in the sums over processes; see `Batch.counted`.
+    """
 
     def __init__(self, data: TensorDataModule, stage: str) -> None:
         self.data, self.stage = data, stage
         rank, processes = _place(data.trainer)
-        self.index = torch.arange(rank, data.rows(stage), processes)
+        self.index = torch.arange(data.rows(stage))[rank::processes]
+        self.stands_in = not len(self.index)
+        if self.stands_in:
+            self.index = torch.zeros(1, dtype=torch.int64)
 
     def __len__(self) -> int:
         return -(-len(self.index) // self.data.eval_batch_size)
@@ -484,4 +491,5 @@ class EvalLoader:
             if data.binarize == "dynamic":
                 key = (noise.run_seed(), self.stage, "binarize")
                 uniform = noise.uniform_of_rows(key, index, math.prod(x.shape[1:])).view(x.shape)
-            yield data.batch(self.stage, index, x, uniform)
+            batch = data.batch(self.stage, index, x, uniform)
+            yield batch._replace(index=torch.full_like(index, -1)) if self.stands_in else batch

@@ -16,7 +16,8 @@ class Batch(NamedTuple):
     Attributes:
         x: `(batch, *data_shape)` floating point; images in [0, 1], tables standardised.
         y: `(batch,)` int64 labels, -1 where a label is not known; None where there are none.
-        index: `(batch,)` int64, the row's place in its data set. Noise in validation and test hangs on it.
+        index: `(batch,)` int64, the row's place in its data set. Noise in validation and test hangs on it. -1: a row
+            that stands in for those that a process has not, where there are fewer rows than processes.
     """
 
     x: Tensor
@@ -30,6 +31,12 @@ class Batch(NamedTuple):
     def first(self, rows: int) -> Batch:
         """Its first rows."""
         return self.at(slice(rows))
+
+    @property
+    def counted(self) -> Batch:
+        """The rows that are part of a figure: not the one that stands in for a process without rows."""
+        stands_in = self.index is not None and len(self.index) == 1 and self.index[0] < 0
+        return self.first(0) if stands_in else self
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` pieces of nearly equal size."""

@@ -138,9 +138,8 @@ class ExactLikelihood(pl.Callback):
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
         value = log_likelihood(decoder, model.prior, x, grid) + model.log_volume
-        mean = (value * copies).sum() / copies.sum()
-        name = f"{stage}/log_likelihood"
-        model.log(name, mean, prog_bar=True, on_epoch=True, batch_size=int(copies.sum()), sync_dist=True)
+        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
+        model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def on_validation_batch_end(
         self,
@@ -183,7 +182,8 @@ class SavePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.outputs.append(outputs)
+        if len(Batch(*batch).counted.x):
+            self.outputs.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         folder = run_folder(trainer) or Path()

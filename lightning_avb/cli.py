@@ -232,7 +232,8 @@ class CLI(LightningCLI):
         config = self._get(self.config_init, "trainer")
         # The pictures come first: a callback that averages weights takes the average away again when validation ends.
         callbacks = [] if config.get("fast_dev_run") else [self._get(self.config_init, "pictures")]
-        callbacks += config.get("callbacks") or []
+        given = config.get("callbacks") or []
+        callbacks += given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         if self.subcommand == "predict":

@@ -28,6 +28,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from . import noise, processes
 from .batch import Batch, Shape
 from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .interruption import Interruption
 from .recipes import class_path, plain, recipe
 
 Losses = dict[str, Tensor]
@@ -204,6 +205,9 @@ class Game(pl.LightningModule, abc.ABC):
             raise ConfigurationError(
                 f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(told['data_shape'])}"
             )
+
+    def configure_callbacks(self) -> list[pl.Callback]:
+        return [Interruption()]
 
     def _parameters_of(self, player: str) -> list[nn.Parameter]:
         return [p for module in self.cast()[player] for p in module.parameters() if p.requires_grad]
@@ -417,6 +421,7 @@ class Game(pl.LightningModule, abc.ABC):
         batch = Batch(*batch)
         with self._noise_of_rows(stage, batch):
             scores = self.scores(batch)
+        weight = float(len(batch.counted.x))  # as a whole number Lightning would round its mean over processes down
         for name, value in scores.items():
             self.log(
                 f"{stage}/{name}",
@@ -424,7 +429,7 @@ class Game(pl.LightningModule, abc.ABC):
                 prog_bar=name in PROGRESS,
                 on_step=False,
                 on_epoch=True,
-                batch_size=len(batch.x),
+                batch_size=weight,  # type: ignore[arg-type]
                 sync_dist=True,
             )
 

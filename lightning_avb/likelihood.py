@@ -200,6 +200,7 @@ class Likelihood(pl.Callback):
             raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
         if not self.seen:
             self._find_own(pl_module, batch)
+        batch = batch.counted
         if sum(len(part.x) for part in self.seen) < DECOMPOSED:
             self.seen.append(batch)
         if self.rows is not None:

@@ -537,7 +537,8 @@ class CategoricalAAE(LatentVariableModel):
         self._count("test", Batch(*batch))
 
     def _count(self, stage: str, batch: Batch) -> None:
-        if batch.y is not None:
+        batch = batch.counted
+        if batch.y is not None and len(batch.x):
             self.members[stage].update(self.encoder.heads(batch.x)[0], batch.y)
 
     def on_validation_epoch_start(self) -> None:

@@ -1,0 +1,177 @@
+"""What a signal does to a fit: all processes stop behind the same batch, with a checkpoint that resumes exactly.
+
+SIGTERM, SIGINT (Ctrl-C) and, in a SLURM job, the signal before its time limit are met in one way. The handler notes the
+signal and nothing else, whatever the process is doing. At the end of every batch the processes tell each other what
+they have noted; the answer is read one batch later, so that nobody waits for it. Then all of them are behind the same
+batch: they save together, and leave. A batch that a validation or the end of an epoch follows is not the place, since
+these belong to it: there the run goes on to the end of the epoch, or to the next batch.
+
+| Signal | Exit code | |
+|---|---|---|
+| SIGTERM | 143 | |
+| SIGINT | 130 | |
+| SLURM's (SIGUSR1) | 0 | the job goes back into the queue |
+| a second one | | ends the process at once |
+
+A run that is past its last batch is let to its end. Validation, test and prediction have nothing to save: SIGTERM and
+SIGINT end them at once, with the same exit codes.
+
+This is the only file that knows how Lightning handles signals. Its own handlers save and broadcast in the middle of a
+step, where another process may wait in a collective of the model: they are never installed (Lightning issues 20806 and
+21406). What it broadcasts before every batch is left out as well; the exchange above stands in its place.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+
+AGAIN = 3.0
+"""Seconds after which a signal counts as a second one: launchers pass on what the process group was sent already."""
+
+
+class Interruption(pl.callbacks.Checkpoint):
+    """Stops a fit behind a batch when a signal asks for it. Every `Game` has one.
+
+    It is a `Checkpoint` because Lightning calls these last: what other callbacks do at the end of a batch is in the
+    checkpoint.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.trainer = trainer
+        self.noted = self.agreed = 0
+        self._noted_at, self._exchange, self._previous = 0.0, _Exchange(trainer), dict[int, Any]()
+        connector: Any = trainer._signal_connector
+        connector.register_signal_handlers, connector.teardown = self._install, self._restore
+        loop: Any = trainer.fit_loop.epoch_loop
+        loop._broadcast_sigterm_tensor = lambda: None
+
+    def _install(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python lets no other thread set handlers
+        fitting = self.trainer.state.fn == "fit"
+        handlers: dict[int, Any] = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._note if fitting else _leave)
+        if fitting and (requeue := self._requeue_signal()):
+            handlers[requeue] = self._note
+        self._previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
+
+    def _restore(self) -> None:
+        for signum, handler in self._previous.items():
+            signal.signal(signum, handler)
+        self._previous = {}
+
+    def _requeue_signal(self) -> int:
+        """The signal on which SLURM's job goes back into the queue, 0: there is none."""
+        environment = self.trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+            return int(environment.requeue_signal or 0)
+        return 0
+
+    def _note(self, signum: int, frame: Any) -> None:
+        now = time.monotonic()
+        if not self.noted:
+            self.noted, self._noted_at = signum, now
+        elif now - self._noted_at > AGAIN:
+            signal.signal(signum, signal.SIG_DFL)
+            os.kill(os.getpid(), signum)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.agreed = self._exchange(self.noted)
+        if not self.agreed:
+            return
+        loop: Any = trainer.fit_loop.epoch_loop
+        if not (loop._is_training_done or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)):
+            # The row of this step, which Lightning would log next.
+            trainer._logger_connector.on_batch_end()
+            trainer._logger_connector.update_train_step_metrics()
+            self._stop(pl_module)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        at_the_end = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
+        if self.agreed and not at_the_end and not trainer.should_stop:
+            self._stop(pl_module)
+
+    def _stop(self, pl_module: pl.LightningModule) -> None:
+        trainer, name = self.trainer, signal.Signals(self.agreed).name
+        path = self._save()
+        how = f"go on with --ckpt_path {path}" if path else "this run writes no checkpoints: nothing is saved"
+        rank_zero_info(f"stopped by {name} after step {trainer.global_step}; {how}")
+        if self.agreed == self._requeue_signal():
+            # SLURM ends the job step as soon as the job is in the queue again.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            if trainer.is_global_zero:
+                _requeue()
+            sys.exit(0)
+        # The process that Lightning's launcher began in kills itself when one of the others ends with an error.
+        environment = trainer._accelerator_connector.cluster_environment
+        launched = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
+        sys.exit(0 if launched else 128 + self.agreed)
+
+    def _save(self) -> Path | None:
+        """Writes `last.ckpt` where the run's checkpoints are, all processes together; None: it writes none."""
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
+                path = Path(callback.dirpath, callback.CHECKPOINT_NAME_LAST + callback.FILE_EXTENSION)
+                self.trainer.save_checkpoint(path)
+                return path
+        return None
+
+
+def _leave(signum: int, frame: Any) -> None:
+    sys.exit(128 + signum)
+
+
+def _requeue() -> None:
+    """Puts this process's SLURM job, or the task of an array of jobs, back into the queue."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        rank_zero_warn(f"scontrol requeue {job} failed: {str(reason).strip()}; requeue the job by hand")
+    else:
+        rank_zero_info(f"job {job} is in the queue again")
+
+
+class _Exchange:
+    """The largest number that a process gave at the last call, 0 at the first: nobody waits for the others."""
+
+    def __init__(self, trainer: pl.Trainer) -> None:
+        self.trainer, self.under_way = trainer, False
+
+    def __call__(self, number: int) -> int:
+        if self.trainer.world_size == 1:
+            return number
+        device = self.trainer.strategy.root_device
+        largest = self._read(device) if self.under_way else 0
+        self.number = torch.tensor(number, dtype=torch.int32, device=device)
+        self.work: Any = torch.distributed.all_reduce(self.number, torch.distributed.ReduceOp.MAX, async_op=True)
+        self.under_way = True
+        if device.type == "cuda":
+            # Reading a number of the device would wait for all that it has to do.
+            self.work.wait()
+            self.host = torch.empty((), dtype=torch.int32, pin_memory=True)
+            self.host.copy_(self.number, non_blocking=True)
+            self.copied = torch.cuda.Event()
+            self.copied.record()
+        return largest
+
+    def _read(self, device: torch.device) -> int:
+        if device.type == "cuda":
+            self.copied.synchronize()
+            return int(self.host)
+        self.work.wait()
+        return int(self.number)
