@@ -25,7 +25,7 @@ from torch import Tensor
 from datamodules import MNIST
 from lightning_avb import noise, pictures
 from lightning_avb.batch import Batch
-from lightning_avb.cli import load, read_checkpoint
+from lightning_avb.checkpoints import load, read_checkpoint
 from lightning_avb.evaluation import fitted_proposal, importance_weighting, log_joint, over_rows, refined_proposal
 
 MODELS = ("vae", "iaf", "vae_si", "avb_ac", "avb_flow")

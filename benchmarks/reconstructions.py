@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lightning_avb import noise, pictures
 from lightning_avb.batch import Batch
-from lightning_avb.cli import load, load_datamodule
+from lightning_avb.checkpoints import load, load_datamodule
 
 
 @torch.no_grad()

@@ -1,28 +1,20 @@
-"""Pictures and exact likelihoods while training."""
+"""What a trainer does beside training: pictures, checkpoints, exact likelihoods, files of figures and predictions."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.utilities import rank_zero_info
 
 from . import noise, pictures
 from .batch import Batch
 from .evaluation import Quadrature, log_likelihood
-
-
-def run_folder(trainer: pl.Trainer) -> Path | None:
-    """The folder of this run's config, pictures and checkpoints, the same on every process; None: there is none."""
-    logger = trainer.logger
-    if logger is None or isinstance(logger, (CSVLogger, TensorBoardLogger)):
-        folder = trainer.log_dir
-    else:
-        folder = str(Path(logger.save_dir or ".", str(logger.name), str(logger.version)))
-    folder = trainer.strategy.broadcast(folder)
-    return Path(folder) if folder is not None else None
+from .runs import beside, run_folder
 
 
 def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -> None:
@@ -106,7 +98,35 @@ class Pictures(pl.Callback):
 
 
 class Checkpoint(pl.callbacks.ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, whose `last.ckpt` is also written at the end of the run."""
+    """Lightning's `ModelCheckpoint`, whose `last.ckpt` is also written at the end of the run.
+
+    Where a run was killed there may lie a checkpoint that is not whole: it goes when the run goes on. There may also
+    be whole ones that the run no longer knows, because it died between the writing of one and the writing of the next,
+    or because it goes on from further back. They stay, and are counted.
+    """
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        folder = Path(self.dirpath or ".")
+        if not trainer.is_global_zero or not folder.is_dir():
+            return
+        for part in folder.glob(".*.ckpt.part"):
+            part.unlink()
+            rank_zero_info(f"checkpoint: {str(part)!r}, which a run that was killed has left unfinished, is removed")
+        left = self._left_over(folder, Path(trainer.ckpt_path)) if trainer.ckpt_path else []
+        if left:
+            rank_zero_info(
+                f"checkpoint: {len(left)} in {str(folder)!r} that this run does not keep up, of an earlier start: "
+                f"{', '.join(left)}"
+            )
+
+    def _left_over(self, folder: Path, resumed: Path) -> list[str]:
+        """The names of checkpoints in a folder that are none of this run's as the one that it resumes from knows it."""
+        known = {Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path}
+        files = [path for path in folder.glob("*.ckpt") if path.name not in known and not path.name.startswith("last")]
+        if self.save_top_k == -1:  # all are kept, those from before the resumed one, too
+            files = [path for path in files if path.stat().st_mtime_ns > resumed.stat().st_mtime_ns]
+        return sorted(path.name for path in files if path.resolve() != resumed.resolve())
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
@@ -164,10 +184,28 @@ class ExactLikelihood(pl.Callback):
         self._log("test", pl_module, batch)
 
 
-class SavePredictions(pl.Callback):
-    """Writes what `predict` gives to `predictions.pt` in the run's folder: a dict of tensors, joined over batches.
+class SaveFigures(pl.Callback):
+    """Writes the figures of `validate` and `test` as JSON beside the checkpoint."""
 
-    With several processes every process writes the rows it saw, into `predictions_RANK.pt`.
+    def _write(self, trainer: pl.Trainer, kind: str) -> None:
+        if not trainer.is_global_zero or trainer.state.fn == "fit":
+            return
+        path = beside(trainer, kind)
+        path.write_text(json.dumps({name: value.item() for name, value in trainer.callback_metrics.items()}, indent=1))
+        print(f"{kind}: {path}")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer, "validate")
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._write(trainer, "test")
+
+
+class SavePredictions(pl.Callback):
+    """Writes what `predict` gives beside the checkpoint: a dict of tensors, joined over batches.
+
+    The predictions of `last.ckpt` are `last.predictions.pt`. With several processes every process writes the rows it
+    saw, into `last.predictions_RANK.pt`. Those of an earlier `predict` are replaced.
     """
 
     def __init__(self) -> None:
@@ -186,7 +224,8 @@ class SavePredictions(pl.Callback):
             self.outputs.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        folder = run_folder(trainer) or Path()
+        checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+        folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
         if not self.outputs:
             return
         folder.mkdir(parents=True, exist_ok=True)
@@ -197,6 +236,6 @@ class SavePredictions(pl.Callback):
         }
         self.outputs = []
         suffix = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = folder / f"predictions{suffix}.pt"
+        path = folder / f"{checkpoint.stem if checkpoint else 'model'}.predictions{suffix}.pt"
         torch.save(joined, path)
         print(f"predictions: {path}")

@@ -17,24 +17,25 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from pytorch_lightning.plugins.io import CheckpointIO, TorchCheckpointIO
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 import datamodules
 
-from . import draws, noise, pictures, processes
-from .batch import Batch
-from .callbacks import Checkpoint, Pictures, SavePredictions, run_folder
+from . import draws, noise, pictures, processes, runs
+from .callbacks import Checkpoint, Pictures, SaveFigures, SavePredictions
+from .checkpoints import AtomicCheckpointIO, load, load_data, load_datamodule, read_checkpoint, resolve
 from .diagnosis import Diagnosis
-from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .errors import ConfigurationError, NonFiniteLossError, UnwritableError, at_least
 from .evaluation import restoration
 from .evaluation.restoration import visible
 from .game import Game
 from .likelihood import Likelihood, lacking
 from .models import Posterior
 from .recipes import locate
+from .records import Records
 
 
 class Parser(LightningArgumentParser):
@@ -101,64 +102,31 @@ def _nearest(name: str, names: list[str]) -> str:
     return f"; did you mean {near[0].lstrip('-')}?" if near else ""
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.with_name(f".{target.name}.part")
-        with part.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-
-
-class SaveConfig(SaveConfigCallback):
-    """Writes the resolved configuration into the run's folder; a folder that has another one gets one more file."""
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self.already_saved:
-            return
-        self.already_saved = True
-        folder = run_folder(trainer)
-        if folder is None or not trainer.is_global_zero:
-            return
-        folder.mkdir(parents=True, exist_ok=True)
-        text = self.parser.dump(self.config, skip_none=False)
-        number = 0
-        while (path := folder / f"config{f'_{number}' if number else ''}.yaml").exists():
-            if path.read_text() == text:
-                return
-            number += 1
-        path.write_text(text)
-
-    def on_save_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Keeps the run's name at W&B, so that a resumed run goes on under it."""
-        for logger in trainer.loggers:
-            if type(logger).__name__ == "WandbLogger":
-                checkpoint["wandb_id"] = logger.version
-
-
 class CLI(LightningCLI):
     """LightningCLI with this library's defaults. The configuration and the command line win over a checkpoint."""
 
     def __init__(self, args: list[str] | None = None) -> None:
+        self.arguments = sys.argv[1:] if args is None else args
+        self.claimed: Path | None = None
+        try:
+            self._run(args)
+        except BaseException:
+            if self.claimed is not None:
+                runs.release(self.claimed)
+            raise
+
+    def _run(self, args: list[str] | None) -> None:
         super().__init__(
             Game,
             pl.LightningDataModule,
             subclass_mode_model=True,
             subclass_mode_data=True,
-            save_config_callback=SaveConfig,
+            save_config_callback=None,
             parser_class=Parser,
             parser_kwargs={"prog": "lightning-avb", "epilog": f"Of a checkpoint alone: {', '.join(COMMANDS)}."},
             trainer_defaults={
-                "logger": {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": "runs"}},
-                # Where Lightning looks for the checkpoint of a job that SLURM has put back into the queue.
-                "default_root_dir": str(Path("runs", *filter(None, [os.environ.get("SLURM_JOB_ID")]))),
+                "logger": {"class_path": "lightning_avb.records.CSVLogger"},
+                "default_root_dir": "runs",
             },
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -179,21 +147,10 @@ class CLI(LightningCLI):
         )
 
     def _parse_ckpt_path(self) -> None:
-        """Checks the checkpoint. Its hyper-parameters do not enter the configuration."""
-        config = self.config[self.config.subcommand]
-        path = config.get("ckpt_path")
-        if path in (None, "best", "last", "hpc", "registry"):
-            return
-        checkpoint = read_checkpoint(path)
-        theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
-        if locate(theirs) is not locate(ours):
-            raise ConfigurationError(f"model: the checkpoint holds a {theirs}, the configuration asks for {ours}")
-        logger = config.trainer.logger
-        wandb = getattr(logger, "class_path", "").endswith("WandbLogger")
-        if wandb and "wandb_id" in checkpoint and logger.init_args.get("id") is None:
-            logger.init_args["id"], logger.init_args["resume"] = checkpoint["wandb_id"], "allow"
+        """The hyper-parameters of a checkpoint do not enter the configuration."""
 
     def before_instantiate_classes(self) -> None:
+        """Checks what was asked for, and says where the run is, before anything is built."""
         processes.check_launcher()
         config = self.config[self.config.subcommand]
         if config.trainer.gradient_clip_val is not None:
@@ -203,12 +160,45 @@ class CLI(LightningCLI):
         if config.trainer.accumulate_grad_batches != 1:
             raise ConfigurationError("trainer.accumulate_grad_batches: set model.accumulate, which splits a batch")
         torch.set_float32_matmul_precision(config.matmul_precision)
-        logger = config.trainer.logger
-        arguments = getattr(logger, "init_args", None)
-        if arguments is not None and arguments.get("name") == "lightning_logs":
-            arguments["name"] = self._run_name(config)
-        if arguments is not None and "save_dir" in arguments:
-            Path(arguments["save_dir"] or ".").mkdir(parents=True, exist_ok=True)
+        if self.subcommand != "fit" and not self._typed("trainer.logger"):
+            config.trainer.logger = False  # its files stand beside the checkpoint, and use up no version
+        self._place(config)
+
+    def _place(self, config: Any) -> None:
+        """Finds the checkpoint, and the folder where this run leaves what it leaves."""
+        trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
+        runs.name(trainer, self._run_name(config))
+        self.given = config.clone()  # for config.yaml: what follows belongs to this start alone
+        runs.place(trainer)
+        checkpoint = resolve(config.get("ckpt_path"), runs.kept(trainer, dirpath), fit)
+        if checkpoint is not None:
+            config.ckpt_path = str(checkpoint)
+            self._accept(config, read_checkpoint(checkpoint))
+        if checkpoint is None and not fit:
+            raise ConfigurationError(
+                f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
+            )
+        if checkpoint is not None and not fit:
+            runs.require_writable("ckpt_path", checkpoint.parent)
+        if trainer.fast_dev_run:
+            return
+        for key, folder in runs.places(trainer, dirpath):
+            runs.require_writable(key, Path(folder))
+        if fit:
+            runs.require_free(trainer, dirpath, checkpoint)
+            self.claimed = runs.claim(trainer) if runs.first_process() else None
+
+    def _accept(self, config: Any, checkpoint: dict[str, Any]) -> None:
+        theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
+        if locate(theirs) is not locate(ours):
+            raise ConfigurationError(f"model: the checkpoint holds a {theirs}, the configuration asks for {ours}")
+        for kind, arguments in runs.loggers(config.trainer):
+            if kind == "WandbLogger" and "wandb_id" in checkpoint and arguments.get("id") is None:
+                arguments["id"], arguments["resume"] = checkpoint["wandb_id"], "allow"
+
+    def _typed(self, key: str) -> bool:
+        """Whether a key stands on the command line itself, and not in a configuration file."""
+        return any(argument.startswith(f"--{key}") for argument in self.arguments)
 
     def _run_name(self, config: Any) -> str:
         """DATA/MODEL of the first configuration file, or the classes' names."""
@@ -230,81 +220,31 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
+        fit, trial = self.subcommand == "fit", config.get("fast_dev_run")
         # The pictures come first: a callback that averages weights takes the average away again when validation ends.
-        callbacks = [] if config.get("fast_dev_run") else [self._get(self.config_init, "pictures")]
+        callbacks = [] if trial else [self._get(self.config_init, "pictures")]
         given = config.get("callbacks") or []
         callbacks += given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
-        if self.subcommand == "predict":
-            callbacks.append(SavePredictions())
         if self.subcommand == "test":
             callbacks += [self._get(self.config_init, "likelihood"), self._get(self.config_init, "diagnosis")]
-        if config.get("enable_checkpointing") is not False and not config.get("fast_dev_run"):
+        if not trial:
+            callbacks += {"fit": [Records(self._parser("fit"), self.given)], "predict": [SavePredictions()]}.get(
+                str(self.subcommand), [SaveFigures()]
+            )
+        if not fit:  # what writes checkpoints has nothing to do, and would look for its folder
+            callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
+            kwargs["enable_checkpointing"] = False
+        elif config.get("enable_checkpointing") is not False and not trial:
             callbacks.append(self._get(self.config_init, "checkpoint"))
         plugins = config.get("plugins") or []
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        trainer = self._instantiate_trainer({**config, **kwargs, "callbacks": callbacks, "plugins": plugins}, [])
+        trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
         processes.check(trainer)
         return trainer
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A checkpoint of this library, its tensors on the CPU.
-
-    Raises:
-        ConfigurationError: no file there, or no such checkpoint.
-    """
-    if not Path(path).is_file():
-        raise ConfigurationError(f"ckpt_path: there is no file {str(path)!r}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        checkpoint["hyper_parameters"]["_class_path"]
-    except Exception as error:
-        raise ConfigurationError(f"ckpt_path: {str(path)!r} is no checkpoint of lightning_avb") from error
-    return checkpoint
-
-
-def load(path: str | os.PathLike[str], root: str | None = None) -> Game:
-    """The model of a checkpoint, whatever its class, in evaluation mode; `root`: the file of a posterior's target."""
-    known = read_checkpoint(path)["hyper_parameters"]
-    cls = locate(known["_class_path"])
-    if not (isinstance(cls, type) and issubclass(cls, Game)):
-        raise ConfigurationError(f"ckpt_path: {str(path)!r} holds no model of lightning_avb")
-    moved: dict[str, Any] = {}
-    if root is not None and issubclass(cls, Posterior):
-        target = known["target"]
-        if "path" not in inspect.signature(locate(target["class_path"])).parameters:
-            raise ConfigurationError(f"root: {target['class_path']} has no argument `path`")
-        moved["target"] = {**target, "init_args": {**(target.get("init_args") or {}), "path": root}}
-    return cls.load_from_checkpoint(Path(path), map_location="cpu", **moved).eval()
-
-
-def load_datamodule(path: str | os.PathLike[str], root: str | None = None) -> pl.LightningDataModule:
-    """The DataModule that a checkpoint was trained on, its data not yet read, from `root` where that is given."""
-    checkpoint = read_checkpoint(path)
-    arguments = dict(checkpoint.get("datamodule_hyper_parameters") or {})
-    if "_class_path" not in arguments:
-        raise ConfigurationError(f"ckpt_path: {str(path)!r} does not say which data it was trained on")
-    cls = locate(arguments.pop("_class_path"))
-    if not (isinstance(cls, type) and issubclass(cls, pl.LightningDataModule)):
-        raise ConfigurationError(f"ckpt_path: {str(path)!r} names {cls!r} as its data")
-    where = next((name for name in ("root", "path") if name in arguments), None)
-    if root is not None and where is None:
-        raise ConfigurationError(f"root: {cls.__name__} reads no files")
-    data = cls(**{**arguments, **({where: root} if root is not None else {})})
-    data.load_state_dict(checkpoint.get(cls.__qualname__, {}))
-    return data
-
-
-def load_data(path: str | os.PathLike[str], root: str | None = None) -> Batch:
-    """The first batch of the test data that the checkpoint's model was made for."""
-    data = load_datamodule(path, root)
-    data.prepare_data()
-    data.setup("test")
-    return next(iter(data.test_dataloader()))
 
 
 def sample(
@@ -559,12 +499,14 @@ def main(args: list[str] | None = None) -> None:
             command = COMMANDS[name]
             parser = Parser(prog=f"lightning-avb {name}")
             parser.add_function_arguments(command)
-            command(**vars(parser.parse_args(rest[:-1])))
+            options = parser.parse_args(rest[:-1])
+            runs.require_writable("output", Path(options.output), file=True)
+            command(**vars(options))
         else:
             CLI(args)
     except (ConfigurationError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except NonFiniteLossError as error:
+    except (NonFiniteLossError, UnwritableError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -24,8 +24,9 @@ from .evaluation import (
     standardised,
     uniformity,
 )
-from .likelihood import beside, columns
+from .likelihood import columns
 from .models import Posterior
+from .runs import beside
 from .support import Parameters
 from .targets import Target
 

@@ -15,6 +15,13 @@ class NonFiniteLossError(RuntimeError):
     """A loss became nan or infinite; the message names the player and the step."""
 
 
+class UnwritableError(OSError):
+    """Something that had to be kept could not be written: a full disk, most often. The message names the file.
+
+    The command line prints it in one line and ends with exit code 1.
+    """
+
+
 def at_least(minimum: int, **argument: int) -> int:
     """The argument's value.
 

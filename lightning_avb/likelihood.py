@@ -19,7 +19,6 @@ from tqdm.auto import tqdm
 
 from . import noise
 from .batch import Batch
-from .callbacks import run_folder
 from .errors import ConfigurationError, at_least
 from .evaluation import (
     Annealing,
@@ -43,6 +42,7 @@ from .evaluation import (
 from .evaluation.importance import BLOCK
 from .evaluation.metrics import MeanOverRows
 from .evaluation.parzen import log_density
+from .runs import beside
 
 Estimator = Literal["importance", "annealing", "bidirectional", "quadrature", "parzen"]
 
@@ -443,14 +443,3 @@ def _distance(lines: Sequence[Line]) -> str:
         return "no estimate to set beside the model's own figure"
     what = "the gap of the ELBO" if own == "elbo" else "the critic's estimate lies this far below (negative: above)"
     return f"{trusted} - {own} = {found[trusted] - found[own]:.3f}: {what}"
-
-
-def beside(trainer: pl.Trainer, kind: str) -> Path:
-    """A new JSON file beside the checkpoint, or in the run's folder."""
-    checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
-    folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
-    stem, number = checkpoint.stem if checkpoint else "model", 0
-    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.json").exists():
-        number += 1
-    folder.mkdir(parents=True, exist_ok=True)
-    return path

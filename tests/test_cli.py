@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -153,14 +154,20 @@ def test_resuming_and_the_command_line_wins(finished, command, tmp_path, caplog)
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_other_stages(finished, command, tmp_path, stage, capsys):
-    command(stage, "--config", finished / "config.yaml", "--ckpt_path", finished / "checkpoints/last.ckpt")
+    (tmp_path / "run").symlink_to(finished)
+    before = {path.name for path in finished.iterdir()}
+    command(stage, "--config", finished / "config.yaml", "--ckpt_path", "run", "--trainer.limit_test_batches=1")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert {path.name for path in finished.iterdir()} == before
     if stage == "predict":
-        (path,) = tmp_path.rglob("predictions.pt")
+        path = finished / "checkpoints" / "last.predictions.pt"
         predictions = torch.load(path, weights_only=True)
         assert predictions["z"].shape == (250, 4)
         assert torch.equal(predictions["index"], torch.arange(250))
     else:
-        assert f"{'val' if stage == 'validate' else stage}/elbo_estimate" in capsys.readouterr().out
+        name = f"{'val' if stage == 'validate' else stage}/elbo_estimate"
+        assert name in capsys.readouterr().out
+        assert name in json.loads((finished / "checkpoints" / f"last.{stage}.json").read_text())
 
 
 @pytest.mark.parametrize("task", ["sample", "reconstruct", "interpolate", "traverse"])
@@ -254,9 +261,10 @@ def test_what_is_hidden_needs_a_density(refusal, tmp_path, name, reason, words):
     assert f"cannot {words[0]}: {reason}" in message
 
 
-def test_a_second_run_into_the_same_folder_keeps_the_first(command, tmp_path):
+def test_a_start_with_another_configuration_keeps_the_first(command, tmp_path):
+    options = ("fit", "--config", DIGITS, *WIDTHS, *QUICK, "--trainer.logger=false", "--ckpt_path=last")
     for steps in (2, 2, 3):
-        command("fit", "--config", DIGITS, *WIDTHS, *QUICK, f"--trainer.max_steps={steps}", "--trainer.logger=false")
+        command(*options, f"--trainer.max_steps={steps}")
     assert {path.name for path in Path("runs").glob("config*.yaml")} == {"config.yaml", "config_1.yaml"}
 
 

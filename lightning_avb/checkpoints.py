@@ -1,0 +1,221 @@
+"""Checkpoints as files: writing them whole, finding the one that is meant, telling a damaged one, loading it."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities import rank_zero_info
+
+from .batch import Batch
+from .errors import ConfigurationError, UnwritableError
+from .game import Game
+from .models import Posterior
+from .recipes import locate
+from .runs import restarted
+
+Location = str | os.PathLike[str]
+"""A checkpoint, a folder of checkpoints, or the folder of a run."""
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole.
+
+    Raises:
+        UnwritableError: the disk is full, or the place cannot be written to; what was written of it is gone.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        target = Path(path)
+        part = target.with_name(f".{target.name}{PART}")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        except BaseException as error:
+            part.unlink(missing_ok=True)
+            # torch says of a failed write that a position was unexpected, and why only in the context.
+            reason = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
+            if reason is None:
+                raise
+            before = "the one before it is whole" if target.exists() else "there is none before it"
+            why = reason.strerror or reason
+            raise UnwritableError(f"checkpoint: {str(target)!r} could not be written ({why}); {before}") from error
+
+
+PART = ".part"
+"""How the name of a checkpoint ends, behind a leading dot, while it is being written."""
+
+
+NO_CHECKPOINT = "is no checkpoint of lightning_avb"
+
+
+def fault(path: Path) -> str | None:
+    """What is wrong with a checkpoint's bytes, as a predicate; None: nothing.
+
+    A checkpoint is a zip file with checksums, which `torch.load` does not look at where it maps the file: they are
+    compared here, at the cost of reading the file once.
+    """
+    if path.stat().st_size == 0:
+        return "is damaged (it is empty)"
+    with path.open("rb") as file:
+        if not (file.read(2) == b"PK" or zipfile.is_zipfile(path)):
+            return NO_CHECKPOINT
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except Exception as error:  # whatever a flipped bit makes of a zip file's tables
+        return f"is damaged ({str(error).rstrip('.') or type(error).__name__})"
+    return None if broken is None else f"is damaged (the checksum of its part {broken.partition('/')[2]!r} is wrong)"
+
+
+def read_checkpoint(location: Location) -> dict[str, Any]:
+    """A checkpoint of this library, its tensors on the CPU.
+
+    Raises:
+        ConfigurationError: no file there, a damaged one, or no such checkpoint.
+    """
+    path = find(location)
+    wrong = fault(path)
+    if wrong is not None:
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} {wrong}{_instead(path)}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        checkpoint["hyper_parameters"]["_class_path"]
+    except Exception as error:
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} {NO_CHECKPOINT}{_instead(path)}") from error
+    return checkpoint
+
+
+def _instead(path: Path) -> str:
+    """The newest whole checkpoint beside a file that is of no use, as the end of a sentence."""
+    found = newest(path.parent, but=path)
+    return f"; the newest whole checkpoint there is {str(found)!r}" if found else ""
+
+
+def newest(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
+    """The checkpoint of a folder that was written last among those that are whole; None: there is none."""
+    return next((path for path in by_age(folder, pattern) if path != but and fault(path) is None), None)
+
+
+def by_age(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
+    """The checkpoints of a folder, the newest first."""
+    files = [path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith(".")]
+    return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
+
+
+def last(folder: Path) -> Path | None:
+    """The `last*.ckpt` of a folder that was written last, whole or not; None: there is none."""
+    return next(iter(by_age(folder, "last*.ckpt")), None)
+
+
+def find(location: Location) -> Path:
+    """The file of a checkpoint: the location itself, or the last one of a run's folder or of its checkpoints' folder.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    path = Path(location)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise ConfigurationError(f"ckpt_path: there is no file {str(path)!r}")
+    found = last(path / "checkpoints") or last(path)
+    if found is None:
+        raise ConfigurationError(
+            f"ckpt_path: there is no last.ckpt in the folder {str(path)!r}, nor in its checkpoints"
+        )
+    return found
+
+
+def resolve(asked: str | None, kept: Path | None, fit: bool = True) -> Path | None:
+    """The checkpoint that `--ckpt_path` means; None: the run starts from scratch.
+
+    Args:
+        asked: a file, a folder, `last`, `hpc`, or None.
+        kept: the folder of this run's own checkpoints; None: a new one at every start.
+        fit: whether it is to be trained. Then a job that was started again goes on from the newest whole checkpoint of
+            its own folder, whatever it began with.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if asked in ("last", "hpc") and kept is None:
+        raise ConfigurationError(
+            f"ckpt_path: {asked!r} is looked for in this run's own folder, which is a new one at every start; fix it "
+            "by the logger's version or checkpoint.dirpath, or give the folder of a run"
+        )
+    if kept is not None and (asked == "hpc" or (fit and restarted())):
+        found = newest(kept)
+        files = by_age(kept)
+        if found is not None:
+            for path in files[: files.index(found)]:
+                rank_zero_info(f"ckpt_path: {str(path)!r} {fault(path)}")
+            rank_zero_info(f"ckpt_path: this job was started before; it goes on from {str(found)!r}")
+            return found
+        if files:
+            raise ConfigurationError(f"ckpt_path: {str(files[0])!r} {fault(files[0])}; no checkpoint there is whole")
+        if asked == "hpc":
+            raise ConfigurationError(f"ckpt_path: 'hpc': there is no checkpoint in {str(kept)!r}")
+        if asked is None:
+            rank_zero_info(f"ckpt_path: no checkpoint in {str(kept)!r}; the job starts from scratch again")
+    if asked == "last" and kept is not None:
+        found = last(kept)
+        if found is None and not fit:
+            raise ConfigurationError(f"ckpt_path: 'last': there is no last.ckpt in {str(kept)!r}")
+        if found is None:
+            rank_zero_info(f"ckpt_path: no last.ckpt in {str(kept)!r}; the run starts from scratch")
+        return found
+    if asked is not None and (asked == "best" or asked.partition(":")[0] == "registry") and not Path(asked).exists():
+        raise ConfigurationError(f"ckpt_path: {asked!r} is not known here; give the file, or the folder of a run")
+    return None if asked is None else find(asked)
+
+
+def load(location: Location, root: str | None = None) -> Game:
+    """The model of a checkpoint, whatever its class, in evaluation mode; `root`: the file of a posterior's target."""
+    path = find(location)
+    known = read_checkpoint(path)["hyper_parameters"]
+    cls = locate(known["_class_path"])
+    if not (isinstance(cls, type) and issubclass(cls, Game)):
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} holds no model of lightning_avb")
+    moved: dict[str, Any] = {}
+    if root is not None and issubclass(cls, Posterior):
+        target = known["target"]
+        if "path" not in inspect.signature(locate(target["class_path"])).parameters:
+            raise ConfigurationError(f"root: {target['class_path']} has no argument `path`")
+        moved["target"] = {**target, "init_args": {**(target.get("init_args") or {}), "path": root}}
+    return cls.load_from_checkpoint(path, map_location="cpu", **moved).eval()
+
+
+def load_datamodule(location: Location, root: str | None = None) -> pl.LightningDataModule:
+    """The DataModule that a checkpoint was trained on, its data not yet read, from `root` where that is given."""
+    checkpoint = read_checkpoint(location)
+    arguments = dict(checkpoint.get("datamodule_hyper_parameters") or {})
+    if "_class_path" not in arguments:
+        raise ConfigurationError(f"ckpt_path: {str(location)!r} does not say which data it was trained on")
+    cls = locate(arguments.pop("_class_path"))
+    if not (isinstance(cls, type) and issubclass(cls, pl.LightningDataModule)):
+        raise ConfigurationError(f"ckpt_path: {str(location)!r} names {cls!r} as its data")
+    where = next((name for name in ("root", "path") if name in arguments), None)
+    if root is not None and where is None:
+        raise ConfigurationError(f"root: {cls.__name__} reads no files")
+    data = cls(**{**arguments, **({where: root} if root is not None else {})})
+    data.load_state_dict(checkpoint.get(cls.__qualname__, {}))
+    return data
+
+
+def load_data(location: Location, root: str | None = None) -> Batch:
+    """The first batch of the test data that the checkpoint's model was made for."""
+    data = load_datamodule(location, root)
+    data.prepare_data()
+    data.setup("test")
+    return next(iter(data.test_dataloader()))

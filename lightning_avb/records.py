@@ -1,0 +1,226 @@
+"""What a run writes down of itself: its metrics, its configuration, and who started it where with what."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.core.saving import save_hparams_to_yaml
+from pytorch_lightning.loggers import CSVLogger as LightningCSVLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+
+from .errors import UnwritableError
+from .runs import run_folder
+
+
+class CSVLogger(LightningCSVLogger):
+    """Lightning's `CSVLogger`, which goes on with the `metrics.csv` that it finds instead of deleting it.
+
+    Args:
+        save_dir: where the runs' folders are; the current folder, in a configuration: `trainer.default_root_dir`.
+        name: folders between it and the version; in a configuration: DATA/MODEL.
+        version: name or number of this run's folder; None: the next free number.
+        prefix: begins the name of every metric.
+        flush_logs_every_n_steps: how often the file is written.
+    """
+
+    def __init__(
+        self,
+        save_dir: str = ".",
+        name: str | None = "lightning_logs",
+        version: int | str | None = None,
+        prefix: str = "",
+        flush_logs_every_n_steps: int = 100,
+    ) -> None:
+        super().__init__(save_dir, name, version, prefix, flush_logs_every_n_steps)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Metrics:  # type: ignore[override]
+        if self._experiment is None:
+            self._experiment: Any = Metrics(Path(self.log_dir))
+        return self._experiment
+
+
+class Metrics:
+    """`metrics.csv` and `hparams.yaml` of a folder: a row a call, a column a metric, and the step.
+
+    Args:
+        folder: made when there is something to write.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.path = folder, folder / "metrics.csv"
+        self.metrics: list[dict[str, Any]] = []
+        self.columns: list[str] = []
+        self.hparams: dict[str, Any] = {}
+        self._again: list[dict[str, str]] = []
+        if self.path.exists():
+            self.columns = self._read()[0]
+
+    def log_hparams(self, values: dict[str, Any]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.hparams.update(values)
+        save_hparams_to_yaml(str(self.folder / "hparams.yaml"), self.hparams)
+
+    def log_metrics(self, values: dict[str, Any], step: int) -> None:
+        row = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
+        if not any(old["step"] == str(step) and old.keys() == {*row, "step"} for old in self._again):
+            self.metrics.append({**row, "step": step})
+
+    def go_on_from(self, step: int) -> None:
+        """Drops the rows that a run behind `step` steps has not written yet.
+
+        A row of the last step that it then writes again, as a validation that the checkpoint came before, is left out.
+        """
+        if not self.path.exists():
+            return
+        self.columns, rows = self._read()
+        kept = [row for row in rows if int(row["step"]) < step]
+        self._again = [
+            {name: value for name, value in row.items() if value} for row in kept if int(row["step"]) == step - 1
+        ]
+        self._write(kept)
+
+    def save(self) -> None:
+        """Writes the rows that are not yet in the file.
+
+        Raises:
+            UnwritableError: the disk is full, or the folder has gone.
+        """
+        if not self.metrics:
+            return
+        new = {name for row in self.metrics for name in row}.difference(self.columns)
+        if new:
+            rows = self._read()[1] if self.path.exists() else []
+            self.columns = sorted([*self.columns, *new])
+            self._write([*rows, *self.metrics])
+        else:
+            try:
+                with self.path.open("a", newline="") as file:
+                    csv.DictWriter(file, self.columns).writerows(self.metrics)
+            except OSError as error:
+                raise UnwritableError(f"metrics: {str(self.path)!r} could not be written ({error.strerror})") from error
+        self.metrics = []
+
+    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
+        """The columns and the rows, without a last one that a kill has cut off."""
+        whole = self.path.read_text().rpartition("\n")[0]
+        reader = csv.DictReader(whole.splitlines())
+        return list(reader.fieldnames or []), list(reader)
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        """Writes the file anew, beside its place: what was in it is not lost on the way."""
+        part = self.path.with_name(".metrics.csv.part")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with part.open("w", newline="") as file:
+                writer = csv.DictWriter(file, self.columns)
+                writer.writeheader()
+                writer.writerows(rows)
+            part.replace(self.path)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise UnwritableError(f"metrics: {str(self.path)!r} could not be written ({error.strerror})") from error
+
+
+class Records(pl.Callback):
+    """Writes into the run's folder how it was started, when its first batch is done: a start that failed leaves none.
+
+    `config.yaml` is the resolved configuration; a folder that has another one gets one more file, `config_1.yaml` and
+    so on. `run.yaml` has an entry a start. `metrics.csv` of a run that goes on is cut back to its checkpoint.
+
+    Args:
+        parser, config: what was parsed.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
+        self.parser, self.config = parser, config
+        self.start: dict[str, Any] | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.start = start(trainer) if trainer.is_global_zero else {}
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
+                logger.experiment.go_on_from(trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self.start is None:
+            return
+        folder, entry, self.start = run_folder(trainer), self.start, None
+        if folder is None or not trainer.is_global_zero:
+            return
+        folder.mkdir(parents=True, exist_ok=True)
+        self._save_config(folder)
+        with (folder / "run.yaml").open("a") as file:
+            yaml.safe_dump([entry], file, sort_keys=False, allow_unicode=True, width=1000)
+
+    def _save_config(self, folder: Path) -> None:
+        text = self.parser.dump(self.config, skip_none=False)
+        number = 0
+        while (path := folder / f"config{f'_{number}' if number else ''}.yaml").exists():
+            if path.read_text() == text:
+                return
+            number += 1
+        path.write_text(text)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keeps the run's name at W&B, so that a resumed run goes on under it."""
+        for logger in trainer.loggers:
+            if type(logger).__name__ == "WandbLogger":
+                checkpoint["wandb_id"] = logger.version
+
+
+def start(trainer: pl.Trainer) -> dict[str, Any]:
+    """Who runs this, where, from which commit, with which versions."""
+    from . import __version__
+
+    return {
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "folder": os.getcwd(),
+        "commit": commit(),
+        "host": platform.node(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "processes": trainer.world_size,
+        "device": trainer.strategy.root_device.type,
+        "checkpoint": str(trainer.ckpt_path) if trainer.ckpt_path else None,
+        "step": trainer.global_step,
+        "versions": {
+            "python": platform.python_version(),
+            "lightning_avb": __version__,
+            "torch": str(torch.__version__),
+            "cuda": torch.version.cuda,
+            "pytorch_lightning": pl.__version__,
+            "numpy": np.__version__,
+        },
+    }
+
+
+def commit() -> str | None:
+    """The git commit of the current folder, with `+changes` where tracked files differ from it; None: there is none."""
+
+    def git(*words: str) -> str:
+        result = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20)
+        return result.stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

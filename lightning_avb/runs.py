@@ -1,0 +1,208 @@
+"""Where a run keeps what it leaves, and whether that place is free, its own, or somebody else's."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
+
+from .errors import ConfigurationError
+
+# A run that has begun.
+
+
+def run_folder(trainer: pl.Trainer) -> Path | None:
+    """The folder of this run's config, pictures and checkpoints, the same on every process; None: there is none."""
+    logger = trainer.logger
+    if logger is None or isinstance(logger, (CSVLogger, TensorBoardLogger)):
+        folder = trainer.log_dir
+    else:
+        folder = str(Path(logger.save_dir or ".", str(logger.name), str(logger.version)))
+    folder = trainer.strategy.broadcast(folder)
+    return Path(folder) if folder is not None else None
+
+
+def beside(trainer: pl.Trainer, kind: str) -> Path:
+    """A new JSON file beside the checkpoint, or in the run's folder."""
+    checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
+    folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
+    stem, number = checkpoint.stem if checkpoint else "model", 0
+    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.json").exists():
+        number += 1
+    folder.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+# A run that is about to begin, from its configuration alone. `trainer` is the configuration's part of that name.
+
+
+def first_process() -> bool:
+    """Whether this is the process that writes, before there is a process group to ask."""
+    return getattr(rank_zero_only, "rank", 0) == 0 and not int(os.environ.get("NODE_RANK") or 0)
+
+
+def job() -> str | None:
+    """The name of the SLURM job, the same after it was put back into the queue; None: no batch job."""
+    name = os.environ.get("SLURM_JOB_ID")
+    return f"job_{name}" if name and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") else None
+
+
+def restarted() -> bool:
+    """Whether SLURM, or torchrun, has started this very command before."""
+    counts = ("SLURM_RESTART_COUNT" if job() else "", "TORCHELASTIC_RESTART_COUNT")
+    return any(int(os.environ.get(count) or 0) > 0 for count in counts)
+
+
+def loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
+    """The kind of every logger that is configured, by its class's name, and its arguments."""
+    given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
+    for logger in given:
+        if getattr(logger, "class_path", None) is not None:
+            yield logger.class_path.rpartition(".")[2], logger.init_args
+
+
+FOLDERS = ("CSVLogger", "TensorBoardLogger")
+"""Loggers with a folder of numbered versions."""
+
+
+def name(trainer: Any, chosen: str) -> None:
+    """Gives loggers without a name the chosen one, DATA/MODEL."""
+    for kind, arguments in loggers(trainer):
+        if kind in FOLDERS and arguments.get("name") == "lightning_logs":
+            arguments["name"] = chosen
+
+
+def place(trainer: Any) -> None:
+    """Says where the loggers write, where the configuration leaves it open.
+
+    `save_dir` is `default_root_dir` where it is not given or the current folder. A batch job of SLURM gives its name to
+    the version.
+    """
+    for kind, arguments in loggers(trainer):
+        if kind in (*FOLDERS, "WandbLogger") and arguments.get("save_dir") in (None, "."):
+            arguments["save_dir"] = trainer.default_root_dir
+        if kind in FOLDERS and arguments.get("version") is None:
+            arguments["version"] = job()
+        if kind == "WandbLogger" and job() and arguments.get("id") is None and arguments.get("version") is None:
+            # Ids are unique in a project, which several clusters may share.
+            arguments["id"] = "_".join(filter(None, [job(), os.environ.get("SLURM_CLUSTER_NAME")]))
+            arguments["resume"] = "allow"
+
+
+def planned(trainer: Any) -> Path | None:
+    """The folder that this run will have, as `run_folder` gives it; None: one that is not known before it starts."""
+    first = next(loggers(trainer), None)
+    if first is None:
+        return Path(trainer.default_root_dir) if not trainer.logger else None
+    kind, arguments = first
+    version = arguments.get("version")
+    if kind in FOLDERS and version is not None:
+        folder = version if isinstance(version, str) else f"version_{version}"
+        return Path(arguments["save_dir"], arguments.get("name") or "", folder)
+    if kind == "WandbLogger" and (arguments.get("id") or version):
+        project = arguments.get("project") or os.environ.get("WANDB_PROJECT", "lightning_logs")
+        return Path(arguments.get("dir") or arguments["save_dir"], project, arguments.get("id") or version)
+    return None
+
+
+def kept(trainer: Any, dirpath: str | None) -> Path | None:
+    """The folder of this run's checkpoints; None: one that is not known before it starts."""
+    folder = planned(trainer)
+    return Path(dirpath) if dirpath else folder and folder / "checkpoints"
+
+
+def require_free(trainer: Any, dirpath: str | None, resumed: Path | None) -> None:
+    """Raises ConfigurationError if this run would write into the folder of another one.
+
+    Args:
+        dirpath: `checkpoint.dirpath`.
+        resumed: the checkpoint that it goes on from. The run is the same if that is one of its folder's own.
+    """
+    folder, where = planned(trainer), kept(trainer, dirpath)
+    if where is not None and resumed is not None and resumed.resolve().parent == where.resolve():
+        return
+    if where is not None and any(where.glob("*.ckpt")):
+        taken, key = where, "checkpoint.dirpath" if dirpath else "trainer.logger"
+    elif folder is not None and any(any(folder.glob(kind)) for kind in ("metrics.csv", "events.out.tfevents*")):
+        taken, key = folder, "trainer.logger"
+    else:
+        return
+    raise ConfigurationError(
+        f"{key}: {str(taken)!r} holds another run; go on with it by --ckpt_path last, or give this one another place"
+    )
+
+
+def claim(trainer: Any) -> Path | None:
+    """Makes the run's folder, so that no other run takes it. Gives back the folder if it was not there before.
+
+    Where loggers number their versions, the next one is written into their arguments.
+    """
+    for _, arguments in loggers(trainer):
+        if arguments.get("save_dir") is not None:  # W&B writes elsewhere where its folder does not exist
+            Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
+    numbered = [a for kind, a in loggers(trainer) if kind in FOLDERS and a.get("version") is None]
+    folder = planned(trainer)
+    if folder is None and numbered:
+        root = Path(numbered[0]["save_dir"], numbered[0].get("name") or "")
+        taken = [path.name.removeprefix("version_") for path in root.glob("version_*")]
+        version = max((int(number) for number in taken if number.isdigit()), default=-1) + 1
+        while not _make(root / f"version_{version}"):
+            version += 1
+        for arguments in numbered:
+            arguments["version"] = version
+        return root / f"version_{version}"
+    return folder if folder is not None and trainer.logger and _make(folder) else None
+
+
+def _make(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def release(folder: Path) -> None:
+    """Removes a folder that `claim` has made, if its run has not begun: then there is no configuration in it."""
+    if not list(folder.glob("config*.yaml")):
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def places(trainer: Any, dirpath: str | None) -> Iterator[tuple[str, str]]:
+    """The folders that a run writes into, with the key that names each."""
+    root = "trainer.default_root_dir"
+    if not trainer.logger:
+        yield root, trainer.default_root_dir
+    for _, arguments in loggers(trainer):
+        folder = arguments.get("save_dir")
+        if folder is not None:
+            yield root if folder == trainer.default_root_dir else "trainer.logger.init_args.save_dir", folder
+    if dirpath is not None:
+        yield "checkpoint.dirpath", dirpath
+
+
+def require_writable(key: str, path: Path, file: bool = False) -> None:
+    """Raises ConfigurationError if a folder, or a file, of that name cannot be made or be written into."""
+    above = path
+    while not os.path.exists(above):
+        above = above.parent
+    if file and above == path:
+        if path.is_dir() or not os.access(path, os.W_OK):
+            raise ConfigurationError(f"{key}: {str(path)!r} is {'a folder' if path.is_dir() else 'read-only'}")
+        above = path.parent
+    if not above.is_dir():
+        raise ConfigurationError(f"{key}: {str(path)!r} cannot be written: {str(above)!r} is no folder")
+    try:
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise ConfigurationError(
+            f"{key}: {str(path)!r} cannot be written: {error.strerror} in {str(above)!r}"
+        ) from error
