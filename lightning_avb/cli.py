@@ -151,8 +151,8 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Checks what was asked for, and says where the run is, before anything is built."""
-        processes.check_launcher()
         config = self.config[self.config.subcommand]
+        processes.check_start(config.trainer.strategy)
         if config.trainer.gradient_clip_val is not None:
             raise ConfigurationError(
                 "trainer.gradient_clip_val: every player has its own; set model.players.*.clip_norm"
@@ -214,9 +214,9 @@ class CLI(LightningCLI):
         except ValueError as error:
             raise ConfigurationError(explain(str(error), self.parser)) from error
         except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"{error}; loggers come with pip install 'lightning-avb[wandb,tensorboard]'"
-            ) from error
+            logger = any(name in str(error) for name in ("wandb", "tensorboard"))
+            cure = "; loggers come with pip install 'lightning-avb[wandb,tensorboard]'" if logger else ""
+            raise ConfigurationError(f"{error}{cure}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -242,7 +242,10 @@ class CLI(LightningCLI):
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
+        try:
+            trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
+        except (TypeError, ValueError, RuntimeError) as error:  # Lightning has several kinds for options it refuses
+            raise ConfigurationError(f"trainer: {error}") from error
         processes.check(trainer)
         return trainer
 
