@@ -60,7 +60,7 @@ def _check_class(name: str) -> None:
     if name not in SUPPORTED:
         why = REFUSED.get(name, "the engine does not know how it averages gradients")
         raise ConfigurationError(
-            f"trainer.strategy: {name} is not supported: {why}; take auto, single_device, ddp, ddp_spawn or ddp_fork"
+            f"trainer.strategy: {name} is not supported: {why}; take auto, ddp, ddp_spawn or ddp_fork"
         )
 
 

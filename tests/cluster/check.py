@@ -221,7 +221,11 @@ def array() -> str:
 @check
 def limit() -> str:
     """SLURM's signal before the time limit: saved, requeued, gone on."""
-    job = submit("--time=2", "--signal=USR1@60", script("one_node.sh", pause=0.45))
+    job = submit("--time=60", "--signal=USR1@60", script("one_node.sh", pause=0.45))
+    wait_for("a checkpoint", has_checkpoint)
+    run("scontrol", "update", f"JobId={job}", "TimeLimit=2")
+    wait_for("the requeue", lambda: field(job, "Restarts") == "1")
+    run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     return _requeued(job)
 
 
