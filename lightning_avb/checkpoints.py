@@ -154,6 +154,8 @@ def resolve(asked: str | None, kept: Path | None, fit: bool = True) -> Path | No
             f"ckpt_path: {asked!r} is looked for in this run's own folder, which is a new one at every start; fix it "
             "by the logger's version or checkpoint.dirpath, or give the folder of a run"
         )
+    if kept is None and asked is None and fit and restarted():
+        rank_zero_info("ckpt_path: started before, but the folder of that start is not known; it starts from scratch")
     if kept is not None and (asked == "hpc" or (fit and restarted())):
         found = newest(kept)
         files = by_age(kept)

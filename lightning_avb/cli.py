@@ -7,6 +7,7 @@ import difflib
 import inspect
 import os
 import re
+import signal
 import sys
 import zipfile
 from collections.abc import Callable
@@ -125,7 +126,7 @@ class CLI(LightningCLI):
             parser_class=Parser,
             parser_kwargs={"prog": "lightning-avb", "epilog": f"Of a checkpoint alone: {', '.join(COMMANDS)}."},
             trainer_defaults={
-                "logger": {"class_path": "lightning_avb.records.CSVLogger"},
+                "logger": {"class_path": "lightning_avb.records.MetricsLogger"},
                 "default_root_dir": "runs",
             },
             auto_configure_optimizers=False,
@@ -160,8 +161,6 @@ class CLI(LightningCLI):
         if config.trainer.accumulate_grad_batches != 1:
             raise ConfigurationError("trainer.accumulate_grad_batches: set model.accumulate, which splits a batch")
         torch.set_float32_matmul_precision(config.matmul_precision)
-        if self.subcommand != "fit" and not self._typed("trainer.logger"):
-            config.trainer.logger = False  # its files stand beside the checkpoint, and use up no version
         self._place(config)
 
     def _place(self, config: Any) -> None:
@@ -170,23 +169,29 @@ class CLI(LightningCLI):
         runs.name(trainer, self._run_name(config))
         self.given = config.clone()  # for config.yaml: what follows belongs to this start alone
         runs.place(trainer)
-        checkpoint = resolve(config.get("ckpt_path"), runs.kept(trainer, dirpath), fit)
+        asked = config.get("ckpt_path")
+        checkpoint = resolve(asked, runs.kept(trainer, dirpath), fit)
         if checkpoint is not None:
             config.ckpt_path = str(checkpoint)
             self._accept(config, read_checkpoint(checkpoint))
-        if checkpoint is None and not fit:
+        if not fit:
+            self._place_beside(config, checkpoint)
+        elif not trainer.fast_dev_run:
+            for key, folder in runs.places(trainer, dirpath):
+                runs.require_writable(key, Path(folder))
+            runs.require_free(trainer, dirpath, checkpoint, again=asked == "last" or runs.restarted())
+            self.claimed = runs.claim(trainer) if runs.first_process() else None
+
+    def _place_beside(self, config: Any, checkpoint: Path | None) -> None:
+        """What is made of a checkpoint stands beside it: no folder of a run, and no logger that nobody asked for."""
+        if checkpoint is None:
             raise ConfigurationError(
                 f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
             )
-        if checkpoint is not None and not fit:
-            runs.require_writable("ckpt_path", checkpoint.parent)
-        if trainer.fast_dev_run:
-            return
-        for key, folder in runs.places(trainer, dirpath):
-            runs.require_writable(key, Path(folder))
-        if fit:
-            runs.require_free(trainer, dirpath, checkpoint)
-            self.claimed = runs.claim(trainer) if runs.first_process() else None
+        runs.require_writable("ckpt_path", checkpoint.parent)
+        # A configuration file is that of the training, and names its logger.
+        if not any(argument.partition("=")[0] == "--trainer.logger" for argument in self.arguments):
+            config.trainer.logger = False
 
     def _accept(self, config: Any, checkpoint: dict[str, Any]) -> None:
         theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
@@ -195,10 +200,6 @@ class CLI(LightningCLI):
         for kind, arguments in runs.loggers(config.trainer):
             if kind == "WandbLogger" and "wandb_id" in checkpoint and arguments.get("id") is None:
                 arguments["id"], arguments["resume"] = checkpoint["wandb_id"], "allow"
-
-    def _typed(self, key: str) -> bool:
-        """Whether a key stands on the command line itself, and not in a configuration file."""
-        return any(argument.startswith(f"--{key}") for argument in self.arguments)
 
     def _run_name(self, config: Any) -> str:
         """DATA/MODEL of the first configuration file, or the classes' names."""
@@ -230,9 +231,7 @@ class CLI(LightningCLI):
         if self.subcommand == "test":
             callbacks += [self._get(self.config_init, "likelihood"), self._get(self.config_init, "diagnosis")]
         if not trial:
-            callbacks += {"fit": [Records(self._parser("fit"), self.given)], "predict": [SavePredictions()]}.get(
-                str(self.subcommand), [SaveFigures()]
-            )
+            callbacks.append(self._record(str(self.subcommand)))
         if not fit:  # what writes checkpoints has nothing to do, and would look for its folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
             kwargs["enable_checkpointing"] = False
@@ -248,6 +247,12 @@ class CLI(LightningCLI):
             raise ConfigurationError(f"trainer: {error}") from error
         processes.check(trainer)
         return trainer
+
+    def _record(self, stage: str) -> pl.Callback:
+        """What writes down the outcome of a stage."""
+        if stage == "fit":
+            return Records(self._parser(stage), self.given)
+        return SavePredictions() if stage == "predict" else SaveFigures()
 
 
 def sample(
@@ -513,3 +518,8 @@ def main(args: list[str] | None = None) -> None:
     except (NonFiniteLossError, UnwritableError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise

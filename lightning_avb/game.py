@@ -292,6 +292,8 @@ class Game(pl.LightningModule, abc.ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
         self._stepped, self._step_of_losses, self._last_losses = False, self.global_step, {}
+        # The loggers' count of batches, which is one too high behind a checkpoint of an epoch's end.
+        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logging = interval > 0 and (self.global_step + 1) % interval == 0
         scores: dict[str, Tensor] = {}

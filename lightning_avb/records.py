@@ -18,14 +18,14 @@ import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.core.saving import save_hparams_to_yaml
-from pytorch_lightning.loggers import CSVLogger as LightningCSVLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from .errors import UnwritableError
 from .runs import run_folder
 
 
-class CSVLogger(LightningCSVLogger):
+class MetricsLogger(CSVLogger):
     """Lightning's `CSVLogger`, which goes on with the `metrics.csv` that it finds instead of deleting it.
 
     Args:
@@ -149,12 +149,28 @@ class Records(pl.Callback):
     def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
         self.parser, self.config = parser, config
         self.start: dict[str, Any] | None = None
+        self.saved = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.start = start(trainer) if trainer.is_global_zero else {}
-        for logger in trainer.loggers:
-            if isinstance(logger, CSVLogger) and trainer.is_global_zero:
-                logger.experiment.go_on_from(trainer.global_step)
+        for metrics in self._metrics(trainer):
+            metrics.go_on_from(trainer.global_step)
+
+    def _metrics(self, trainer: pl.Trainer) -> list[Metrics]:
+        mine = [logger for logger in trainer.loggers if isinstance(logger, MetricsLogger)]
+        return [logger.experiment for logger in mine] if trainer.is_global_zero else []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """The row of a batch comes behind a checkpoint that was written at the batch's end."""
+        if self.saved:
+            self._save_metrics(trainer)
+            self.saved = False
+
+    def _save_metrics(self, trainer: pl.Trainer) -> None:
+        for metrics in self._metrics(trainer):
+            metrics.save()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -181,7 +197,9 @@ class Records(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the run's name at W&B, so that a resumed run goes on under it."""
+        """Keeps the run's name at W&B, so that a resumed run goes on under it, and the metrics up to here."""
+        self._save_metrics(trainer)
+        self.saved = True
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
                 checkpoint["wandb_id"] = logger.version
@@ -193,7 +211,7 @@ def start(trainer: pl.Trainer) -> dict[str, Any]:
 
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join(["lightning-avb", *sys.argv[1:]]),
         "folder": os.getcwd(),
         "commit": commit(),
         "host": platform.node(),

@@ -45,19 +45,29 @@ def beside(trainer: pl.Trainer, kind: str) -> Path:
 
 def first_process() -> bool:
     """Whether this is the process that writes, before there is a process group to ask."""
-    return getattr(rank_zero_only, "rank", 0) == 0 and not int(os.environ.get("NODE_RANK") or 0)
+    return getattr(rank_zero_only, "rank", 0) == 0 and not _count("NODE_RANK")
 
 
 def job() -> str | None:
-    """The name of the SLURM job, the same after it was put back into the queue; None: no batch job."""
-    name = os.environ.get("SLURM_JOB_ID")
-    return f"job_{name}" if name and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive") else None
+    """What this very command is called when it is started again; None: it will not be, or it has no name.
+
+    SLURM keeps the number of a batch job that it puts back into the queue, and torchrun the id of a run whose processes
+    it may start again.
+    """
+    batch, elastic = os.environ.get("SLURM_JOB_ID"), os.environ.get("TORCHELASTIC_RUN_ID", "none")
+    if batch and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
+        return f"job_{batch}"
+    return f"run_{elastic}" if elastic != "none" and _count("TORCHELASTIC_MAX_RESTARTS") else None
 
 
 def restarted() -> bool:
     """Whether SLURM, or torchrun, has started this very command before."""
-    counts = ("SLURM_RESTART_COUNT" if job() else "", "TORCHELASTIC_RESTART_COUNT")
-    return any(int(os.environ.get(count) or 0) > 0 for count in counts)
+    batch = (job() or "").startswith("job_")
+    return bool((batch and _count("SLURM_RESTART_COUNT")) or _count("TORCHELASTIC_RESTART_COUNT"))
+
+
+def _count(variable: str) -> int:
+    return int(os.environ.get(variable) or 0)
 
 
 def loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
@@ -68,7 +78,7 @@ def loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
             yield logger.class_path.rpartition(".")[2], logger.init_args
 
 
-FOLDERS = ("CSVLogger", "TensorBoardLogger")
+FOLDERS = ("MetricsLogger", "CSVLogger", "TensorBoardLogger")
 """Loggers with a folder of numbered versions."""
 
 
@@ -82,9 +92,10 @@ def name(trainer: Any, chosen: str) -> None:
 def place(trainer: Any) -> None:
     """Says where the loggers write, where the configuration leaves it open.
 
-    `save_dir` is `default_root_dir` where it is not given or the current folder. A batch job of SLURM gives its name to
-    the version.
+    `save_dir` is `default_root_dir` where it is not given or the current folder. A command that may be started again
+    gives its name to the version.
     """
+    trainer.default_root_dir = os.path.expanduser(trainer.default_root_dir or ".")
     for kind, arguments in loggers(trainer):
         if kind in (*FOLDERS, "WandbLogger") and arguments.get("save_dir") in (None, "."):
             arguments["save_dir"] = trainer.default_root_dir
@@ -118,19 +129,24 @@ def kept(trainer: Any, dirpath: str | None) -> Path | None:
     return Path(dirpath) if dirpath else folder and folder / "checkpoints"
 
 
-def require_free(trainer: Any, dirpath: str | None, resumed: Path | None) -> None:
+def require_free(trainer: Any, dirpath: str | None, resumed: Path | None, again: bool = False) -> None:
     """Raises ConfigurationError if this run would write into the folder of another one.
 
     Args:
         dirpath: `checkpoint.dirpath`.
         resumed: the checkpoint that it goes on from. The run is the same if that is one of its folder's own.
+        again: the run was started before, and may have died before its first checkpoint.
     """
     folder, where = planned(trainer), kept(trainer, dirpath)
     if where is not None and resumed is not None and resumed.resolve().parent == where.resolve():
         return
     if where is not None and any(where.glob("*.ckpt")):
         taken, key = where, "checkpoint.dirpath" if dirpath else "trainer.logger"
-    elif folder is not None and any(any(folder.glob(kind)) for kind in ("metrics.csv", "events.out.tfevents*")):
+    elif (
+        folder is not None
+        and not again
+        and any(any(folder.glob(kind)) for kind in ("metrics.csv", "events.out.tfevents*"))
+    ):
         taken, key = folder, "trainer.logger"
     else:
         return

@@ -18,7 +18,7 @@ import torch
 from lightning_avb.cli import main
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "processes"])
+FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "processes", "signals"])
 
 
 class Begun(pl.Callback):

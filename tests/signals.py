@@ -20,37 +20,54 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytorch_lightning as pl
 import torch
-from processes import command, finish, free_port, said, slurm_environment, start, torchrun_environment
+from games import MODELS
+from processes import Begun, finish, free_port, said, slurm_environment, start, torchrun_environment
+from pytorch_lightning.loggers import CSVLogger
+
+from datamodules import Digits
+from lightning_avb.callbacks import Checkpoint
+from lightning_avb.cli import AtomicCheckpointIO
 
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 0}
-# 4 batches an epoch, a validation after every second one, a checkpoint of its own now and then.
-FIT = """
-seed_everything: 0
-model:
-  class_path: lightning_avb.AVB
-  init_args:
-    latent_dim: 2
-    encoder:
-      class_path: lightning_avb.BoundedNoiseEncoder
-      init_args: &small {network: {class_path: lightning_avb.MLP, init_args: {hidden: [8]}}}
-    decoder: {class_path: lightning_avb.BernoulliDecoder, init_args: *small}
-    critic: {class_path: lightning_avb.ResidualCritic, init_args: {width: 8, blocks: 1}}
-    players: {class_path: lightning_avb.models.avb.AVBPlayers, init_args: {critic: {steps: 2}}}
-data: {class_path: datamodules.Digits, init_args: {binarize: dynamic}}
-trainer:
-  accelerator: cpu
-  check_val_every_n_epoch: 2
-  log_every_n_steps: 1
-  enable_progress_bar: false
-  enable_model_summary: false
-  callbacks: {class_path: processes.Begun}
-pictures: {every_n_epochs: 0}
-checkpoint: {every_n_train_steps: 7}
-"""
+STEPS = 60
+
+
+def fit(folder: Path, processes: int, slurm: bool = False, ckpt_path: Path | None = None) -> list[Any]:
+    """Starts a fit, in a new folder if it is not resumed."""
+    if ckpt_path is None:
+        shutil.rmtree(folder, ignore_errors=True)
+    for begun in folder.glob("begun_*"):
+        begun.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    port, environment = free_port(), slurm_environment if slurm else torchrun_environment
+    path = {"PATH": f"{_scontrol(folder)}:{os.environ['PATH']}"}
+    environments = [{**environment(rank, processes, port), **path} for rank in range(processes)]
+    return start(partial(_fit, processes, ckpt_path), folder, environments)
+
+
+def _fit(processes: int, ckpt_path: Path | None) -> None:
+    """4 batches an epoch, a validation after every second one, a checkpoint of its own now and then."""
+    pl.seed_everything(0)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy="ddp" if processes > 1 else "auto",
+        max_steps=STEPS,
+        check_val_every_n_epoch=2,
+        log_every_n_steps=1,
+        logger=CSVLogger("runs", "fit"),
+        callbacks=[Begun(), Checkpoint(save_last=True, every_n_train_steps=7)],
+        plugins=[AtomicCheckpointIO()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(MODELS["avb_ac"](), Digits(300 // processes, binarize="dynamic"), ckpt_path=ckpt_path)
 
 
 class Case(NamedTuple):
@@ -67,20 +84,6 @@ class Whole(NamedTuple):
     end: Any
     figures: Any
     seconds: float
-
-
-def fit(folder: Path, processes: int, *options: str, slurm: bool = False, steps: int = 60) -> list[Any]:
-    shutil.rmtree(folder, ignore_errors=True) if "--ckpt_path" not in options else None
-    for begun in folder.glob("begun_*"):
-        begun.unlink()
-    size = ["--trainer.max_steps", str(steps), "--data.batch_size", str(300 // processes)]
-    spread = ["--trainer.devices", str(processes), *(["--trainer.strategy", "ddp"] if processes > 1 else [])]
-    port, environment = free_port(), slurm_environment if slurm else torchrun_environment
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "fit.yaml").write_text(FIT)
-    path = {"PATH": f"{_scontrol(folder)}:{os.environ['PATH']}", "PYTHONPATH": str(Path(__file__).parent)}
-    environments = [{**environment(rank, processes, port), **path} for rank in range(processes)]
-    return start(command("fit", "--config", "fit.yaml", *size, *spread, *options), folder, environments)
 
 
 def _scontrol(folder: Path) -> Path:
@@ -143,7 +146,7 @@ def whole(folder: Path, processes: int) -> Whole:
 def trial(folder: Path, case: Case, expected: Whole, chance: random.Random, delay: float | None = None) -> str | None:
     """What went wrong; None: nothing. A run that has ended before the signal came passes as well."""
     slurm, number = case.signal == "SIGUSR1", signal.Signals[case.signal]
-    run = fit(folder, case.processes, slurm=slurm)
+    run = fit(folder, case.processes, slurm)
     begun = wait_until_begun(run, folder)
     time.sleep(max(0.0, begun + (chance.uniform(0, expected.seconds) if delay is None else delay) - time.monotonic()))
     to = run if case.to == "all" else [chance.choice(run)]
@@ -160,7 +163,7 @@ def trial(folder: Path, case: Case, expected: Whole, chance: random.Random, dela
             return f"exit codes {codes}\n{said(folder)}"
         if asked != (["requeue", "17"] if slurm else []):
             return f"scontrol was asked {asked}"
-        if any(finish(fit(folder, case.processes, "--ckpt_path", str(last(folder)), slurm=slurm))):
+        if any(finish(fit(folder, case.processes, slurm, last(folder)))):
             return f"the resumed run failed\n{said(folder)}"
     if not same(end(folder), expected.end):
         return f"other bits\n{said(folder)}"

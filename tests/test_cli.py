@@ -37,30 +37,6 @@ def empty_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.fixture
-def command(monkeypatch):
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
-        cli.main()
-
-    return run
-
-
-@pytest.fixture
-def refusal(command, capsys):
-    """What a command that must fail says: one line on stderr that begins with `error:`, exit code 2."""
-
-    def run(*args):
-        with pytest.raises(SystemExit) as stop:
-            command(*args)
-        assert stop.value.code == 2
-        lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-        assert len(lines) == 1
-        return lines[0]
-
-    return run
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run on the digits."""
