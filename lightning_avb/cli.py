@@ -518,6 +518,11 @@ def main(args: list[str] | None = None) -> None:
     except (NonFiniteLossError, UnwritableError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except RuntimeError as error:
+        if (line := processes.lost(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as error:
         # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):

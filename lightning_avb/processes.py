@@ -8,9 +8,11 @@ would stop somewhere inside; those are refused by name (docs/cluster.md has the 
 from __future__ import annotations
 
 import os
+import re
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 
@@ -54,6 +56,17 @@ def check(trainer: pl.Trainer) -> None:
     if isinstance(trainer.strategy, DDPStrategy):
         _check_ddp(trainer.strategy)
     _check_processes(trainer)
+
+
+def lost(error: RuntimeError) -> str | None:
+    """What to say of an error that comes of another process of the run being gone, None: it is another error."""
+    said = str(error)
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in said.lower():
+        return None
+    rank, reason = os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0"), said.splitlines()[0]
+    # Gloo begins with the place in its source.
+    reason = re.sub(r"^\[[^]]*\.cc:\d+\] ", "", reason).partition(". ")[0]
+    return f"rank {rank} lost another process of the run ({reason}); what that one said tells why"
 
 
 def _check_class(name: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace
 from pytorch_lightning.strategies import (
     DDPStrategy,
@@ -166,3 +167,23 @@ def test_the_command_says_it_in_one_line(
     assert code.value.code == 2
     assert said.startswith(f"error: {line}")
     assert not list(tmp_path.rglob("version_*")), "a start that fails leaves no folder"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "[/pytorch/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:7562: Connection reset by peer. This",
+            "rank 0 lost another process of the run (Read error [127.0.0.1]:7562: Connection reset by peer);",
+        ),
+        (
+            "Gloo connectFullMesh failed with [/pytorch/gloo/transport/tcp/pair.cc:152] timed out connecting",
+            "rank 0 lost another process of the run (Gloo connectFullMesh failed with",
+        ),
+    ],
+)
+def test_a_process_that_is_gone(monkeypatch: pytest.MonkeyPatch, error: str, line: str) -> None:
+    monkeypatch.delenv("RANK", raising=False)
+    assert (processes.lost(RuntimeError(error)) or "").startswith(line)
+    assert "NCCL" in (processes.lost(torch.distributed.DistBackendError("NCCL error in: ...")) or "")
+    assert processes.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

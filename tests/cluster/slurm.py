@@ -44,7 +44,8 @@ KillWait=20
 MinJobAge=3600
 NodeName=node1 NodeHostname=node1 NodeAddr=127.0.0.1 Port={ports[1]} CPUs=4 RealMemory=4000
 NodeName=node2 NodeHostname=node2 NodeAddr=127.0.0.1 Port={ports[2]} CPUs=4 RealMemory=4000
-PartitionName=preemptible Nodes=node1,node2 Default=YES State=UP PriorityTier=1 GraceTime={grace}
+PartitionName=preemptible Nodes=node1,node2 Default=YES State=UP PriorityTier=2 GraceTime={grace}
+PartitionName=at_once Nodes=node1,node2 State=UP PriorityTier=1
 PartitionName=urgent Nodes=node1,node2 State=UP PriorityTier=10 PreemptMode=OFF
 """
 GRACE = 40
