@@ -66,7 +66,7 @@ def lost(error: RuntimeError) -> str | None:
     rank, reason = os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0"), said.splitlines()[0]
     # Gloo begins with the place in its source.
     reason = re.sub(r"^\[[^]]*\.cc:\d+\] ", "", reason).partition(". ")[0]
-    return f"rank {rank} lost another process of the run ({reason}); what that one said tells why"
+    return f"rank {rank} lost another process of the run ({reason}): what that one said tells why; --ckpt_path goes on"
 
 
 def _check_class(name: str) -> None:

@@ -174,7 +174,7 @@ def test_the_command_says_it_in_one_line(
     [
         (
             "[/pytorch/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:7562: Connection reset by peer. This",
-            "rank 0 lost another process of the run (Read error [127.0.0.1]:7562: Connection reset by peer);",
+            "rank 0 lost another process of the run (Read error [127.0.0.1]:7562: Connection reset by peer):",
         ),
         (
             "Gloo connectFullMesh failed with [/pytorch/gloo/transport/tcp/pair.cc:152] timed out connecting",
