@@ -152,8 +152,8 @@ def has_checkpoint() -> bool:
 
 
 def errors(text: str) -> set[str]:
-    """The error lines; there must be no traceback."""
-    assert "Traceback" not in text, _end(text)
+    """The error lines; there must be no traceback but torchrun's own."""
+    assert not re.search(r'File ".*(lightning_avb|pytorch_lightning)/', text), _end(text)
     return set(re.findall(r"^error: (.*)", text, re.M))
 
 
@@ -326,8 +326,7 @@ def torchrun_nodes() -> str:
 
 @check
 def torchrun_restarts_refused() -> str:
-    said = run(TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", COMMAND, *fit(), code=1)
-    (line,) = errors(said.partition("torch.distributed.elastic.multiprocessing.api")[0])
+    (line,) = errors(run(TORCHRUN, "--nproc-per-node=2", "--max-restarts=1", COMMAND, *fit(), code=1))
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE" in line, line
     return line
 
@@ -381,6 +380,7 @@ def two_nodes(*options: str) -> Iterator[list[subprocess.Popen[bytes]]]:
             [
                 *("ip", "netns", "exec", name, TORCHRUN, "--nnodes=2", "--nproc-per-node=1"),
                 *("--rdzv-backend=c10d", "--rdzv-endpoint=10.213.77.1:29500", f"--local-addr=10.213.77.{number}"),
+                f"--rdzv-conf=is_host={number == 1}",  # the machine's own name leads to neither address
                 *options,
             ]
             for number, name in enumerate(names, 1)
