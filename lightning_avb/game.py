@@ -22,6 +22,7 @@ import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
@@ -270,6 +271,24 @@ class Game(pl.LightningModule, abc.ABC):
     def on_train_start(self) -> None:
         if self.global_step:
             self._apply_configuration()
+        self._settle_buckets()
+
+    def _settle_buckets(self) -> None:
+        """Has DDP lay out its buckets for good before the first step.
+
+        It does so behind its first backward pass, by the order in which gradients arrived. Sums over three or more
+        processes then round otherwise, and a resumed run would not end with the bits of one that was never stopped.
+        """
+        model = self.trainer.strategy.model
+        if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
+            return
+        moving = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        with torch.enable_grad():
+            model.reducer.prepare_for_backward([])
+            sum((parameter.flatten()[0] for parameter in moving), moving[0].new_zeros(())).backward()  # type: ignore[union-attr]
+        model.reducer._rebuild_buckets()
+        for parameter in moving:
+            parameter.grad = None
 
     def _apply_configuration(self) -> None:
         """Gives the restored optimizers the configuration's options and replays the schedules up to this step."""

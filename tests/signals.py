@@ -26,8 +26,8 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from forked import Begun, finish, free_port, said, slurm_environment, start, torchrun_environment
 from games import MODELS
-from processes import Begun, finish, free_port, said, slurm_environment, start, torchrun_environment
 from pytorch_lightning.loggers import CSVLogger
 
 from datamodules import Digits
@@ -193,7 +193,7 @@ def main(report: Callable[[str], None] = print) -> int:
                     seconds = time.monotonic() - begin
                     report(f"{name} to {to} of {processes}: {len(failures)} of {len(found)} failed ({seconds:.0f} s)")
                     for failure in failures[:3]:
-                        report(failure)
+                        report(failure[-1500:])
                     wrong += len(failures)
                     sys.stdout.flush()
     return int(wrong > 0)

@@ -125,26 +125,28 @@ def test_accumulating_four_parts_equals_one_batch(tmp_path, name, calls, float64
 
 
 def test_clip_norm_is_per_player(tmp_path):
-    seen = {}
-    for clip in (None, 1e-3):
-        pl.seed_everything(0)
-        players = AVBPlayers(avb.Player(ADAM, clip_norm=clip), avb.Player(ADAM))
-        watch = Watch()
-        trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(adversarial(avb.PriorContrast, players=players), DATA())
-        seen[clip] = [torch.cat([g.flatten() for g in gradients]) for _, gradients in watch.steps]
-    free, clipped = seen[None], seen[1e-3]
-    # The hook of a callback runs before the module's, so clip the first run's gradient by hand.
-    assert free[0].norm() > 1e-3
-    torch.testing.assert_close(clipped[1], free[1])
-
-
-def test_clipping_happens_before_the_step(tmp_path):
+    """A step of plain gradient descent with rate 1 is as long as the player's own limit, or as its gradient."""
     sgd = partial(torch.optim.SGD, lr=1.0)
-    model = vae(players=VAEPlayers(avb.Player(sgd, clip_norm=1e-3)), data_shape=(4,))
-    before = torch.nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-    trainer(tmp_path, max_steps=1).fit(model, DATA())
-    moved = torch.nn.utils.parameters_to_vector(model.parameters()).detach() - before
-    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
+    players = AVBPlayers(avb.Player(sgd, clip_norm=1e-3), avb.Player(sgd, clip_norm=2e-2, steps=1))
+    model = adversarial(avb.PriorContrast, players=players, data_shape=(4,))
+    before = {name: torch.nn.utils.parameters_to_vector(model._parameters_of(name)).clone() for name in model.players}
+    watch = Watch()
+    trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(model, DATA())
+    # A callback sees the gradients before the engine clips them.
+    assert all(torch.cat([g.flatten() for g in gradients]).norm() > 2e-2 for _, gradients in watch.steps)
+    for name, limit in (("model", 1e-3), ("critic", 2e-2)):
+        moved = torch.nn.utils.parameters_to_vector(model._parameters_of(name)) - before[name]
+        assert moved.norm().item() == pytest.approx(limit, rel=1e-3), name
+
+
+def test_a_player_without_a_clip_norm_is_not_clipped(tmp_path):
+    sgd = partial(torch.optim.SGD, lr=1.0)
+    model = vae(players=VAEPlayers(avb.Player(sgd)), data_shape=(4,))
+    before = torch.nn.utils.parameters_to_vector(model.parameters()).clone()
+    watch = Watch()
+    trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(model, DATA())
+    moved = before - torch.nn.utils.parameters_to_vector(model.parameters())
+    torch.testing.assert_close(moved, torch.cat([g.flatten() for g in watch.steps[0][1]]), rtol=1e-3, atol=1e-6)
 
 
 def test_simultaneous_play_is_one_backward_pass(tmp_path, monkeypatch):

@@ -12,8 +12,8 @@ import pytest
 import pytorch_lightning as pl
 import signals
 import torch
+from forked import finish, said, start
 from games import MODELS, trainer
-from processes import finish, said, start
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 
@@ -117,11 +117,18 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return {n: signals.whole(tmp_path_factory.mktemp("whole") / str(n), n) for n in (1, 2)}
+    return {n: signals.whole(tmp_path_factory.mktemp("whole") / str(n), n) for n in (1, 2, 3)}
 
 
 @pytest.mark.parametrize(
-    "case", [signals.Case("SIGINT", "all", 1), signals.Case("SIGTERM", "one", 2), signals.Case("SIGUSR1", "all", 2)]
+    "case",
+    [
+        signals.Case("SIGINT", "all", 1),
+        signals.Case("SIGUSR1", "all", 2),
+        # Of three processes sums depend on the order in which they are taken.
+        signals.Case("SIGTERM", "one", 3),
+    ],
+    ids=lambda case: f"{case.signal} to {case.to} of {case.processes}",
 )
 def test_at_a_random_moment_every_process_stops_behind_the_same_batch(tmp_path, whole, case):
     assert signals.trial(tmp_path / "run", case, whole[case.processes], random.Random(0)) is None

@@ -18,7 +18,7 @@ import torch
 from lightning_avb.cli import main
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "processes", "signals"])
+FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "forked", "signals"])
 
 
 class Begun(pl.Callback):
