@@ -13,6 +13,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from . import noise, pictures
 from .batch import Batch
+from .checkpoints import save
 from .evaluation import Quadrature, log_likelihood
 from .runs import beside, run_folder
 
@@ -228,7 +229,6 @@ class SavePredictions(pl.Callback):
         folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
         if not self.outputs:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         joined = {
             name: torch.cat([output[name] for output in self.outputs]).cpu()
             for name, value in self.outputs[0].items()
@@ -237,5 +237,5 @@ class SavePredictions(pl.Callback):
         self.outputs = []
         suffix = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"{checkpoint.stem if checkpoint else 'model'}.predictions{suffix}.pt"
-        torch.save(joined, path)
+        save(joined, path)
         print(f"predictions: {path}")

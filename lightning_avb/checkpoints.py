@@ -25,35 +25,35 @@ Location = str | os.PathLike[str]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole.
-
-    Raises:
-        UnwritableError: the disk is full, or the place cannot be written to; what was written of it is gone.
-    """
+    """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        part = target.with_name(f".{target.name}{PART}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(target)
-        except BaseException as error:
-            part.unlink(missing_ok=True)
-            # torch says of a failed write that a position was unexpected, and why only in the context.
-            reason = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
-            if reason is None:
-                raise
-            before = "the one before it is whole" if target.exists() else "there is none before it"
-            why = reason.strerror or reason
-            raise UnwritableError(f"checkpoint: {str(target)!r} could not be written ({why}); {before}") from error
+        save(checkpoint, Path(path))
 
 
-PART = ".part"
-"""How the name of a checkpoint ends, behind a leading dot, while it is being written."""
+def save(content: dict[str, Any], path: Path) -> None:
+    """Writes a file that `torch.load` reads, whole or not at all.
+
+    Raises:
+        UnwritableError: the disk is full, or the place cannot be written to; what was there before is still there.
+    """
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with part.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException as error:
+        part.unlink(missing_ok=True)
+        # torch says of a failed write that a position was unexpected, and why only in the context.
+        reason = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
+        if reason is None:
+            raise
+        before = "the one before it is whole" if path.exists() else "there is none before it"
+        why = reason.strerror or reason
+        raise UnwritableError(f"{str(path)!r} could not be written ({why}); {before}") from error
 
 
 NO_CHECKPOINT = "is no checkpoint of lightning_avb"

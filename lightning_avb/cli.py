@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import errno
 import inspect
 import os
 import re
+import shutil
 import signal
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -108,12 +112,13 @@ class CLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
-        self.claimed: Path | None = None
+        self.claimed: Path | None = None  # the folder that this start has made
+        self.records = Records()
         try:
             self._run(args)
         except BaseException:
-            if self.claimed is not None:
-                runs.release(self.claimed)
+            if self.claimed is not None and not self.records.begun:
+                shutil.rmtree(self.claimed, ignore_errors=True)
             raise
 
     def _run(self, args: list[str] | None) -> None:
@@ -167,7 +172,8 @@ class CLI(LightningCLI):
         """Finds the checkpoint, and the folder where this run leaves what it leaves."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name(trainer, self._run_name(config))
-        self.given = config.clone()  # for config.yaml: what follows belongs to this start alone
+        # What follows belongs to this start alone.
+        self.records.config = partial(self._parser(self.subcommand).dump, config.clone(), skip_none=False)
         runs.place(trainer)
         asked = config.get("ckpt_path")
         checkpoint = resolve(asked, runs.kept(trainer, dirpath), fit)
@@ -251,7 +257,7 @@ class CLI(LightningCLI):
     def _record(self, stage: str) -> pl.Callback:
         """What writes down the outcome of a stage."""
         if stage == "fit":
-            return Records(self._parser(stage), self.given)
+            return self.records
         return SavePredictions() if stage == "predict" else SaveFigures()
 
 
@@ -287,7 +293,9 @@ def sample(
     elif x is not None:
         raise ConfigurationError(f"x: is for posteriors, and this is a {type(model).__name__}")
     elif Path(output).suffix.lower() == ".png":
-        pictures.write(pictures.samples(model, n, labels), Path(output))
+        picture = pictures.samples(model, n, labels)
+        with writing(output):
+            pictures.write(picture, Path(output))
     elif Path(output).suffix.lower() in (".npy", ".npz", ".csv"):
         pictures.require(model, "sample", "sample")
         rows = model.sample(n, labels, mean=False)
@@ -295,7 +303,8 @@ def sample(
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
         data: Any = load_datamodule(ckpt_path, root) if named else None
         rows = data.restore(rows) if hasattr(data, "restore") else rows
-        _write_rows(Path(output), rows, getattr(data, "columns", None))
+        with writing(output):
+            _write_rows(Path(output), rows, getattr(data, "columns", None))
     else:
         raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")
     print(output)
@@ -309,11 +318,14 @@ def _sample_parameters(model: Posterior, output: Path, n: int, x: str | None) ->
     if rows is not None and len(rows) > 1 and suffix in (".png", ".csv"):
         raise ConfigurationError(f"x: holds {len(rows)} data sets, and a {suffix} file is of one; take .npz")
     if suffix == ".png":
-        pictures.write(pictures.posterior(model, n, rows), output)
+        picture = pictures.posterior(model, n, rows)
+        with writing(output):
+            pictures.write(picture, output)
     else:
         drawn = model.draw(n, rows)
         one = rows is not None and len(rows) == 1
-        draws.write(output, {name: value.squeeze(1) for name, value in drawn.items()} if one else drawn)
+        with writing(output):
+            draws.write(output, {name: value.squeeze(1) for name, value in drawn.items()} if one else drawn)
 
 
 def _data_sets(model: Posterior, path: str) -> Tensor:
@@ -473,8 +485,21 @@ def _draw(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: i
     path = Path(output)
     if path.suffix.lower() != ".png":
         raise ConfigurationError(f"output: {output!r} does not end in .png")
-    pictures.write(picture(load(ckpt_path)), path)
+    drawn = picture(load(ckpt_path))
+    with writing(path):
+        pictures.write(drawn, path)
     print(path)
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Names the file that a full disk does not take; half a file is not left."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (*FULL, None):  # numpy names no number
+            Path(path).unlink(missing_ok=True)
+        raise UnwritableError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
@@ -486,6 +511,10 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "denoise": denoise,
 }
 """Commands beside LightningCLI's own."""
+
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says where nothing more can be written."""
 
 
 def keep_freed_memory() -> None:
@@ -515,7 +544,12 @@ def main(args: list[str] | None = None) -> None:
     except (ConfigurationError, MisconfigurationException) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (NonFiniteLossError, UnwritableError) as error:
+    except NonFiniteLossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except OSError as error:
+        if not isinstance(error, UnwritableError) and error.errno not in FULL:
+            raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except RuntimeError as error:

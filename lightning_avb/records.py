@@ -9,6 +9,7 @@ import platform
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
-from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.core.saving import save_hparams_to_yaml
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
@@ -112,7 +112,7 @@ class Metrics:
                 with self.path.open("a", newline="") as file:
                     csv.DictWriter(file, self.columns).writerows(self.metrics)
             except OSError as error:
-                raise UnwritableError(f"metrics: {str(self.path)!r} could not be written ({error.strerror})") from error
+                raise UnwritableError(f"{str(self.path)!r} could not be written ({error.strerror})") from error
         self.metrics = []
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
@@ -133,7 +133,7 @@ class Metrics:
             part.replace(self.path)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise UnwritableError(f"metrics: {str(self.path)!r} could not be written ({error.strerror})") from error
+            raise UnwritableError(f"{str(self.path)!r} could not be written ({error.strerror})") from error
 
 
 class Records(pl.Callback):
@@ -142,17 +142,19 @@ class Records(pl.Callback):
     `config.yaml` is the resolved configuration; a folder that has another one gets one more file, `config_1.yaml` and
     so on. `run.yaml` has an entry a start. `metrics.csv` of a run that goes on is cut back to its checkpoint.
 
-    Args:
-        parser, config: what was parsed.
+    Attributes:
+        config: gives the resolved configuration as YAML.
+        begun: whether a batch was done.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Any) -> None:
-        self.parser, self.config = parser, config
-        self.start: dict[str, Any] | None = None
-        self.saved = False
+    def __init__(self) -> None:
+        self.config: Callable[[], str] = str
+        self.begun, self.saved = False, False
+        self.entry: dict[str, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.start = start(trainer) if trainer.is_global_zero else {}
+        if trainer.is_global_zero:
+            self.entry = start(trainer)
         for metrics in self._metrics(trainer):
             metrics.go_on_from(trainer.global_step)
 
@@ -175,19 +177,19 @@ class Records(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.start is None:
+        if self.begun:
             return
-        folder, entry, self.start = run_folder(trainer), self.start, None
+        self.begun = True
+        folder = run_folder(trainer)
         if folder is None or not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._save_config(folder)
         with (folder / "run.yaml").open("a") as file:
-            yaml.safe_dump([entry], file, sort_keys=False, allow_unicode=True, width=1000)
+            yaml.safe_dump([self.entry], file, sort_keys=False, allow_unicode=True, width=1000)
 
     def _save_config(self, folder: Path) -> None:
-        text = self.parser.dump(self.config, skip_none=False)
-        number = 0
+        text, number = self.config(), 0
         while (path := folder / f"config{f'_{number}' if number else ''}.yaml").exists():
             if path.read_text() == text:
                 return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,8 +163,8 @@ def claim(trainer: Any) -> Path | None:
         if arguments.get("save_dir") is not None:  # W&B writes elsewhere where its folder does not exist
             Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
     numbered = [a for kind, a in loggers(trainer) if kind in FOLDERS and a.get("version") is None]
-    folder = planned(trainer)
-    if folder is None and numbered:
+    folder, first = planned(trainer), next(loggers(trainer), None)
+    if folder is None and first is not None and first[0] in FOLDERS:
         root = Path(numbered[0]["save_dir"], numbered[0].get("name") or "")
         taken = [path.name.removeprefix("version_") for path in root.glob("version_*")]
         version = max((int(number) for number in taken if number.isdigit()), default=-1) + 1
@@ -183,12 +182,6 @@ def _make(folder: Path) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def release(folder: Path) -> None:
-    """Removes a folder that `claim` has made, if its run has not begun: then there is no configuration in it."""
-    if not list(folder.glob("config*.yaml")):
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def places(trainer: Any, dirpath: str | None) -> Iterator[tuple[str, str]]:

@@ -144,7 +144,7 @@ def test_a_job_that_was_started_again_goes_on_from_the_newest_whole_checkpoint(p
         resolve(None, own)
 
 
-@pytest.mark.parametrize("stage", ["fit", "validate", "test", "predict"])
+@pytest.mark.parametrize("stage", ["fit", "test"])
 def test_every_route_checks_the_file(stage, place, refusal):
     place(RUN / "checkpoints/epoch=3.ckpt", RUN / "checkpoints/last.ckpt")
     flip(RUN / "checkpoints/last.ckpt")
@@ -213,9 +213,18 @@ def test_a_full_disk_ends_a_run_in_one_line(monkeypatch, refusal):
     save = torch.save
     monkeypatch.setattr(torch, "save", full)
     line = refusal("fit", "--config", DIGITS, *QUICK, *WIDTHS, code=1)
-    assert line.startswith("error: checkpoint: ")
+    assert line.startswith("error: 'runs/digits/avb_ac/version_0/checkpoints/")
     assert line.endswith("could not be written (No space left on device); there is none before it")
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
+
+
+def test_draws_on_a_full_disk_are_said_in_one_line(place, refusal, request):
+    place("run/checkpoints/last.ckpt")
+    request.getfixturevalue("limited")
+    for output, few in (("some.npy", 400), ("some.png", 4000)):
+        line = refusal("sample", "--ckpt_path", "run", "--output", output, "--n", few, code=1)
+        assert line.startswith(f"error: '{output}' could not be written (")
+        assert not Path(output).exists()
 
 
 # What a kill leaves behind.
@@ -226,12 +235,12 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     command(*options, "--trainer.max_steps=12")
     folder = RUN / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
-    # Died while it wrote last.ckpt, behind the writing of a new best and before the old one's end.
+    # Died while it wrote one, and earlier between the writing of a new best and that of last.ckpt.
     shutil.copy(folder / "last.ckpt", folder / "epoch=1-step=24.ckpt")
-    (folder / ".last.ckpt.part").write_bytes(b"PK")
+    (folder / ".epoch=1-step=23.ckpt.part").write_bytes(b"PK")
     caplog.clear()
     command(*options, "--ckpt_path=last", "--trainer.max_steps=24")
-    assert "'runs/digits/avb_ac/version_0/checkpoints/.last.ckpt.part'" in caplog.text
+    assert "'runs/digits/avb_ac/version_0/checkpoints/.epoch=1-step=23.ckpt.part'" in caplog.text
     assert "checkpoint: 1 in 'runs/digits/avb_ac/version_0/checkpoints' that this run does not keep up" in caplog.text
     assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}

@@ -298,6 +298,7 @@ def test_two_processes_from_a_mixin(tmp_path):
     (last,) = tmp_path.rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 24
     assert [path.name for path in tmp_path.rglob("config*.yaml")] == ["config.yaml"]
+    assert [path.name for path in last.parents[2].iterdir()] == ["version_0"]
 
 
 def test_mixins_append_callbacks(command):

@@ -125,7 +125,9 @@ def test_a_start_that_fails_leaves_no_folder(refusal, wrong):
         assert not files() and not list(Path().rglob("version_*"))
 
 
-def test_two_runs_that_start_at_once_get_two_folders():
+def test_runs_that_start_at_once_get_folders_of_their_own(monkeypatch):
+    """None sees the folder of another when it looks for the next number."""
+    monkeypatch.setattr(Path, "glob", lambda *_: [])
     arguments = [Namespace(save_dir="runs", name="a/b", version=None) for _ in range(3)]
     made = [runs.claim(Namespace(logger=Namespace(class_path="x.MetricsLogger", init_args=a))) for a in arguments]
     assert made == [Path("runs/a/b", f"version_{number}") for number in range(3)]
