@@ -59,10 +59,12 @@ def install() -> None:
     """Installs Debian's SLURM, and `ip`, where they are missing. Raises MissingError if it may not."""
     os.environ["PATH"] += ":/usr/sbin:/sbin"
     missing = [program for program in PROGRAMS if shutil.which(program) is None]
+    if os.geteuid() != 0:
+        raise MissingError("these checks start a SLURM and make network namespaces: run them as root")
     if not missing:
         return
-    if os.geteuid() != 0 or shutil.which("apt-get") is None:
-        raise MissingError(f"{', '.join(missing)}: missing; as root, apt-get install {' '.join(PACKAGES)}")
+    if shutil.which("apt-get") is None:
+        raise MissingError(f"{', '.join(missing)}: missing, and there is no apt-get to install {' '.join(PACKAGES)}")
     for command in (["update"], ["install", "-y", "--no-install-recommends", *PACKAGES]):
         done = subprocess.run(["apt-get", "-qq", *command], capture_output=True, text=True)
         if done.returncode != 0:
