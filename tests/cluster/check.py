@@ -66,9 +66,10 @@ def script(name: str, pause: float = 0.0) -> str:
     """A script of docs/cluster.md, small enough for this machine. Returns the path of a file."""
     blocks = re.findall(r"```bash\n(.*?)```", (ROOT / "docs/cluster.md").read_text(), re.S)
     text = next(block for block in blocks if f"# {name}\n" in block)
-    text = re.sub(r"#SBATCH --(gpus-per-node|cpus-per-task|time)=.*\n", "", text)
+    text = re.sub(r"#SBATCH --(gpus-per-node|time)=.*\n", "", text)
     for theirs, ours in (
         (r"--ntasks-per-node=4", "--ntasks-per-node=2"),
+        (r"--cpus-per-task=\d+", "--cpus-per-task=1"),
         (r"--nproc-per-node=4", "--nproc-per-node=2"),
         (r"--trainer.devices 4", "--trainer.devices 2"),
         (r"--checkpoint.every_n_train_steps \d+", "--checkpoint.every_n_train_steps 20"),
