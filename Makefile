@@ -1,11 +1,12 @@
 # make demo   train on the four points of the AVB paper and show the result
 # make test   the tests; make test-slow: the long ones too
+# make test-cluster   docs/cluster.md on this machine: a SLURM of two nodes, torchrun, killed workers
 # make lint   ruff and mypy
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-cluster lint clean
 
 demo: $(BIN)/.ready
 	$(BIN)/python benchmarks/four_points.py demo
@@ -15,6 +16,9 @@ test: $(BIN)/.ready
 
 test-slow: $(BIN)/.ready
 	$(BIN)/python -m pytest -m ""
+
+test-cluster: $(BIN)/.ready
+	$(BIN)/python tests/cluster/check.py
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ from torch import Tensor
 
 import datamodules
 
-from . import draws, noise, pictures, runs
+from . import draws, noise, pictures, processes, runs
 from .callbacks import Checkpoint, Pictures, SaveFigures, SavePredictions
 from .checkpoints import AtomicCheckpointIO, load, load_data, load_datamodule, read_checkpoint, resolve
 from .diagnosis import Diagnosis
@@ -158,6 +158,7 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Checks what was asked for, and says where the run is, before anything is built."""
         config = self.config[self.config.subcommand]
+        processes.check_start(config.trainer.strategy)
         if config.trainer.gradient_clip_val is not None:
             raise ConfigurationError(
                 "trainer.gradient_clip_val: every player has its own; set model.players.*.clip_norm"
@@ -220,9 +221,9 @@ class CLI(LightningCLI):
         except ValueError as error:
             raise ConfigurationError(explain(str(error), self.parser)) from error
         except ModuleNotFoundError as error:
-            raise ConfigurationError(
-                f"{error}; loggers come with pip install 'lightning-avb[wandb,tensorboard]'"
-            ) from error
+            logger = any(name in str(error) for name in ("wandb", "tensorboard"))
+            cure = "; loggers come with pip install 'lightning-avb[wandb,tensorboard]'" if logger else ""
+            raise ConfigurationError(f"{error}{cure}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config = self._get(self.config_init, "trainer")
@@ -246,7 +247,12 @@ class CLI(LightningCLI):
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             plugins.append(AtomicCheckpointIO())
-        return self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
+        try:
+            trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
+        except (TypeError, ValueError, RuntimeError) as error:  # Lightning has several kinds for options it refuses
+            raise ConfigurationError(f"trainer: {error}") from error
+        processes.check(trainer)
+        return trainer
 
     def _record(self, stage: str) -> pl.Callback:
         """What writes down the outcome of a stage."""
@@ -545,6 +551,11 @@ def main(args: list[str] | None = None) -> None:
         if not isinstance(error, UnwritableError) and error.errno not in FULL:
             raise
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except RuntimeError as error:
+        if (line := processes.lost(error)) is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
         sys.exit(1)
     except (KeyboardInterrupt, SystemExit) as error:
         # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.

@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
-from . import noise
+from . import noise, processes
 from .batch import Batch, Shape
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .interruption import Interruption
@@ -185,6 +185,9 @@ class Game(pl.LightningModule, abc.ABC):
             if player.steps != 1 and name != but:
                 more = f"; only {but} may take more" if but else ""
                 raise ConfigurationError(f"players.{name}.steps: {player.steps}; one a batch{more}")
+
+    def setup(self, stage: str) -> None:
+        processes.check(self.trainer)
 
     def configure_model(self) -> None:
         data = getattr(self._trainer, "datamodule", None)

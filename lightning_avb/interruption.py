@@ -11,6 +11,7 @@ these belong to it: there the run goes on to the end of the epoch, or to the nex
 | SIGTERM | 143 | |
 | SIGINT | 130 | |
 | SLURM's (SIGUSR1) | 0 | the job goes back into the queue |
+| SIGTERM of a preemption | 0 | the same: SLURM gives up a job that ends within its grace time |
 | a second one | | ends the process at once |
 
 A run that is past its last batch is let to its end. Validation, test and prediction have nothing to save: SIGTERM and
@@ -24,6 +25,7 @@ step, where another process may wait in a collective of the model: they are neve
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,7 +110,7 @@ class Interruption(pl.callbacks.Checkpoint):
         path = self._save()
         how = f"go on with --ckpt_path {path}" if path else "this run writes no checkpoints: nothing is saved"
         rank_zero_info(f"stopped by {name} after step {trainer.global_step}; {how}")
-        if self.agreed == self._requeue_signal():
+        if self.agreed == self._requeue_signal() or self._preempted():
             # SLURM ends the job step as soon as the job is in the queue again.
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             if trainer.is_global_zero:
@@ -118,6 +120,14 @@ class Interruption(pl.callbacks.Checkpoint):
         environment = trainer._accelerator_connector.cluster_environment
         launched = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
         sys.exit(0 if launched else 128 + self.agreed)
+
+    def _preempted(self) -> bool:
+        """Whether this SIGTERM means that SLURM wants the nodes for another job, the same answer on every process."""
+        environment = self.trainer._accelerator_connector.cluster_environment
+        kept_out = isinstance(environment, SLURMEnvironment) and not environment.auto_requeue
+        if self.agreed != signal.SIGTERM or "SLURM_JOB_ID" not in os.environ or kept_out:
+            return False
+        return self.trainer.strategy.broadcast(self.trainer.is_global_zero and _in_grace_time())
 
     def _save(self) -> Path | None:
         """Writes `last.ckpt` where the run's checkpoints are, all processes together; None: it writes none."""
@@ -135,15 +145,32 @@ def _leave(signum: int, frame: Any) -> None:
 
 def _requeue() -> None:
     """Puts this process's SLURM job, or the task of an array of jobs, back into the queue."""
+    if _scontrol("requeue") is None:
+        rank_zero_warn("requeue the job by hand")
+    else:
+        rank_zero_info("the job is in the queue again")
+
+
+def _in_grace_time() -> bool:
+    """Whether SLURM has begun to preempt this job, which still counts as running.
+
+    A job that is cancelled, at its time limit, or preempted without a grace time, does not: it is SLURM that ends it,
+    and that puts it back into the queue if it is to be there.
+    """
+    shown = _scontrol("show", "job") or ""
+    return "JobState=RUNNING" in shown and re.search(r"\bPreemptTime=\d", shown) is not None
+
+
+def _scontrol(*command: str) -> str | None:
+    """What `scontrol` says to a command on this job, or on this task of an array; None: it failed, with a warning."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    line = ["scontrol", *command, f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]]
     try:
-        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+        return subprocess.run(line, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        rank_zero_warn(f"scontrol requeue {job} failed: {str(reason).strip()}; requeue the job by hand")
-    else:
-        rank_zero_info(f"job {job} is in the queue again")
+        rank_zero_warn(f"{' '.join(line)} failed: {str(reason).strip()}")
+        return None
 
 
 class _Exchange:

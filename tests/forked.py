@@ -44,7 +44,7 @@ def torchrun_environment(rank: int, processes: int, port: int) -> dict[str, str]
 def slurm_environment(rank: int, processes: int, port: int) -> dict[str, str]:
     """What srun says to the tasks of a batch job."""
     ranks = {"PROCID": rank, "LOCALID": rank, "NODEID": 0, "NTASKS": processes, "NTASKS_PER_NODE": processes}
-    said = {"JOB_ID": 17, "JOB_NAME": "train", **ranks}
+    said = {"JOB_ID": 17, "JOB_NAME": "train", "STEP_ID": 0, **ranks}
     return {
         **{f"SLURM_{name}": str(value) for name, value in said.items()},
         "MASTER_ADDR": "127.0.0.1",

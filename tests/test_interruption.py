@@ -152,3 +152,23 @@ def test_ctrl_c_before_a_fit_has_begun(monkeypatch, interrupted):
     with pytest.raises(SystemExit) as left:
         cli.main(["fit"])
     assert left.value.code == 130
+
+
+@pytest.mark.parametrize(
+    ("shown", "preempted"),
+    [
+        ("JobState=RUNNING Reason=None PreemptTime=2026-11-26T21:29:35", True),
+        ("JobState=RUNNING Reason=None PreemptTime=None", False),  # somebody sent the signal by hand
+        ("JobState=COMPLETING Reason=None PreemptTime=None", False),  # scancel
+        ("JobState=COMPLETING Reason=TimeLimit PreemptTime=None", False),
+        ("JobState=COMPLETING Reason=None PreemptTime=2026-11-26T21:29:35", False),  # no grace time: SLURM requeues it
+    ],
+)
+def test_which_sigterm_is_a_preemption(tmp_path, monkeypatch, shown, preempted):
+    """The states are those that SLURM 22.05 shows while it waits for the job to end."""
+    stub = tmp_path / "scontrol"
+    stub.write_text(f"#!/bin/sh\n[ $1 = show ] && echo '{shown}'\n")
+    stub.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    assert interruption._in_grace_time() is preempted
