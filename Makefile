@@ -1,12 +1,13 @@
 # make demo   train on the four points of the AVB paper and show the result
 # make test   the tests; make test-slow: the long ones too
 # make test-cluster   docs/cluster.md on this machine: a SLURM of two nodes, torchrun, killed workers
+# make test-signals   runs that a signal stops at a random moment, 50 of every kind (an hour)
 # make lint   ruff and mypy
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-cluster lint clean
+.PHONY: demo test test-slow test-cluster test-signals lint clean
 
 demo: $(BIN)/.ready
 	$(BIN)/python benchmarks/four_points.py demo
@@ -19,6 +20,9 @@ test-slow: $(BIN)/.ready
 
 test-cluster: $(BIN)/.ready
 	$(BIN)/python tests/cluster/check.py
+
+test-signals: $(BIN)/.ready
+	$(BIN)/python tests/signals.py
 
 lint: $(BIN)/.ready
 	$(BIN)/ruff check .
