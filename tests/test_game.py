@@ -470,3 +470,21 @@ def test_what_the_configuration_changes_is_said(tmp_path, caplog):
         trainer(tmp_path, max_steps=2).fit(vae(kl_warmup=4), DATA(), ckpt_path=tmp_path / "x.ckpt")
     said = [record.message for record in caplog.records if "in place of the checkpoint's" in record.message]
     assert said == ["model.kl_warmup: 4 from the configuration, in place of the checkpoint's 3"]
+
+
+class Odd(avb.VAE):
+    """A model of one's own whose phase forgets the player that is to move."""
+
+    def learn(self, batch):
+        return avb.Play({"modle": super().learn(batch).losses["model"]}, {})
+
+
+def test_losses_of_other_players_are_named(tmp_path):
+    with pytest.raises(ConfigurationError, match="the phase of model gave losses for modle"):
+        trainer(tmp_path, max_steps=1).fit(Odd(2), DATA())
+
+
+def test_rows_without_an_index_cannot_be_evaluated(tmp_path):
+    loader = DataLoader([avb.Batch(torch.eye(4))], batch_size=None)
+    with pytest.raises(ConfigurationError, match="a batch without the index of its rows"):
+        trainer(tmp_path).validate(vae(data_shape=(4,)), loader, verbose=False)
