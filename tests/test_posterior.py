@@ -21,7 +21,7 @@ from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, cli, draws, 
 from lightning_avb.callbacks import Pictures
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
 from lightning_avb.diagnosis import Diagnosis, compare, trust
-from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, _pairwise_log_prob
+from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, pairwise_log_prob
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
 from lightning_avb.evaluation import calibration_ranks, uniformity
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam, nearest_normal
@@ -63,7 +63,7 @@ def test_pairs_by_matrix_products_lose_few_digits():
     own = DiagonalNormal(loc, scale)
     z = own.rsample()
     exact = DiagonalNormal(loc.double(), scale.double()).log_prob(z.double().unsqueeze(1))
-    error = (_pairwise_log_prob(own, z).double() - exact).abs()
+    error = (pairwise_log_prob(own, z).double() - exact).abs()
     reach = ((z - 50).abs().unsqueeze(1) + (loc - 50).abs()) / scale
     assert (error <= 1e-6 * reach.square().sum(-1) + 1e-4).all()
 
@@ -74,10 +74,10 @@ def test_rows_far_apart_are_paired_as_exactly_as_near_ones():
     own = DiagonalNormal(loc, torch.full_like(loc, 0.5))
     z = own.rsample()
     exact = DiagonalNormal(loc.double(), own.scale.double()).log_prob(z.double().unsqueeze(1))
-    found = _pairwise_log_prob(own, z)
+    found = pairwise_log_prob(own, z)
     assert (found.double() - exact).abs().max() < 0.05
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(_pairwise_log_prob(own, z), found)
+        assert torch.equal(pairwise_log_prob(own, z), found)
 
 
 @float64

@@ -11,6 +11,7 @@ from .annealing import (
     tune,
 )
 from .calibration import calibration_ranks, uniformity
+from .chains import Elsewhere, Moved, Share, careful, look_elsewhere, move_draws
 from .diagnostics import Figure, diagnose, has_density
 from .importance import Importance, importance_weighting, log_joint, resample
 from .pareto import (
@@ -35,6 +36,7 @@ from .posterior import (
 )
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood
+from .resampling import Resampled, resample_posterior
 from .rows import over_rows
 from .two_sample import (
     MomentErrors,
@@ -55,15 +57,20 @@ __all__ = [
     "Decomposition",
     "DefensiveStudent",
     "DrawsDiagnosis",
+    "Elsewhere",
     "Figure",
     "Importance",
     "MomentErrors",
+    "Moved",
     "ParetoSmoothed",
     "Parzen",
     "Quadrature",
+    "Resampled",
+    "Share",
     "annealed_importance_sampling",
     "bidirectional",
     "calibration_ranks",
+    "careful",
     "classifier_two_sample",
     "critic_error",
     "decompose",
@@ -80,10 +87,12 @@ __all__ = [
     "kl_to_posterior",
     "log_joint",
     "log_likelihood",
+    "look_elsewhere",
     "marginal_quantiles",
     "maximum_mean_discrepancy",
     "median_distance",
     "moment_errors",
+    "move_draws",
     "neighbour_entropy",
     "neighbour_kl",
     "on_grid",
@@ -92,6 +101,7 @@ __all__ = [
     "parzen_window",
     "refined_proposal",
     "resample",
+    "resample_posterior",
     "schedule",
     "simulate",
     "sliced_wasserstein",
