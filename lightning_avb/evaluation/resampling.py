@@ -33,6 +33,9 @@ STRETCHES = ((0.6, 1.0, 1.0), (0.2, 1.4, 1.5), (0.2, 2.0, 2.0))
 PROPOSALS, COMPONENTS = 10, 2048
 """Proposals for every draw that is wanted, and components of their density."""
 
+FEWEST = 1000
+"""Draws that the chains are tuned on, however few are wanted."""
+
 LEAST = 0.01
 """Share of the proposals that must be effective: with less, draws are copies of a few."""
 
@@ -90,7 +93,7 @@ def _resampled(
     if not isinstance(q, PooledMixture):
         sampler = type(model.encoder).__name__
         raise ConfigurationError(f"resample: needs the density of a PooledMixtureEncoder, and the sampler is {sampler}")
-    u, log_r = _proposals(q, PROPOSALS * count)
+    u, log_r = _proposals(q, PROPOSALS * max(count, FEWEST))
     log_weights = (log_p(u) - log_r).double().nan_to_num(nan=-math.inf, posinf=math.inf)
     weights, k = pareto_smoothed(log_weights)
     effective = effective_samples(log_weights).item() / len(u)
@@ -103,8 +106,8 @@ def _resampled(
     if transitions:
         chains = Chains(log_p, u, leapfrogs)
         chains.tune(u[:1000])
-        u = chains.run(u, transitions)[1].z
-    return u, effective, k
+        return chains.run(u[:count], transitions)[1].z, effective, k
+    return u[:count], effective, k
 
 
 def _proposals(q: PooledMixture, count: int) -> tuple[Tensor, Tensor]:
