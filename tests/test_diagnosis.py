@@ -97,8 +97,10 @@ def test_right_draws_are_not_objected_to(name, seed):
 @pytest.mark.parametrize("wrong", [narrow, wide, shifted, cut])
 @pytest.mark.parametrize("name", [name for name in TARGETS if name != "ring"])
 def test_wrong_draws_are_objected_to(name, wrong, seed):
-    target, z = exact(name, seed, 3 * COUNT)
-    found = on_chains(target, wrong(z)[:COUNT], seed)
+    # Tails are rare: half of Student's is the farthest 0.7 % of the draws.
+    count = 10000 if wrong is cut else COUNT
+    target, z = exact(name, seed, 3 * count)
+    found = on_chains(target, wrong(z)[:count], seed)
     assert found.value > 0 and found.verdict.startswith("NOT RIGHT: ")
 
 
@@ -116,21 +118,19 @@ def test_the_objection_names_what_is_wrong():
     shift = torch.zeros(10)
     shift[3] = 0.4
     assert "shifted in z[3]" in on_chains(target, z + shift, 0).verdict
-    target, z = exact("student", 0, 3 * COUNT)
-    assert "tails too short" in on_chains(target, cut(z)[:COUNT], 0).verdict
+    target, z = exact("student", 0, 30000)
+    assert "tails too short" in on_chains(target, cut(z)[:10000], 0).verdict
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 @pytest.mark.parametrize("lost", ["smaller", "larger"])
 def test_a_lost_mode_is_found_with_its_mass(lost, seed):
-    """The chains from the draws see nothing: they do not cross."""
     target, z = exact("two modes", seed, 4 * COUNT)
     z = z[(z.sum(1) > 0) == (lost == "smaller")][:COUNT]
-    assert on_chains(target, z, seed).value == 0
     found = look_elsewhere(z, careful(target.at), seed=seed)
     line = by_search(target, found)
     assert found.share == pytest.approx({"smaller": 0.3, "larger": 0.7}[lost], abs=0.15)
-    assert line.objection == "a mode without draws" and "around z = " in line.verdict
+    assert line.objection == "a mode without draws" and "around z[0] = " in line.verdict
 
 
 def test_modes_with_wrong_shares_are_seen_by_the_weights_alone():
@@ -140,7 +140,7 @@ def test_modes_with_wrong_shares_are_seen_by_the_weights_alone():
     assert on_chains(target, z, 0).value == 0
     say = diagnose_draws(z, target.at)
     found = verdict(by_weights(z, say, target.support.coordinates))
-    assert "shifted, as weights have it" in found.verdict
+    assert "shifted in z[" in found.verdict and "as weights have it" in found.verdict
     # KL(draws, p) = 0.5 log(0.5 / 0.3) + 0.5 log(0.5 / 0.7), less that of the draws from the flow.
     assert 0.05 < say.shortfall < 0.087 + 5 * say.shortfall_error
 
