@@ -98,7 +98,7 @@ def _plain(finding: Finding) -> dict[str, Any]:
     return {**finding._asdict(), "value": value}
 
 
-ERRORS = 4.5
+ERRORS = 4.0
 """Standard errors that a figure must be off by, beside its tolerance: dozens of figures are looked at."""
 
 SHOWN = 8
@@ -195,10 +195,16 @@ def by_weights(z: Tensor, say: DrawsDiagnosis, names: Sequence[str]) -> list[Fin
     weights = "by the weights" if trusted else f"by weights that are not to be trusted, k {say.smoothed.k:.2f}"
     apart = say.shortfall > 0.05 and say.shortfall > ERRORS * say.shortfall_error
     # Shares and no moments: a variance that few far draws make comes out small where a flow does not reach them.
-    low, middle, high = (z.quantile(level, 0) for level in (0.05, 0.5, 0.95))
+    lowest, low, middle, high, highest = (z.quantile(level, 0) for level in (0.005, 0.05, 0.5, 0.95, 0.995))
     rules = (
         ("below the draws' median", say.z < middle, 0.5, 0.46, 0.54, "shifted", "shifted"),
         ("out of their central 90 %", (say.z < low) | (say.z > high), 0.1, 0.07, 0.14, "too wide", "too narrow"),
+        (
+            "out of their central 99 %",
+            (say.z < lowest) | (say.z > highest),
+            *(0.01, 0.005, 0.02),
+            *("tails too long", "tails too short"),
+        ),
     )
     shares = []
     for what, inside, before, least, most, below, above in rules:
