@@ -194,16 +194,17 @@ def by_weights(z: Tensor, say: DrawsDiagnosis, names: Sequence[str]) -> list[Fin
     trusted = say.smoothed.k < 0.7
     weights = "by the weights" if trusted else f"by weights that are not to be trusted, k {say.smoothed.k:.2f}"
     apart = say.shortfall > 0.05 and say.shortfall > ERRORS * say.shortfall_error
-    # Shares and no moments: a variance that few far draws make comes out small where a flow does not reach them.
+    # Shares and no moments: a variance that few far draws make comes out small where a flow does not reach them. For
+    # the same reason too little far weight is no objection to the draws.
     lowest, low, middle, high, highest = (z.quantile(level, 0) for level in (0.005, 0.05, 0.5, 0.95, 0.995))
     rules = (
         ("below the draws' median", say.z < middle, 0.5, 0.46, 0.54, "shifted", "shifted"),
-        ("out of their central 90 %", (say.z < low) | (say.z > high), 0.1, 0.07, 0.14, "too wide", "too narrow"),
+        ("out of their central 90 %", (say.z < low) | (say.z > high), 0.1, 0.07, 0.14, "", "too narrow"),
         (
             "out of their central 99 %",
             (say.z < lowest) | (say.z > highest),
             *(0.01, 0.005, 0.02),
-            *("tails too long", "tails too short"),
+            *("", "tails too short"),
         ),
     )
     shares = []
@@ -213,8 +214,9 @@ def by_weights(z: Tensor, say: DrawsDiagnosis, names: Sequence[str]) -> list[Fin
         error = (error.square() + before * (1 - before) / len(z)).sqrt()
         i = int(((share - before) / error).abs().argmax())
         value, off = share[i].item(), abs(share[i].item() - before) > ERRORS * error[i].item()
-        wrong = (below if value < before else above) + f" in {names[i]}, as weights have it"
-        objection = wrong if trusted and off and not least <= value <= most else ""
+        wrong = below if value < before else above
+        objects = trusted and off and wrong and not least <= value <= most
+        objection = f"{wrong} in {names[i]}, as weights have it" if objects else ""
         words = f"share by weight, +- {error[i].item():.2g}; {weights}"
         shares.append(Finding(f"{what}, weighted, {names[i]}", value, words, f"{least:g} to {most:g}", objection))
     return [
