@@ -17,7 +17,7 @@ import json
 import math
 import time
 import warnings
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from lightning_avb import noise, targets
 from lightning_avb.cli import keep_freed_memory
 from lightning_avb.diagnosis import compare
 from lightning_avb.draws import flat
-from lightning_avb.evaluation import diagnose_draws
+from lightning_avb.evaluation import diagnose_draws, resample_posterior
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
 from lightning_avb.support import Parameters
 
@@ -63,6 +63,8 @@ def recipes(root: Path) -> dict[str, Any]:
         "mixture": targets.Mixture,
         "far_modes": partial(targets.Mixture, means=[[-3.0, -3.0], [3.0, 3.0]], scale=1.0, weights=[0.3, 0.7]),
         "funnel": targets.Funnel,
+        "grid": partial(targets.Mixture, means=targets.grid_means(), scale=0.3),
+        "student": targets.StudentT,
         "eight_schools": targets.EightSchools,
         **{
             name: partial(cls, path=str(root / "posteriordb" / folder / "data.json"))
@@ -87,6 +89,17 @@ def reference(name: str, target: targets.Target, draws: int, folder: Path) -> Pa
 
 
 def ours(target: Any, name: str, seed: int, draws: int, **options: Any) -> Tensor:
+    return trained(target, name, seed, **options).draw_z(draws).squeeze(1)
+
+
+def resampled(target: Any, name: str, seed: int, draws: int) -> Tensor:
+    found = resample_posterior(trained(target, name, seed), draws, seed=seed)
+    print(f"resampled {name}, seed {seed}: {found.effective.item():.0%} effective, k {found.k.item():.2f}", flush=True)
+    return found.z.squeeze(1)
+
+
+@lru_cache(maxsize=1)
+def trained(target: Any, name: str, seed: int, **options: Any) -> avb.Posterior:
     pl.seed_everything(seed)
     model = avb.Posterior(target, **options)
     trainer = pl.Trainer(
@@ -99,7 +112,7 @@ def ours(target: Any, name: str, seed: int, draws: int, **options: Any) -> Tenso
         limit_val_batches=0,
     )
     trainer.fit(model, NoData())
-    return model.eval().draw_z(draws).squeeze(1)
+    return model.eval()
 
 
 def pyro_guide(kind: str, target: Any, name: str, seed: int, draws: int, steps: int = 5000) -> Tensor:
@@ -158,6 +171,7 @@ black_box = partial(ours, sampler=avb.BoundedNoiseEncoder)
 
 METHODS: dict[str, Any] = {
     "ours": ours,
+    "resampled": resampled,
     "mean_field": partial(pyro_guide, "mean_field"),
     "full_rank": partial(pyro_guide, "full_rank"),
     "iaf": partial(pyro_guide, "iaf"),
@@ -191,6 +205,8 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
     line |= {finding.quantity: finding.value for finding in compare(target, drawn, known, folds)}
     if name == "far_modes":
         line["P(lower mode)"] = (drawn["z"].sum(-1) < 0).double().mean().item()
+    if name in ("grid", "funnel", "student"):
+        line |= of_tails_and_modes(name, target, z)
     if name == "eight_schools":
         line["P(tau > 0)"] = (drawn["tau"] > 0).double().mean().item()
         line["P(tau eta_0 > 0)"] = (drawn["tau"] * drawn["eta"][:, 0] > 0).double().mean().item()
@@ -200,6 +216,31 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
             found = diagnose_draws(z, target.at, seed=seed)
         line |= {"k": found.k, "evidence bound": found.evidence_bound, "log evidence": found.log_evidence}
     return line
+
+
+def of_tails_and_modes(name: str, target: targets.Target, z: Tensor) -> dict[str, Any]:
+    """What a classifier hardly sees: shares of modes, and how far tails reach beside the truth."""
+    if name == "grid":
+        from sklearn.ensemble import HistGradientBoostingClassifier
+        from sklearn.model_selection import StratifiedKFold, cross_val_score
+
+        known = target.reference(len(z))["z"]  # type: ignore[index]
+        distance = torch.cdist(z, target.means)
+        shares = distance.argmin(1).bincount(minlength=25) / len(z)
+        deviation = (z - target.means[distance.argmin(1)]).std().item()
+        x, y = torch.cat([z, known]).numpy(), torch.arange(2).repeat_interleave(len(z)).numpy()
+        folds = StratifiedKFold(5, shuffle=True, random_state=0)
+        boosting = cross_val_score(HistGradientBoostingClassifier(random_state=0), x, y, cv=folds).mean()
+        return {
+            "boosting": float(boosting),
+            "shares": [shares.min().item(), shares.max().item()],
+            "deviation": deviation,
+        }
+    if name == "funnel":  # N(0, 3^2), of which the 0.5 % and the 99.5 % quantiles are known
+        truth = target.scale * torch.distributions.Normal(0.0, 1.0).icdf(torch.tensor([0.005, 0.995]))
+        return {"quantiles of v": (z[:, 0].quantile(torch.tensor([0.005, 0.995])) / truth).tolist()}
+    radii = [of.norm(dim=1).quantile(0.999).item() for of in (z, target.reference(1_000_000)["z"])]  # type: ignore[index]
+    return {"0.999 radius": radii[0] / radii[1]}
 
 
 def main() -> None:

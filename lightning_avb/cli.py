@@ -34,13 +34,14 @@ from .callbacks import Checkpoint, Pictures, SaveFigures, SavePredictions
 from .checkpoints import AtomicCheckpointIO, load, load_data, load_datamodule, read_checkpoint, resolve
 from .diagnosis import Diagnosis
 from .errors import ConfigurationError, DensityError, NonFiniteLossError, UnwritableError, at_least
-from .evaluation import restoration
+from .evaluation import resample_posterior, restoration
 from .evaluation.restoration import visible
 from .game import Game
 from .likelihood import Likelihood, lacking
 from .models import Posterior
 from .recipes import locate
 from .records import Records
+from .support import Parameters
 
 
 class Parser(LightningArgumentParser):
@@ -267,6 +268,7 @@ def sample(
     n: int = 64,
     labels: list[int] | None = None,
     x: str | None = None,
+    resample: bool = False,
     seed: int = 0,
     root: str | None = None,
 ) -> None:
@@ -280,6 +282,8 @@ def sample(
         n: how many.
         labels: for a class-conditional model, used in turn; all of them if not given.
         x: for the posteriors of a family: a .npy file with a data set, or with several, one a row.
+        resample: parameters are corrected by importance weights, which costs ten log-densities a draw and some
+            gradients; says how many of the weighted draws count.
         seed: another seed, other samples.
         root: folder or file of the data, where it is not the one of the training.
     """
@@ -289,9 +293,10 @@ def sample(
     if isinstance(model, Posterior):
         if labels is not None:
             raise ConfigurationError("labels: a posterior has none")
-        _sample_parameters(model, Path(output), n, x)
-    elif x is not None:
-        raise ConfigurationError(f"x: is for posteriors, and this is a {type(model).__name__}")
+        _sample_parameters(model, Path(output), n, x, seed if resample else None)
+    elif x is not None or resample:
+        key = "x" if x is not None else "resample"
+        raise ConfigurationError(f"{key}: is for posteriors, and this is a {type(model).__name__}")
     elif Path(output).suffix.lower() == ".png":
         picture = pictures.samples(model, n, labels)
         with writing(output):
@@ -310,22 +315,39 @@ def sample(
     print(output)
 
 
-def _sample_parameters(model: Posterior, output: Path, n: int, x: str | None) -> None:
+def _sample_parameters(model: Posterior, output: Path, n: int, x: str | None, resample: int | None) -> None:
+    """Writes draws; `resample` is the seed of importance resampling."""
     suffix = output.suffix.lower()
     if suffix not in (".png", *draws.SUFFIXES):
         raise ConfigurationError(f"output: {str(output)!r} does not end in .png, {', '.join(draws.SUFFIXES)}")
     rows = None if x is None else _data_sets(model, x)
     if rows is not None and len(rows) > 1 and suffix in (".png", ".csv"):
         raise ConfigurationError(f"x: holds {len(rows)} data sets, and a {suffix} file is of one; take .npz")
+    if suffix == ".png" and resample is not None:
+        raise ConfigurationError(
+            "output: a picture is of the sampler's own draws; with resample take .npz, .csv or .nc"
+        )
     if suffix == ".png":
         picture = pictures.posterior(model, n, rows)
         with writing(output):
             pictures.write(picture, output)
     else:
-        drawn = model.draw(n, rows)
+        drawn = model.draw(n, rows) if resample is None else _resampled(model, n, rows, resample)
         one = rows is not None and len(rows) == 1
         with writing(output):
             draws.write(output, {name: value.squeeze(1) for name, value in drawn.items()} if one else drawn)
+
+
+def _resampled(model: Posterior, n: int, rows: Tensor | None, seed: int) -> Parameters:
+    """Draws by name, as `Posterior.draw` gives them, and a line that says how good the weights were."""
+    found = resample_posterior(model, n, rows, seed)
+    worst, k = found.effective.min().item(), found.k.max().item()
+    print(f"resample: {worst:.0%} of the weighted proposals are effective, Pareto k {k:.2f}")
+    if k >= 0.7:
+        print(
+            "resample: k is above 0.7: the farthest tails are still not covered, or too few draws tell", file=sys.stderr
+        )
+    return model.target.named(found.z if model.amortised else found.z.squeeze(1))
 
 
 def _data_sets(model: Posterior, path: str) -> Tensor:
@@ -536,6 +558,9 @@ def main(args: list[str] | None = None) -> None:
             command = COMMANDS[name]
             parser = Parser(prog=f"lightning-avb {name}")
             parser.add_function_arguments(command)
+            for action in parser._actions:  # --resample for --resample true
+                if action.dest == "resample":
+                    action.nargs, action.const = "?", True
             options = parser.parse_args(rest[:-1])
             runs.require_writable("output", Path(options.output), file=True)
             command(**vars(options))

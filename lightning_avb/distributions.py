@@ -319,23 +319,23 @@ class PooledMixture(_Pushed):
     def __init__(
         self, components: Callable[[int], DiagonalNormal], batch_shape: torch.Size, event_shape: torch.Size
     ) -> None:
-        self._components = components
+        self.components = components
         super().__init__(batch_shape, event_shape, validate_args=False)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
-        draws = self._components(math.prod(sample_shape)).rsample()
+        draws = self.components(math.prod(sample_shape)).rsample()
         return draws.reshape(*sample_shape, *draws.shape[1:])
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
         """Draws, and for each the upper bound of its log-density from all of them."""
-        components = self._components(math.prod(sample_shape))
+        components = self.components(math.prod(sample_shape))
         z = components.rsample()
-        log_q = _pairwise_log_prob(components, z).logsumexp(1) - math.log(len(z))
+        log_q = pairwise_log_prob(components, z).logsumexp(1) - math.log(len(z))
         return z.reshape(*sample_shape, *z.shape[1:]), log_q.reshape(*sample_shape, *log_q.shape[1:])
 
 
-def _pairwise_log_prob(components: DiagonalNormal, z: Tensor) -> Tensor:
-    """log N(z_k; m_j, s_j), `(samples, components, batch)`, by matrix products.
+def pairwise_log_prob(components: DiagonalNormal, z: Tensor) -> Tensor:
+    """log N(z_k; m_j, s_j), `(samples, components, batch)`, by matrix products, for the rows of a batch.
 
     |z - m|^2 / s^2 is multiplied out, around the mean of a row's m, where it loses the fewest digits: some
     1e-7 |z / s|^2.

@@ -57,6 +57,14 @@ def use(source: Source) -> Iterator[None]:
         _source = previous
 
 
+@contextmanager
+def stretched(factor: float) -> Iterator[None]:
+    """Within the block all noise is `factor` times as wide."""
+    source = _source
+    with use(lambda shape, like: factor * source(shape, like)):
+        yield
+
+
 def _signed(bits: int) -> int:
     """64 bits as torch's int64 holds them."""
     bits &= _MASK

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from games import trainer
+from monte_carlo import assert_mean
 
 import lightning_avb as avb
 from datamodules import NoData, Simulated
@@ -21,9 +23,9 @@ from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, cli, draws, 
 from lightning_avb.callbacks import Pictures
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
 from lightning_avb.diagnosis import Diagnosis, compare, trust
-from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, _pairwise_log_prob
+from lightning_avb.distributions import DiagonalNormal, PooledMixture, TriangularNormal, pairwise_log_prob
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
-from lightning_avb.evaluation import calibration_ranks, uniformity
+from lightning_avb.evaluation import calibration_ranks, resample_posterior, uniformity
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam, nearest_normal
 from lightning_avb.targets import Family, Function, Gaussian, Mixture, NormalMean, Parabola, Target
 
@@ -63,7 +65,7 @@ def test_pairs_by_matrix_products_lose_few_digits():
     own = DiagonalNormal(loc, scale)
     z = own.rsample()
     exact = DiagonalNormal(loc.double(), scale.double()).log_prob(z.double().unsqueeze(1))
-    error = (_pairwise_log_prob(own, z).double() - exact).abs()
+    error = (pairwise_log_prob(own, z).double() - exact).abs()
     reach = ((z - 50).abs().unsqueeze(1) + (loc - 50).abs()) / scale
     assert (error <= 1e-6 * reach.square().sum(-1) + 1e-4).all()
 
@@ -74,10 +76,10 @@ def test_rows_far_apart_are_paired_as_exactly_as_near_ones():
     own = DiagonalNormal(loc, torch.full_like(loc, 0.5))
     z = own.rsample()
     exact = DiagonalNormal(loc.double(), own.scale.double()).log_prob(z.double().unsqueeze(1))
-    found = _pairwise_log_prob(own, z)
+    found = pairwise_log_prob(own, z)
     assert (found.double() - exact).abs().max() < 0.05
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(_pairwise_log_prob(own, z), found)
+        assert torch.equal(pairwise_log_prob(own, z), found)
 
 
 @float64
@@ -789,12 +791,12 @@ def test_draws_for_a_data_set_from_a_file(tmp_path, monkeypatch, capsys):
     run.fit(Posterior(family, SMALL, samples=8), Simulated(family, rows=64, eval_rows=1))
     run.save_checkpoint("some.ckpt")
 
-    def sample(output, x=None, code=0):
+    def sample(output, x=None, code=0, *options):
         arguments = ["sample", "--ckpt_path", "some.ckpt", "--n", "7", "--output", output]
         with nullcontext() if code == 0 else pytest.raises(SystemExit) as stop:
-            cli.main([*arguments, *(["--x", x] if x else [])])
+            cli.main([*arguments, *(["--x", x] if x else []), *options])
         assert code == 0 or stop.value.code == code
-        return capsys.readouterr().err
+        return "".join(capsys.readouterr())
 
     np.save("one.npy", np.ones(3))
     np.save("two.npy", np.ones((2, 3)))
@@ -805,6 +807,12 @@ def test_draws_for_a_data_set_from_a_file(tmp_path, monkeypatch, capsys):
     assert np.load("a.npz")["mu"].shape == np.genfromtxt("a.csv", skip_header=1).shape == (7,)
     sample("b.npz", "two.npy")
     assert np.load("b.npz")["mu"].shape == (7, 2)
+    for file, shape in (("one.npy", (7,)), ("two.npy", (7, 2))):
+        assert re.search(
+            r"resample: \d+% of the weighted proposals are effective", sample("r.npz", file, 0, "--resample")
+        )
+        assert np.load("r.npz")["mu"].shape == shape
+    assert "output: a picture is of the sampler's own draws" in sample("r.png", "one.npy", 2, "--resample")
     assert "x: holds 2 data sets, and a .csv file is of one" in sample("b.csv", "two.npy", 2)
     assert "x: data sets are (3,), and this has the shape (2,)" in sample("c.npz", "narrow.npy", 2)
     assert "x: 'text.npy' is no .npy file of numbers" in sample("c.npz", "text.npy", 2)
@@ -862,17 +870,72 @@ class FewReferences(Gaussian):
 def test_too_few_reference_draws_leave_the_rest_of_the_diagnosis():
     with torch.inference_mode(False):
         findings = trust(Posterior(FewReferences), Diagnosis(draws=400))
-    assert findings[0].quantity == "Pareto k" and math.isfinite(findings[0].value)
+    assert findings[0].quantity == "objections" and "Pareto k" in {finding.quantity for finding in findings}
     assert findings[-1].quantity == "reference" and "30 rows are too few" in findings[-1].verdict
 
 
 def test_draws_that_are_too_wide_are_not_called_good():
     """The weights of a flow that is far too wide are bounded: Pareto k has nothing to say against it."""
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.0], [0.0, 1.0]]))
-    assert "agree" in trust(model, Diagnosis(draws=2000))[0].verdict
+    first, *_ = trust(model, Diagnosis(draws=2000))
+    assert first.value == 0 and "agree" in first.verdict
     model.scale_tril.mul_(3)
-    found = trust(model, Diagnosis(draws=2000))
-    assert found[0].value < 0.7 and "nats apart" in found[0].verdict
+    first, *rest = trust(model, Diagnosis(draws=2000))
+    value = {finding.quantity: finding.value for finding in rest}
+    assert value["Pareto k"] < 0.7 and "too wide in z[" in first.verdict and "above the draws' own" in first.verdict
+    assert value["deviation of z[0]"] == pytest.approx(3, rel=0.1) and value["shortfall of the draws"] > 1
+
+
+# Resampling.
+
+
+def test_resampled_draws_are_those_of_the_target():
+    """An untrained sampler, N(0, I) a fifth too narrow and shifted, for a Student's t with wider tails than its own."""
+    model = Posterior(partial(targets.StudentT, dim=2, df=5))
+    model.scale_tril.mul_(0.8)
+    model.location.add_(0.4)
+    found = resample_posterior(model, 4000)
+    assert found.z.shape == (4000, 1, 2) and len(found.z.unique(dim=0)) > 3900
+    # Without wider components 0.15 of the proposals would count, and k would be above 0.7.
+    assert 0.5 < found.effective.item() < 1 and found.k.item() < 0.7
+    z, exact = found.z.squeeze(1), model.target.reference(200_000)["z"]
+    for p in (0.05, 0.5, 0.95, 0.995):
+        limit = exact.norm(dim=1).quantile(p)
+        # Weighted draws: their number as the effective share has it.
+        error = math.sqrt(p * (1 - p) / (4000 * min(1.0, 10 * found.effective.item())))
+        assert abs((z.norm(dim=1) < limit).double().mean().item() - p) < 5 * error
+    assert_mean(z, 0.0, resolution=0.2)
+    assert (model.draw_z(4000).squeeze(1).mean(0) > 0.3).all()
+    again = resample_posterior(model, 4000)
+    assert torch.equal(found.z, again.z) and not torch.equal(found.z, resample_posterior(model, 4000, seed=1).z)
+
+
+def test_shares_of_modes_are_resampled():
+    """A sampler with halves for shares of 0.3 and 0.7."""
+    means = [[-3.0, -3.0], [3.0, 3.0]]
+    model = Posterior(partial(Mixture, means=means, scale=1.0, weights=[0.3, 0.7]), HalfAndHalf)
+    z = resample_posterior(model, 4000).z.squeeze(1)
+    assert (z.sum(1) < 0).double().mean().item() == pytest.approx(0.3, abs=5 * math.sqrt(0.21 / 4000))
+
+
+def test_resampling_refuses_what_it_cannot_mend():
+    model = Posterior(partial(Gaussian, mean=[8.0, -8.0]))
+    with pytest.raises(ConfigurationError, match=r"^resample: .*% of the proposals are effective, and 1% is the least"):
+        resample_posterior(model, 100)
+    with pytest.raises(
+        ConfigurationError, match=r"^resample: needs the density of a PooledMixtureEncoder, and .* FlowE"
+    ):
+        resample_posterior(Posterior(Gaussian, avb.FlowEncoder), 100)
+
+
+class HalfAndHalf(PooledMixtureEncoder):
+    def forward(self, x, y=None):
+        def components(samples):
+            side = noise.normal((samples, len(x), 1), x).sign()
+            loc = 3 * side.expand(-1, -1, 2)
+            return DiagonalNormal(loc, torch.ones_like(loc))
+
+        return PooledMixture(components, x.shape[:1], torch.Size([2]))
 
 
 def test_names_of_kinds_are_a_mapping():

@@ -45,6 +45,7 @@ DENSITIES = {
     "torus": targets.Torus,
     "thick torus": partial(targets.Torus, 1.2, 0.9, 0.5),
     "funnel": partial(targets.Funnel, 4, 1.5),
+    "student": partial(targets.StudentT, 3, 4),
     "mixture": targets.Mixture,
     "uneven mixture": partial(targets.Mixture, MEANS, 0.4, [1.0, 2.0, 3.0]),
     "normal sample": targets.NormalSample,

@@ -11,6 +11,7 @@ from .annealing import (
     tune,
 )
 from .calibration import calibration_ranks, uniformity
+from .chains import Elsewhere, Moved, Share, look_elsewhere, move_draws
 from .diagnostics import Figure, diagnose
 from .importance import Importance, importance_weighting, log_joint, resample
 from .inputs import has_density, prior_of
@@ -37,6 +38,7 @@ from .posterior import (
 )
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood_on_grid
+from .resampling import Resampled, resample_posterior
 from .rows import over_rows
 from .two_sample import (
     MomentErrors,
@@ -58,13 +60,17 @@ __all__ = [
     "Decomposition",
     "DefensiveStudent",
     "DrawsDiagnosis",
+    "Elsewhere",
     "Figure",
     "Importance",
     "LogLikelihood",
     "MomentErrors",
+    "Moved",
     "ParetoSmoothed",
     "Parzen",
     "Quadrature",
+    "Resampled",
+    "Share",
     "annealed_importance_sampling",
     "bidirectional",
     "calibration_ranks",
@@ -85,10 +91,12 @@ __all__ = [
     "log_joint",
     "log_likelihood",
     "log_likelihood_on_grid",
+    "look_elsewhere",
     "marginal_quantiles",
     "maximum_mean_discrepancy",
     "median_distance",
     "moment_errors",
+    "move_draws",
     "neighbour_entropy",
     "neighbour_kl",
     "on_grid",
@@ -98,6 +106,7 @@ __all__ = [
     "prior_of",
     "refined_proposal",
     "resample",
+    "resample_posterior",
     "schedule",
     "simulate",
     "sliced_wasserstein",

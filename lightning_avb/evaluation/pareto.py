@@ -30,8 +30,11 @@ from ..objectives import log_mean_exp
 from .importance import effective_samples
 from .proposals import DefensiveStudent
 
+SEEN = 0.8
+"""Share of the draws that a flow is fitted to which is to be compared with the others."""
+
 HELD_OUT = 0.1
-"""Share of the draws that choose the epoch."""
+"""Share of the draws of a fit that choose the epoch."""
 
 
 class ParetoSmoothed(NamedTuple):
@@ -207,6 +210,12 @@ class DrawsDiagnosis(NamedTuple):
         log_evidence: log Z by importance weighting, with wider draws besides; see `diagnose_draws`.
         log_evidence_error: its standard error, (1 / effective samples - 1 / samples)^(1/2), if that is small.
         samples: how many draws of the flow.
+        shortfall: log_evidence minus the mean of log p - log flow over draws that the flow has not seen. For right
+            draws it is in expectation -KL(p / Z, flow), at most 0 however poor the flow; for others it is
+            KL(draws, p / Z) - KL(draws, flow).
+        shortfall_error: its standard error.
+        z: the fresh draws, those of the wider distribution among them, `(n, dim)`.
+        smoothed: their weights by p, with the shape of the tail that says whether these can be trusted.
     """
 
     k: float
@@ -216,6 +225,10 @@ class DrawsDiagnosis(NamedTuple):
     log_evidence: float
     log_evidence_error: float
     samples: int
+    shortfall: float
+    shortfall_error: float
+    z: Tensor
+    smoothed: ParetoSmoothed
 
 
 @torch.no_grad()
@@ -240,10 +253,14 @@ def diagnose_draws(
     for N(0, I) in as many dimensions k is 1 too, and the bound 3.2 below. A mode that is missing from the draws is seen
     by none of these figures.
 
+    The bound also tells how poor the flow is. The shortfall does not: it compares the draws' own mean of log p - log
+    flow with the evidence, and that of right draws is at least as high, whatever the flow.
+
     Args:
-        draws: `(n, dim)`, of the method that is asked about.
+        draws: `(n, dim)`, independent, of the method that is asked about.
         log_density: z `(samples, dim)` -> log p(z) up to a constant, `(samples,)`; -inf where p is 0.
-        flow: the density of the draws; None: `fit_density(draws, seed=seed)`.
+        flow: a density near that of the draws, fitted to others; None: `fit_density` of the first four fifths, and the
+            rest are those that it has not seen.
         samples: fresh draws, all of one call of `log_density`.
         share: of the samples that are of the wider distribution, below 1.
         seed: of the fit and of the fresh draws.
@@ -255,7 +272,8 @@ def diagnose_draws(
     at_least(20, samples=samples)
     if not 0 <= share <= 0.5:
         raise ConfigurationError(f"share: {share} is no share from 0 to 0.5")
-    flow = fit_density(draws, seed=seed) if flow is None else flow
+    unseen = draws if flow is not None else draws[math.floor(SEEN * len(draws)) :]
+    flow = fit_density(draws[: math.floor(SEEN * len(draws))], seed=seed) if flow is None else flow
     wider = round(share * samples)
     own = samples - wider
     with noise.use(noise.seeded(seed, "diagnose_draws")):
@@ -274,12 +292,19 @@ def diagnose_draws(
     if log_p.isnan().any() or (log_p == math.inf).any() or (log_p == -math.inf).all():
         raise ConfigurationError("log_density: it is nan or inf somewhere, or -inf everywhere")
     plain, defensive = (log_p - log_flow)[:own].double(), (log_p - log_f).double()
+    of_draws = (log_density(unseen) - flow.log_prob(unseen)).double()
+    log_evidence = log_mean_exp(defensive).item()
+    log_evidence_error = math.sqrt(max(0.0, 1 / effective_samples(defensive).item() - 1 / samples))
     return DrawsDiagnosis(
         pareto_smoothed(plain).k,
         effective_samples(plain).item(),
         plain.mean().item(),
         plain.std().item() / math.sqrt(own),
-        log_mean_exp(defensive).item(),
-        math.sqrt(max(0.0, 1 / effective_samples(defensive).item() - 1 / samples)),
+        log_evidence,
+        log_evidence_error,
         own,
+        log_evidence - of_draws.mean().item(),
+        math.hypot(log_evidence_error, of_draws.std().item() / math.sqrt(len(of_draws))),
+        z,
+        pareto_smoothed(defensive),
     )

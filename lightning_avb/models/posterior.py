@@ -368,6 +368,17 @@ class Posterior(CriticGame):
     def draw_z(self, count: int, x: Tensor | None = None, chunk: int = 1 << 16) -> Tensor:
         """`(count, batch, latent_dim)`: draws of q(z|x) in the unconstrained coordinates; one row if there is no x."""
         at_least(1, count=count)
+        x = self.data_sets(x)
+        q, size = self.encoder(x), max(1, chunk // len(x))
+        parts = [q.rsample((min(size, count - done),)) for done in range(0, count, size)]
+        return self.to_z(torch.cat(parts))
+
+    def data_sets(self, x: Tensor | None) -> Tensor:
+        """Data sets as the sampler takes them, `(batch, *data_shape)`; where the target has no family, a row of ones.
+
+        Raises:
+            ConfigurationError: x is missing or not wanted, of another shape, or not finite.
+        """
         if self.amortised and x is None:
             raise ConfigurationError("x: this sampler was trained for many data sets; say which one")
         if not self.amortised and x is not None:
@@ -377,9 +388,7 @@ class Posterior(CriticGame):
             raise ConfigurationError(f"x: data sets are {self.data_shape}, and this has the shape {tuple(x.shape)}")
         if not torch.isfinite(x).all():
             raise ConfigurationError("x: a data set is not finite")
-        q, size = self.encoder(x), max(1, chunk // len(x))
-        parts = [q.rsample((min(size, count - done),)) for done in range(0, count, size)]
-        return self.to_z(torch.cat(parts))
+        return x
 
     def draw(self, count: int, x: Tensor | None = None) -> Parameters:
         """Draws by the target's names, derived quantities among them.

@@ -10,7 +10,7 @@ from .bayes import (
     LowDimGaussMix,
     NormalSample,
 )
-from .densities import Funnel, Gaussian, Mixture, Ring, Rosenbrock, Torus
+from .densities import Funnel, Gaussian, Mixture, Ring, Rosenbrock, StudentT, Torus, grid_means
 from .families import Family, NormalMean, Parabola
 from .pyro_model import PyroModel
 
@@ -32,6 +32,8 @@ __all__ = [
     "PyroModel",
     "Ring",
     "Rosenbrock",
+    "StudentT",
     "Target",
     "Torus",
+    "grid_means",
 ]

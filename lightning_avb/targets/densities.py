@@ -216,6 +216,39 @@ class Funnel(Target):
         return {"z": torch.cat([v, (0.5 * v).exp() * eps[:, 1:]], -1)}
 
 
+class StudentT(Target):
+    """A Student's t distribution around 0 in any dimension, all its coordinates of one radius; normalised.
+
+    Args:
+        dim: at least 1.
+        df: degrees of freedom, a whole number; of 1 and 2 there is no covariance.
+
+    Raises:
+        ConfigurationError: a dimension or degrees of freedom below 1.
+    """
+
+    def __init__(self, dim: int = 10, df: int = 3) -> None:
+        super().__init__()
+        self.dim, self.df, self.kinds = dim, at_least(1, df=df), {"z": f"real[{at_least(1, dim=dim)}]"}
+        constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
+        self.log_constant = constant
+
+    def log_density(self, *, z: Tensor) -> Tensor:  # type: ignore[override]
+        return self.log_constant - 0.5 * (self.df + self.dim) * torch.log1p(z.square().sum(-1) / self.df)
+
+    def reference(self, count: int, seed: int = 0) -> Parameters:
+        eps = torch.randn(at_least(1, count=count), self.dim + self.df, generator=generator(seed))
+        # chi-square: the sum of df squared normals
+        chi_square = eps[:, self.dim :].square().sum(-1, keepdim=True)
+        return {"z": eps[:, : self.dim] * (self.df / chi_square).sqrt()}
+
+
+def grid_means(side: int = 5, spacing: float = 2.0) -> list[list[float]]:
+    """The points of a square grid in the plane around 0, `side` times `side` of them: means of a `Mixture`."""
+    places = [spacing * (i - 0.5 * (side - 1)) for i in range(side)]
+    return [[x, y] for x in places for y in places]
+
+
 def _on_circle(count: int, radius: float) -> list[list[float]]:
     angles = [2 * math.pi * k / count for k in range(count)]
     return [[radius * math.cos(angle), radius * math.sin(angle)] for angle in angles]
