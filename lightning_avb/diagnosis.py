@@ -130,7 +130,7 @@ def examine(target: Target, z: Tensor, seed: int = 0) -> list[Finding]:
     look = Lenient(target)
 
     def log_density(points: Tensor) -> Tensor:
-        return look(points.to(z))
+        return look(points.to(z), most=64)  # far out, where chains begin, all points may raise
 
     moved = move_draws(z, log_density, target.support.coordinates, seed=seed)
     say = diagnose_draws(z, log_density, seed=seed)
