@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from .batch import Batch
 from .checkpoints import save
 from .evaluation import Quadrature, log_likelihood_on_grid
 from .runs import beside, run_folder
+from .tables import columns
 
 
 def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -> None:
@@ -186,13 +188,39 @@ class ExactLikelihood(pl.Callback):
 
 
 class SaveFigures(pl.Callback):
-    """Writes the figures of `validate` and `test` as JSON beside the checkpoint."""
+    """Prints the figures of `validate` and `test` and their rows, and writes JSON beside the checkpoint."""
+
+    def __init__(self) -> None:
+        self.rows: Counter[int] = Counter()
+
+    def _count(self, batch: Any, loader: int) -> None:
+        self.rows[loader] += len(Batch(*batch).counted.x)
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._count(batch, dataloader_idx)
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._count(batch, dataloader_idx)
 
     def _write(self, trainer: pl.Trainer, kind: str) -> None:
-        if not trainer.is_global_zero or trainer.state.fn == "fit":
+        # Every process has seen batches of every loader, be it with a row that is not counted.
+        mine = torch.tensor([self.rows[loader] for loader in sorted(self.rows)], device=trainer.strategy.root_device)
+        rows = trainer.strategy.reduce(mine, reduce_op="sum")
+        if not trainer.is_global_zero:
             return
+        found = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        table = [("figure", "mean", "rows")]
+        for name, value in found.items():
+            _, several, loader = name.partition("/dataloader_idx_")
+            count = rows[int(loader)] if several else rows.sum()
+            table.append((name, f"{value:.4f}", str(int(count))))
+        print(columns(table))
         path = beside(trainer, kind)
-        path.write_text(json.dumps({name: value.item() for name, value in trainer.callback_metrics.items()}, indent=1))
+        path.write_text(json.dumps(found, indent=1))
         print(f"{kind}: {path}")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

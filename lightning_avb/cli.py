@@ -196,9 +196,12 @@ class CLI(LightningCLI):
                 f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
             )
         runs.require_writable("ckpt_path", checkpoint.parent)
+        typed = {argument.partition("=")[0] for argument in self.arguments}
         # A configuration file is that of the training, and names its logger.
-        if not any(argument.partition("=")[0] == "--trainer.logger" for argument in self.arguments):
+        if "--trainer.logger" not in typed:
             config.trainer.logger = False
+        if "verbose" in config and "--verbose" not in typed:
+            config.verbose = False  # Lightning's table does not tell the rows, `SaveFigures` does
 
     def _accept(self, config: Any, checkpoint: dict[str, Any]) -> None:
         theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
