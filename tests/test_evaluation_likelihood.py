@@ -125,7 +125,12 @@ class Dropped(nn.Module):
             {"x": torch.tensor([[1.0, 0, 1], [0, 0, 0], [0.5, 0, 1]])},
         ),
         ("^x: there are no rows", net(bernoulli), {"x": torch.ones(0, 3)}),
-        ("^decoder: its log-probability is nan", net(lambda a: bernoulli(a * float("nan"))), {}),
+        (
+            "^decoder: its log-probability is nan",
+            net(lambda a: Independent(Bernoulli(logits=a * float("nan"), validate_args=False), 1)),
+            {},
+        ),
+        (r"^decoder: it does not take z .*to satisfy the constraint", net(lambda a: bernoulli(a * float("nan"))), {}),
         ("^chains: 1", net(bernoulli), {"chains": 1}),
         ("^steps: 0", net(bernoulli), {"steps": 0}),
         ("^prior: a str", net(bernoulli), {"prior": "normal"}),

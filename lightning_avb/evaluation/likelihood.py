@@ -7,6 +7,7 @@ frozen, and `bidirectional` certifies it on others that the model made.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -261,7 +262,8 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
     try:
         given = decoder(z)
     except (RuntimeError, ValueError, IndexError) as error:
-        raise ConfigurationError(f"decoder: it does not take z of shape {tuple(z.shape)}: {error}") from error
+        why = textwrap.shorten(str(error), 300)
+        raise ConfigurationError(f"decoder: it does not take z of shape {tuple(z.shape)}: {why}") from error
     value, inside = score(given, x[:1].expand(TRIED, *x.shape[1:]), (TRIED,)), _inside(given, x)
     if value.isnan().any():
         raise ConfigurationError("decoder: its log-probability is nan where z is a draw of the prior")
