@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from games import MODELS
+from signals import same
 
 GAMES = Path(__file__).with_name("games.py")
 
@@ -17,16 +18,6 @@ def run(model, folder, *options):
     folder.mkdir(exist_ok=True)
     command = [sys.executable, str(GAMES), model, str(folder), *options]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
-
-
-def same(one, other):
-    if isinstance(one, torch.Tensor):
-        return torch.equal(one, other)
-    if isinstance(one, dict):
-        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
-    if isinstance(one, (list, tuple)):
-        return len(one) == len(other) and all(map(same, one, other))
-    return one == other
 
 
 @pytest.mark.parametrize(
