@@ -207,9 +207,12 @@ class SaveFigures(pl.Callback):
         self._count(batch, dataloader_idx)
 
     def _write(self, trainer: pl.Trainer, kind: str) -> None:
+        if trainer.state.fn == "fit":
+            return
         # Every process has seen batches of every loader, be it with a row that is not counted.
         mine = torch.tensor([self.rows[loader] for loader in sorted(self.rows)], device=trainer.strategy.root_device)
         rows = trainer.strategy.reduce(mine, reduce_op="sum")
+        self.rows.clear()
         if not trainer.is_global_zero:
             return
         found = {name: value.item() for name, value in trainer.callback_metrics.items()}

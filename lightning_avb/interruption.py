@@ -98,14 +98,14 @@ class Interruption(pl.callbacks.Checkpoint):
             # The row of this step, which Lightning would log next.
             trainer._logger_connector.on_batch_end()
             trainer._logger_connector.update_train_step_metrics()
-            self._stop(pl_module)
+            self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         at_the_end = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
         if self.agreed and not at_the_end and not trainer.should_stop:
-            self._stop(pl_module)
+            self._stop()
 
-    def _stop(self, pl_module: pl.LightningModule) -> None:
+    def _stop(self) -> None:
         trainer, name = self.trainer, signal.Signals(self.agreed).name
         path = self._save()
         how = f"go on with --ckpt_path {path}" if path else "this run writes no checkpoints: nothing is saved"
