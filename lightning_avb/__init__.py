@@ -23,9 +23,10 @@ from .conditionals import (
     SwissRollPrior,
 )
 from .contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
-from .game import Cosine, Game, Phase, Play, Player
+from .game import Game
 from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE, Posterior
 from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, InputNoise, ResidualCritic, ResidualMLP
+from .players import Cosine, Phase, PhaseResult, Player
 
 __version__ = "0.1.0"
 
@@ -63,7 +64,7 @@ __all__ = [
     "NormalPrior",
     "PetalPrior",
     "Phase",
-    "Play",
+    "PhaseResult",
     "Player",
     "PooledMixtureEncoder",
     "Posterior",

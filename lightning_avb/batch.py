@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from .errors import ConfigurationError
 
 Shape = tuple[int, ...]
 
@@ -23,6 +25,20 @@ class Batch(NamedTuple):
     x: Tensor
     y: Tensor | None = None
     index: Tensor | None = None  # type: ignore[assignment]
+
+    @classmethod
+    def of(cls, given: Any) -> Batch:
+        """What a loader gives, `x`, `(x,)`, `(x, y)` or `(x, y, index)`, as a `Batch`.
+
+        Raises:
+            ConfigurationError: it is none of these.
+        """
+        columns = (given,) if isinstance(given, Tensor) else given
+        if not isinstance(columns, (tuple, list)) or not 1 <= len(columns) <= 3 or not isinstance(columns[0], Tensor):
+            raise ConfigurationError(
+                f"data: a batch is to be (x,), (x, y) or (x, y, index) of tensors, and this is a {type(given).__name__}"
+            )
+        return cls(*columns)
 
     def at(self, rows: slice | Tensor) -> Batch:
         """Some of its rows."""

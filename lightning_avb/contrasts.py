@@ -33,15 +33,15 @@ class Reference(NamedTuple):
     """r(z|x) for the rows of one batch, and how the critic looks at z.
 
     Attributes:
-        view: maps z, `(samples, batch, latent_dim)`, to what the critic sees of it, and to log r(z|x) - log p(z) in
-            nats, `(samples, batch)`. The parameters of r are constants in it.
+        to_critic: maps z, `(samples, batch, latent_dim)`, to what the critic sees of it, and to log r(z|x) - log p(z),
+            `(samples, batch)` in nats. The parameters of r are constants in it.
         rsample: maps a number of samples to draws of r, as the critic sees them, constants to the gradient.
         context: `(batch, context_dim)` or None, what the critic must know of r.
         fit: maps z to -log r(z|x), `(samples, batch)`, whose minimum over the parameters of r fits r to q; None: r
             has no parameters.
     """
 
-    view: Callable[[Tensor], tuple[Tensor, Tensor]]
+    to_critic: Callable[[Tensor], tuple[Tensor, Tensor]]
     rsample: Callable[[int], Tensor]
     context: Tensor | None = None
     fit: Callable[[Tensor], Tensor] | None = None
@@ -77,12 +77,12 @@ class PriorContrast(Contrast):
         super().__init__(classes)
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
-        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+        def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
             # log r - log p is 0, and so is its gradient in z. A learned prior still has to follow q: r is constant.
             log_p = p.log_prob(z.detach())
             return z, log_p.detach() - log_p if log_p.requires_grad else torch.zeros_like(log_p)
 
-        return Reference(view, lambda samples: p.expand(q.batch_shape).sample((samples,)))
+        return Reference(to_critic, lambda samples: p.expand(q.batch_shape).sample((samples,)))
 
 
 def _moments(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
@@ -99,7 +99,7 @@ class GaussianContrast(Contrast):
 
     The critic sees z standardised, (z - m) / s, where draws of r are N(0, I), and m and log s as its context: they
     come from `draws` noise draws of their own for a q without closed moments, so they vary from batch to batch. They
-    are constants to the gradient, here, in the critic's view and in log r alike.
+    are constants to the gradient, here, in what the critic sees and in log r alike.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
@@ -114,13 +114,13 @@ class GaussianContrast(Contrast):
         mean, scale = _moments(q, self.draws)
         r = DiagonalNormal(mean, scale)
 
-        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+        def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
             return (z - mean) / scale, r.log_prob(z) - p.log_prob(z)
 
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
 
-        return Reference(view, rsample, torch.cat([mean, scale.log()], -1))
+        return Reference(to_critic, rsample, torch.cat([mean, scale.log()], -1))
 
 
 class FullGaussianContrast(Contrast):
@@ -150,7 +150,7 @@ class FullGaussianContrast(Contrast):
             tril = torch.linalg.cholesky(covariance + torch.diag_embed(ridge))
         r = TriangularNormal(mean, tril)
 
-        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+        def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
             off = (z - mean).unsqueeze(-1)
             return torch.linalg.solve_triangular(tril, off, upper=False).squeeze(-1), r.log_prob(z) - p.log_prob(z)
 
@@ -158,7 +158,7 @@ class FullGaussianContrast(Contrast):
             return noise.normal((samples, *mean.shape), mean)
 
         rows, columns = self.triangle
-        return Reference(view, rsample, torch.cat([mean, tril[..., rows, columns]], -1))
+        return Reference(to_critic, rsample, torch.cat([mean, tril[..., rows, columns]], -1))
 
 
 class FlowContrast(GaussianContrast):
@@ -208,7 +208,7 @@ class FlowContrast(GaussianContrast):
             standard = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
             return standard.log_prob(u) + ladj - scale.log().sum(-1)
 
-        def view(z: Tensor) -> tuple[Tensor, Tensor]:
+        def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
             u, ladj = functional_call(self.applied, constant, ((z - mean) / scale, features.detach()))
             return u, density(u, ladj) - p.log_prob(z)
 
@@ -218,7 +218,7 @@ class FlowContrast(GaussianContrast):
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
 
-        return Reference(view, rsample, torch.cat([mean, scale.log()], -1), fit)
+        return Reference(to_critic, rsample, torch.cat([mean, scale.log()], -1), fit)
 
 
 class _Applied(nn.Module):

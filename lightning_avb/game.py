@@ -1,100 +1,36 @@
-"""The engine: players with optimizers of their own, phases that move some of them, one `global_step` a batch.
+"""The engine: players with optimizers of their own, phases that move some of them, one `global_step` per batch.
 
-A model says who plays (`cast`), in which order (`phases`) and for what (each phase's per-sample losses). Only this
-file knows optimizers, steps, clipping, accumulation, precision and ranks.
+A model says who plays (`player_modules`), in which order (`phases`) and for what (each phase's per-sample losses). Only
+this file steps optimizers.
 """
 
 from __future__ import annotations
 
 import abc
-import copy
 import inspect
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, fields
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import fields
 from functools import reduce
 from typing import Any, ClassVar, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from . import noise, processes
+from . import gradients, noise, processes
 from .batch import Batch, Shape
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .interruption import Interruption
+from .lightning_private import attached_trainer, set_logged_step, store_hyperparameters, update_hyperparameters
+from .players import Cosine, Losses, Phase, Player, named_losses
+from .precision import one_scale_update
 from .recipes import class_path, plain, recipe
-
-Losses = dict[str, Tensor]
-"""Player -> loss of every sample, `(batch,)` or `(samples, batch)`."""
-
-
-class Play(NamedTuple):
-    """What a phase gives: the losses of its players and per-sample quantities to log."""
-
-    losses: Losses
-    scores: dict[str, Tensor]
-
-
-class Phase(NamedTuple):
-    """One forward pass and one backward pass, after which `players`, whose parameters are disjoint, all step."""
-
-    players: tuple[str, ...]
-    play: Callable[[Batch], Play]
-
-
-@dataclass(frozen=True)
-class Player:
-    """How one player moves.
-
-    Args:
-        optimizer: its optimizer; Adam with the field's usual 1e-3 if nothing is said.
-        scheduler: its learning-rate schedule, counted in global steps; none: constant.
-        clip_norm: the largest norm of its gradient, None: no limit.
-        steps: steps a batch. More than one where the model has phases to repeat (the critic).
-    """
-
-    optimizer: OptimizerCallable = torch.optim.Adam
-    scheduler: LRSchedulerCallable | None = None
-    clip_norm: float | None = None
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigurationError(f"clip_norm: {self.clip_norm} is not a positive norm")
-        at_least(0, steps=self.steps)
-
-
-class Cosine(LambdaLR):
-    """From the optimizer's learning rate down to `final` of it along half a cosine, over the whole run.
-
-    Args:
-        optimizer: given by the engine.
-        total: global steps until the end; None: the length of the run.
-        warmup: steps of a linear rise from 0 at the start.
-        final: the last learning rate, as a share of the first.
-    """
-
-    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: int = 0, final: float = 0.0) -> None:
-        self.total, self.warmup, self.final = total, warmup, final
-        super().__init__(optimizer, self.factor)
-
-    def factor(self, step: int) -> float:
-        """The share of the learning rate at a global step."""
-        if step < self.warmup:
-            return (step + 1) / (self.warmup + 1)
-        if self.total is None:
-            return 1.0
-        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
-        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
-
+from .resuming import compare_with
 
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
@@ -103,22 +39,23 @@ PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 class Game(pl.LightningModule, abc.ABC):
     """Base class of all models.
 
+    A new model has `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
+    `__init__` has an argument for each of `data_attributes` and ends with `build_if_known`.
+
     Args:
         players: a dataclass whose fields are the players' names and whose values are `Player`. A player whose modules
             have no parameters does not play.
-        accumulate: work a batch off in so many pieces and step once: the memory of one piece, the gradient of the
+        accumulate: split every batch into that many pieces and step once: the memory of one piece, the gradient of the
             whole batch.
-
-    A model's own `__init__` also takes the `facts`, `data_shape` first, the shape of a row of x, and hands them to
-    `_build_for`; None: the DataModule, which has attributes of these names, tells them when fitting starts.
 
     Raises:
         ConfigurationError: a number that makes no sense, with its name.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("data_shape",)
-    """What the data tells the model before it is built."""
-    cure: str = (
+    data_attributes: ClassVar[tuple[str, ...]] = ("data_shape",)
+    """What a model must know of the data before it is built, `data_shape`, the shape of a row of x, among them. A
+    DataModule has attributes of these names; a model that is built without one gets them as arguments."""
+    advice: str = (
         "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
     )
     """What to do about a loss that is not finite."""
@@ -137,9 +74,7 @@ class Game(pl.LightningModule, abc.ABC):
         super().__init__()
         self.automatic_optimization = False
         hyper_parameters = {name: plain(value, name) for name, value in self.__dict__.pop("_given").items()}
-        self._log_hyperparams = True
-        self._set_hparams({**hyper_parameters, "_class_path": class_path(type(self))})
-        self._hparams_initial = copy.deepcopy(self._hparams)
+        store_hyperparameters(self, {**hyper_parameters, "_class_path": class_path(type(self))})
         self.accumulate = at_least(1, accumulate=accumulate)
         players = recipe(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
@@ -154,7 +89,7 @@ class Game(pl.LightningModule, abc.ABC):
         """Makes the networks for rows of that shape."""
 
     @abc.abstractmethod
-    def cast(self) -> dict[str, Sequence[nn.Module]]:
+    def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         """Player -> the modules whose parameters it moves."""
 
     @abc.abstractmethod
@@ -165,43 +100,67 @@ class Game(pl.LightningModule, abc.ABC):
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Per-sample quantities to average over a data set in validation and test."""
 
+    def predictions(self, batch: Batch) -> dict[str, Any]:
+        """What `predict` gives for every row, `(batch, ...)` each.
+
+        Raises:
+            ConfigurationError: this model predicts nothing.
+        """
+        raise ConfigurationError(f"predict: a {type(self).__name__} gives nothing for a row of data")
+
+    def check_batch(self, batch: Batch, batch_idx: int) -> None:
+        """Raises ConfigurationError if the model cannot take these rows. Called for every batch, in every stage."""
+
     # Construction.
 
-    def _build_for(self, **facts: Any) -> None:
-        """Builds the networks, once. A model's `__init__` ends with this call."""
-        if facts["data_shape"] is None or self.data_shape is not None:
-            return
-        self.data_shape = tuple(facts["data_shape"])
-        for name, value in {**facts, "data_shape": list(self.data_shape)}.items():
-            self._hparams[name] = self._hparams_initial[name] = value
-        self.build(self.data_shape)
-        self.players = {name: player for name, player in self.players.items() if self._parameters_of(name)}
+    def build_if_known(self, **data_attributes: Any) -> None:
+        """Builds the networks, unless the data is still to be seen. The last line of a model's `__init__`.
 
-    def _one_step_each(self, but: str | None = None, least: int = 0) -> None:
-        """Raises ConfigurationError if a player takes not one step a batch; `but`: not `least` or more."""
-        if but is not None:
-            at_least(least, **{f"players.{but}.steps": self.players[but].steps})
+        Args:
+            data_attributes: the values of `Game.data_attributes` by name; `data_shape` is None where the DataModule
+                will tell.
+        """
+        if data_attributes["data_shape"] is None or self.data_shape is not None:
+            return
+        self.data_shape = tuple(data_attributes["data_shape"])
+        update_hyperparameters(self, **{**data_attributes, "data_shape": list(self.data_shape)})
+        self.build(self.data_shape)
+        self.players = {name: player for name, player in self.players.items() if self.parameters_of(name)}
+
+    def require_one_step(self, except_for: str | None = None, minimum: int = 0) -> None:
+        """Raises ConfigurationError if a player takes more or fewer steps per batch than one.
+
+        Args:
+            except_for: the player that may take more.
+            minimum: the least number of steps of that player.
+        """
+        if except_for is not None:
+            at_least(minimum, **{f"players.{except_for}.steps": self.players[except_for].steps})
         for name, player in self.players.items():
-            if player.steps != 1 and name != but:
-                more = f"; only {but} may take more" if but else ""
-                raise ConfigurationError(f"players.{name}.steps: {player.steps}; one a batch{more}")
+            if player.steps != 1 and name != except_for:
+                more = f"; only {except_for} may take more" if except_for else ""
+                raise ConfigurationError(f"players.{name}.steps: {player.steps}; one per batch{more}")
+
+    @property
+    def datamodule(self) -> Any:
+        """The DataModule that the trainer fits or evaluates with, None: there is none."""
+        return getattr(attached_trainer(self), "datamodule", None)
 
     def setup(self, stage: str) -> None:
         processes.check(self.trainer)
 
     def configure_model(self) -> None:
-        data = getattr(self._trainer, "datamodule", None)
-        told = {name: getattr(data, name, None) for name in self.facts}
+        told = {name: getattr(self.datamodule, name, None) for name in self.data_attributes}
         if self.data_shape is None and told["data_shape"] is None:
             raise ConfigurationError(
                 "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"
             )
         if self.data_shape is None:
             for name, known in told.items():
-                given = self._hparams.get(name)
+                given = self.hparams.get(name)
                 if given is not None and known is not None and given != known:
                     raise ConfigurationError(f"{name}: the configuration says {given}, the data has {known}")
-        self._build_for(**told)
+        self.build_if_known(**told)
         if told["data_shape"] is not None and tuple(told["data_shape"]) != self.data_shape:
             raise ConfigurationError(
                 f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(told['data_shape'])}"
@@ -210,23 +169,24 @@ class Game(pl.LightningModule, abc.ABC):
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Interruption()]
 
-    def _parameters_of(self, player: str) -> list[nn.Parameter]:
-        return [p for module in self.cast()[player] for p in module.parameters() if p.requires_grad]
+    def parameters_of(self, player: str) -> list[nn.Parameter]:
+        """The parameters that a player moves."""
+        return [p for module in self.player_modules()[player] for p in module.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
-        """One optimizer a player, in the order of `players`, and the schedulers of those that have one."""
+        """One optimizer per player, in the order of `players`, and the schedulers of those that have one."""
         optimizers = [self._optimizer(*named) for named in self.players.items()]
         self._options = {
             name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for name, optimizer in zip(self.players, optimizers, strict=True)
         }
         schedulers = [self._scheduler(*pair) for pair in zip(self.players.items(), optimizers, strict=True)]
-        self._moves: dict[tuple[str, ...], _Moves] = {}
+        self._movers: dict[tuple[str, ...], _Movers] = {}
         return optimizers, [scheduler for scheduler in schedulers if scheduler is not None]
 
     def _optimizer(self, name: str, player: Player) -> Optimizer:
         try:
-            optimizer = player.optimizer(self._parameters_of(name))
+            optimizer = player.optimizer(self.parameters_of(name))
         except (TypeError, ValueError) as error:
             raise ConfigurationError(f"players.{name}.optimizer: {error}") from error
         # Fused optimizers would unscale float16 gradients within their step, after the clipping.
@@ -253,41 +213,13 @@ class Game(pl.LightningModule, abc.ABC):
     # Resuming: moments, counters and positions from the checkpoint, hyper-parameters from the configuration.
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        differences = list(_differences("model", checkpoint["hyper_parameters"], dict(self.hparams)))
-        for key, theirs, ours in differences:
-            rank_zero_info(f"{key}: {ours!r} from the configuration, in place of the checkpoint's {theirs!r}")
-        expected, given = self.state_dict(), checkpoint["state_dict"]
-        for key in given:
-            if key in expected and expected[key].shape != given[key].shape:
-                changed = "; ".join(
-                    f"{key}: {ours!r}, in the checkpoint {theirs!r}" for key, theirs, ours in differences
-                )
-                raise ConfigurationError(
-                    f"{changed or key}: the checkpoint's weights do not fit "
-                    f"({key} has shape {tuple(given[key].shape)}, the model's has {tuple(expected[key].shape)})"
-                )
+        compare_with(checkpoint, self)
 
     def on_train_start(self) -> None:
         if self.global_step:
             self._apply_configuration()
-        self._settle_buckets()
-
-    def _settle_buckets(self) -> None:
-        """Has DDP lay out its buckets for good before the first step.
-
-        It does so behind its first backward pass, by the order in which gradients arrived. Sums over three or more
-        processes then round otherwise, and a resumed run would not end with the bits of one that was never stopped.
-        """
-        model = self.trainer.strategy.model
-        if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
-            return
         moving = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        with torch.enable_grad():
-            model.reducer.prepare_for_backward([])
-            sum((parameter.flatten()[0] for parameter in moving), moving[0].new_zeros(())).backward()  # type: ignore[union-attr]
-        model.reducer._rebuild_buckets()
-        for parameter in moving:
-            parameter.grad = None
+        gradients.fix_buckets(self.trainer.strategy.model, moving)
 
     def _apply_configuration(self) -> None:
         """Gives the restored optimizers the configuration's options and replays the schedules up to this step."""
@@ -307,16 +239,20 @@ class Game(pl.LightningModule, abc.ABC):
 
     # One batch.
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
+        """The one place where what a loader gives becomes a `Batch`."""
+        return Batch.of(batch)
+
     def training_step(self, batch: Batch, batch_idx: int) -> None:
+        self.check_batch(batch, batch_idx)
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
         self._stepped, self._step_of_losses, self._last_losses = False, self.global_step, {}
-        # The loggers' count of batches, which is one too high behind a checkpoint of an epoch's end.
-        self.trainer.fit_loop.epoch_loop._batches_that_stepped = self.global_step
+        set_logged_step(self.trainer, self.global_step)
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logging = interval > 0 and (self.global_step + 1) % interval == 0
         scores: dict[str, Tensor] = {}
-        pieces = Batch(*batch).split(self.accumulate)
-        with self._one_scaler_update():
+        pieces = batch.split(self.accumulate)
+        with one_scale_update(self.trainer.precision_plugin):
             for phase in self.phases():
                 scores = {**self._play(phase, pieces, logging), **scores}
         for scheduler in self.trainer.lr_scheduler_configs:
@@ -327,53 +263,37 @@ class Game(pl.LightningModule, abc.ABC):
                 self.log(f"train/{name}", value, prog_bar=name in PROGRESS)
 
     def _play(self, phase: Phase, pieces: list[Batch], logging: bool) -> dict[str, Tensor]:
-        moves = self._moves_of(phase)
-        for optimizer in moves.optimizers:
+        movers = self._movers_of(phase)
+        for optimizer in movers.optimizers:
             optimizer.zero_grad()
         rows = sum(len(piece.x) for piece in pieces)
         scores: dict[str, Tensor] = {}
         for piece in pieces:
             share = len(piece.x) / rows
-            with self._synchronised(moves.everybody and piece is pieces[-1]):
-                play = phase.play(piece)
-                losses = {player: loss.mean() for player, loss in play.losses.items()}
+            by_ddp = movers.everybody and piece is pieces[-1]
+            with nullcontext() if by_ddp else gradients.without_ddp(self.trainer.strategy):
+                result = phase.compute(piece)
+                losses = {player: loss.mean() for player, loss in result.losses.items()}
                 self._watch(phase, losses)
                 loss = reduce(torch.add, losses.values())
-                self.manual_backward(loss if share == 1 else loss * share, **moves.inputs)
-            for name, value in {**_named(losses), **play.scores}.items() if logging else ():
+                self.manual_backward(loss if share == 1 else loss * share, **movers.inputs)
+            for name, value in {**named_losses(losses), **result.scores}.items() if logging else ():
                 scores[name] = scores.get(name, 0) + value.detach().mean() * share
-        if not moves.everybody:
-            self._average_gradients(moves.parameters)
-        for optimizer in moves.optimizers:
+        if not movers.everybody:
+            gradients.average(movers.parameters, self.trainer.world_size)
+        for optimizer in movers.optimizers:
             self._step(optimizer)
         return scores
 
-    def _moves_of(self, phase: Phase) -> _Moves:
-        if phase.players not in self._moves:
+    def _movers_of(self, phase: Phase) -> _Movers:
+        if phase.players not in self._movers:
             given = self.optimizers()
             optimizers = dict(zip(self.players, given if isinstance(given, list) else [given], strict=True))
             moving = [optimizers[name] for name in phase.players]
             parameters = [p for optimizer in moving for group in optimizer.param_groups for p in group["params"]]
             everybody = len(parameters) == sum(p.requires_grad for p in self.parameters())
-            self._moves[phase.players] = _Moves(moving, parameters, everybody)
-        return self._moves[phase.players]
-
-    def _synchronised(self, synchronised: bool) -> Any:
-        strategy = self.trainer.strategy
-        if synchronised or not hasattr(strategy, "block_backward_sync"):
-            return nullcontext()
-        return strategy.block_backward_sync()
-
-    def _average_gradients(self, parameters: list[nn.Parameter]) -> None:
-        """The mean over ranks of a phase's gradients, in one all-reduce."""
-        if self.trainer.world_size == 1:
-            return
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in gradients])
-        torch.distributed.all_reduce(flat)
-        flat /= self.trainer.world_size
-        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
-            gradient.copy_(mean.view_as(gradient))
+            self._movers[phase.players] = _Movers(moving, parameters, everybody)
+        return self._movers[phase.players]
 
     def _step(self, optimizer: Any) -> None:
         """One optimizer step; the first of a batch is the one that Lightning counts."""
@@ -390,21 +310,6 @@ class Game(pl.LightningModule, abc.ABC):
         if clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
-    @contextmanager
-    def _one_scaler_update(self) -> Iterator[None]:
-        """Within the block Lightning's calls of the gradient scaler's `update` wait; one follows at the end."""
-        plugin: Any = self.trainer.precision_plugin
-        scaler = getattr(plugin, "scaler", None)
-        if scaler is None:
-            yield
-            return
-        plugin.scaler = _OneUpdate(scaler)
-        try:
-            yield
-        finally:
-            plugin.scaler = scaler
-        scaler.update()
-
     def _watch(self, phase: Phase, losses: Losses) -> None:
         if set(phase.players) != set(losses):
             raise ConfigurationError(f"the phase of {', '.join(phase.players)} gave losses for {', '.join(losses)}")
@@ -418,15 +323,15 @@ class Game(pl.LightningModule, abc.ABC):
         for player, loss in self._last_losses.items():
             if not math.isfinite(loss.item()):
                 what = f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}"
-                raise NonFiniteLossError(what + self.cure)
+                raise NonFiniteLossError(what + self.advice)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
         self._stop_if_not_finite()
-        for player, modules in self.cast().items():
+        for player, modules in self.player_modules().items():
             if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
                 what = f"the weights of player {player!r} are not finite after step {self._step_of_losses}"
-                raise NonFiniteLossError(what + self.cure)
+                raise NonFiniteLossError(what + self.advice)
 
     # Logging and evaluation.
 
@@ -437,8 +342,8 @@ class Game(pl.LightningModule, abc.ABC):
             )
         return noise.use(noise.OfRows(noise.run_seed(), stage, index=batch.index))
 
-    def _evaluate(self, stage: str, batch: Batch) -> None:
-        batch = Batch(*batch)
+    def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
+        self.check_batch(batch, batch_idx)
         with self._noise_of_rows(stage, batch):
             scores = self.scores(batch)
         weight = float(len(batch.counted.x))  # as a whole number Lightning would round its mean over processes down
@@ -454,28 +359,19 @@ class Game(pl.LightningModule, abc.ABC):
             )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate("val", batch)
+        self._evaluate("val", batch, batch_idx)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate("test", batch)
+        self._evaluate("test", batch, batch_idx)
+
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        self.check_batch(batch, batch_idx)
+        with self._noise_of_rows("predict", batch):
+            return self.predictions(batch)
 
 
-def _named(losses: Losses) -> dict[str, Tensor]:
-    return {f"{player}_loss": loss for player, loss in losses.items()}
-
-
-def _differences(key: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, Any]]:
-    """(key, value in the checkpoint, value in the configuration) wherever two nested plain values differ."""
-    if isinstance(theirs, dict) and isinstance(ours, dict):
-        for name in {**theirs, **ours}:
-            if name in theirs and name in ours and name != "_class_path":
-                yield from _differences(f"{key}.{name}", theirs[name], ours[name])
-    elif theirs != ours:
-        yield key, theirs, ours
-
-
-class _Moves(NamedTuple):
-    """Who steps at the end of a phase. `everybody`: all parameters of the model get their gradient in this phase."""
+class _Movers(NamedTuple):
+    """What moves in a phase. `everybody`: all parameters of the model get their gradient in this phase."""
 
     optimizers: list[Any]
     parameters: list[nn.Parameter]
@@ -484,37 +380,3 @@ class _Moves(NamedTuple):
     @property
     def inputs(self) -> dict[str, list[nn.Parameter]]:
         return {} if self.everybody else {"inputs": self.parameters}
-
-
-class _Turn:
-    """One step of an optimizer, as a gradient scaler sees it: a second step in a batch is another turn."""
-
-    def __init__(self, optimizer: Optimizer) -> None:
-        self.param_groups, self.step = optimizer.param_groups, optimizer.step
-
-
-class _OneUpdate:
-    """Stands for a GradScaler during one batch: unscales and steps every turn, and leaves `update` to the engine.
-
-    torch's rule for several optimizers: unscale each, step each, update once. Lightning would update after each.
-    """
-
-    def __init__(self, scaler: torch.amp.GradScaler) -> None:
-        self._scaler = scaler
-        self._turns: dict[int, _Turn] = {}
-        self._alive: list[_Turn] = []  # the scaler knows them by id, which must not be given out again
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._scaler, name)
-
-    def unscale_(self, optimizer: Optimizer) -> None:
-        turn = self._turns[id(optimizer)] = _Turn(optimizer)
-        self._alive.append(turn)
-        self._scaler.unscale_(turn)  # type: ignore[arg-type]
-
-    def step(self, optimizer: Optimizer, **kwargs: Any) -> Any:
-        turn = self._turns.setdefault(id(optimizer), _Turn(optimizer))
-        return self._scaler.step(turn, **kwargs)  # type: ignore[arg-type]
-
-    def update(self) -> None:
-        """The engine updates the scaler."""

@@ -57,6 +57,11 @@ def use(source: Source) -> Iterator[None]:
         _source = previous
 
 
+def uniform(count: int, like: Tensor) -> Tensor:
+    """`(count,)` numbers between 0 and 1, in single precision, on the device of `like`."""
+    return torch.special.ndtr(normal((1, count, 1), like.new_zeros((), dtype=torch.float32)))[0, :, 0]
+
+
 @contextmanager
 def stretched(factor: float) -> Iterator[None]:
     """Within the block all noise is `factor` times as wide."""

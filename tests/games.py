@@ -21,9 +21,11 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 import lightning_avb as avb
 from datamodules import Digits, NoData
 from lightning_avb import noise, targets
-from lightning_avb.models.aae import AAEPlayers, CategoricalAAEPlayers
+from lightning_avb.models.aae import AAEPlayers
 from lightning_avb.models.avb import AVBPlayers
-from lightning_avb.models.gan import BiGANPlayers, GANPlayers
+from lightning_avb.models.bigan import BiGANPlayers
+from lightning_avb.models.categorical_aae import CategoricalAAEPlayers
+from lightning_avb.models.gan import GANPlayers
 from lightning_avb.models.posterior import PosteriorPlayers
 from lightning_avb.models.vae import VAEPlayers
 
@@ -192,7 +194,7 @@ class JoinedNoise:
 
 def moved(model: avb.Game, players: Iterable[str]) -> int:
     """How many numbers these players move."""
-    return sum(parameter.numel() for player in players for parameter in model._parameters_of(player))
+    return sum(parameter.numel() for player in players for parameter in model.parameters_of(player))
 
 
 def main() -> None:

@@ -36,7 +36,7 @@ class CategoricalEncoder(Encoder):
         """
         assert self.cluster_heads is not None
         heads = torch.randn_like(self.cluster_heads.weight.T) * distance
-        while (missing := crowding(heads.requires_grad_(), distance)) > 0:
+        while (missing := head_distance_penalty(heads.requires_grad_(), distance)) > 0:
             (slope,) = torch.autograd.grad(missing, heads)
             heads = (1.001 * heads - 0.1 * distance * slope).detach()
         with torch.no_grad():
@@ -57,6 +57,6 @@ class CategoricalEncoder(Encoder):
         return Implicit(lambda samples: code.expand(samples, *code.shape), code.shape[:1], code.shape[1:])
 
 
-def crowding(heads: Tensor, distance: float) -> Tensor:
+def head_distance_penalty(heads: Tensor, distance: float) -> Tensor:
     """By how much heads `(categories, dim)` are nearer to each other than `distance`, the sum over pairs."""
     return (distance - torch.pdist(heads)).relu().sum()

@@ -1,8 +1,10 @@
-"""One file a method, its objective derived in the docstring."""
+"""One file per method, its objective derived in the docstring."""
 
-from .aae import AAE, CategoricalAAE
+from .aae import AAE
 from .avb import AVB
-from .gan import GAN, BiGAN
+from .bigan import BiGAN
+from .categorical_aae import CategoricalAAE
+from .gan import GAN
 from .posterior import Posterior
 from .vae import VAE
 

@@ -28,31 +28,27 @@ deterministic.
 
 from __future__ import annotations
 
-import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from ..batch import Batch, Shape
 from ..conditionals import (
     BernoulliDecoder,
     BoundedNoiseEncoder,
     DecoderRecipe,
-    Encoder,
     EncoderRecipe,
     PriorRecipe,
     StandardNormal,
 )
-from ..contrasts import Contrast, ContrastRecipe, GaussianContrast
+from ..contrasts import ContrastRecipe, GaussianContrast
+from ..density_ratio import CriticTerms, DensityRatio
 from ..errors import check_weights
-from ..game import Game, Losses, Phase, Play, Player
-from ..networks import ResidualCritic, check_rows_apart
+from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
-from ..objectives import SharedPass, critic_accuracy, density_ratio_loss, full_precision_in_half
+from ..players import Phase, PhaseResult, Player, named_losses
 from .latent import LatentVariableModel
 
 
@@ -71,83 +67,7 @@ class AVBPlayers:
     contrast: Player = Player()
 
 
-class CriticGame(Game):
-    """A model whose q(z|x) has no density, and a critic that supplies what follows from it.
-
-    The first player of the model moves q and whatever else it likes; `critic` and, where r has parameters, `contrast`
-    are its opponents.
-    """
-
-    recipes: dict[str, Any]
-    encoder: Encoder
-    contrast: Contrast
-    critic: nn.Module
-    samples: int
-    gradient_penalty: float
-
-    @abc.abstractmethod
-    def sides(self, batch: Batch) -> tuple[Any, Any]:
-        """p, of which `log_prob(z)` is asked, and q(z|x)."""
-
-    @abc.abstractmethod
-    def learn(self, batch: Batch) -> Play:
-        """All players' losses."""
-
-    def build_critic(self, data_shape: Shape, latent_dim: int, classes: int) -> None:
-        """Makes contrast and critic, by the recipes of these names."""
-        self.contrast = self.recipes["contrast"](data_shape, latent_dim, classes)
-        self.critic = self.recipes["critic"](data_shape, latent_dim, self.contrast.context_dim + classes)
-        check_rows_apart(critic=self.critic)
-
-    def phases(self) -> list[Phase]:
-        first, *opponents = self.players
-        steps = self.players["critic"].steps if "critic" in self.players else 0
-        if steps == 0:
-            return [Phase((first,), self.learn_alone)]
-        return [
-            Phase((first, *opponents), self.learn),
-            *[Phase(tuple(opponents), self.learn_critic)] * (steps - 1),
-        ]
-
-    def judge(self, batch: Batch, p: Distribution, q: Distribution, z: Tensor) -> Verdict:
-        """The critic's opinion of z drawn from q, in one pass over the draws of q and of the reference."""
-        reference, crossing = self.contrast(q, p, batch.x, batch.y), SharedPass()
-        view, log_ratio = reference.view(z)
-        seen = torch.cat([crossing.enter(view), reference.rsample(len(z))]).to(batch.x)
-        told = [part for part in (reference.context, self.encoder.label(batch.y, batch.x)) if part is not None]
-        context = torch.cat(told, -1).to(batch.x) if told else None
-        with full_precision_in_half(z.device.type):
-            t = self.critic(batch.x, seen, context).to(batch.x)
-        for_model, for_critic = crossing.leave(t[: len(z)])
-        critic_loss = density_ratio_loss(for_critic, t[len(z) :])
-        if self.gradient_penalty and torch.is_grad_enabled():
-            critic_loss = critic_loss + 0.5 * self.gradient_penalty * self._squared_slope(
-                batch.x, seen[: len(z)], context
-            )
-        losses = {"critic": critic_loss, **({"contrast": reference.fit(z)} if reference.fit else {})}
-        return Verdict(for_model + log_ratio, for_critic, t[len(z) :], losses)
-
-    def _squared_slope(self, x: Tensor, seen: Tensor, context: Tensor | None) -> Tensor:
-        """|grad_z T(x, z)|^2, `(samples, batch)`."""
-        seen = seen.detach().requires_grad_()
-        with full_precision_in_half(x.device.type):
-            t = self.critic(x, seen, context)
-        (slope,) = torch.autograd.grad(t.sum(), seen, create_graph=True)
-        return slope.square().sum(-1)
-
-    def learn_alone(self, batch: Batch) -> Play:
-        """The first player's loss, beside a critic that stands still, or without one."""
-        play, first = self.learn(batch), next(iter(self.players))
-        return Play({first: play.losses[first]}, play.scores)
-
-    def learn_critic(self, batch: Batch) -> Play:
-        with torch.no_grad():
-            p, q = self.sides(batch)
-            z = q.rsample((self.samples,))
-        return Play(self.judge(batch, p, q, z).losses, {})
-
-
-class AVB(CriticGame, LatentVariableModel):
+class AVB(LatentVariableModel):
     """Adversarial variational Bayes.
 
     Args:
@@ -157,7 +77,7 @@ class AVB(CriticGame, LatentVariableModel):
         critic: T(x, z).
         contrast: r(z|x): `PriorContrast` (Algorithm 1), `GaussianContrast` (adaptive contrast) or `FlowContrast`.
         prior: p(z).
-        samples: noise samples a row.
+        samples: draws of z per row.
         gradient_penalty: weight gamma of R1 (Mescheder, Geiger & Nowozin 2018): the critic's loss gets
             gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates. It smooths T, and biases it.
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
@@ -188,70 +108,77 @@ class AVB(CriticGame, LatentVariableModel):
         classes: int | None = None,
     ) -> None:
         recipes = {"encoder": encoder, "decoder": decoder, "critic": critic, "contrast": contrast, "prior": prior}
-        super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
-        self._one_step_each(but="critic")
+        super().__init__(
+            latent_dim=latent_dim,
+            recipes=recipes,
+            players=players,
+            samples=samples,
+            conditional=conditional,
+            kl_warmup=kl_warmup,
+            weight_prior=weight_prior,
+            accumulate=accumulate,
+        )
+        self.require_one_step(except_for="critic")
         check_weights(gradient_penalty=gradient_penalty)
         self.gradient_penalty = gradient_penalty
-        self._build_for(data_shape=data_shape, classes=classes)
+        self.build_if_known(data_shape=data_shape, classes=classes)
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        self.build_critic(data_shape, self.latent_dim, self.classes)
+        contrast = self.recipes["contrast"](data_shape, self.latent_dim, self.classes)
+        critic = self.recipes["critic"](data_shape, self.latent_dim, contrast.context_dim + self.classes)
+        self.density_ratio = DensityRatio(critic, contrast, self.gradient_penalty)
 
-    def cast(self) -> dict[str, Sequence[nn.Module]]:
+    def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {
             "model": [self.encoder, self.decoder, self.prior],
-            "critic": [self.critic],
-            "contrast": [self.contrast],
+            "critic": [self.density_ratio.critic],
+            "contrast": [self.density_ratio.contrast],
         }
 
-    def sides(self, batch: Batch) -> tuple[Distribution, Distribution]:
-        return self.prior(), self.encoder(batch.x, batch.y)
+    def phases(self) -> list[Phase]:
+        opponents = tuple(name for name in self.players if name != "model")
+        steps = self.players["critic"].steps if "critic" in self.players else 0
+        if steps == 0:
+            return [Phase(("model",), self.learn_model)]
+        return [Phase(("model", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * (steps - 1)]
 
-    def learn(self, batch: Batch) -> Play:
-        log_likelihood, verdict = self.terms(batch)
-        loss = self.kl_weight * verdict.kl - log_likelihood + self.weight_penalty
-        return Play({"model": loss, **verdict.losses}, self._scores(log_likelihood, verdict))
+    def learn(self, batch: Batch) -> PhaseResult:
+        """The losses of all players, from the same draws."""
+        log_likelihood, critic = self.terms(batch)
+        loss = self.kl_weight * critic.kl - log_likelihood + self.weight_penalty
+        return PhaseResult({"model": loss, **critic.losses}, self._scores(log_likelihood, critic))
 
-    def terms(self, batch: Batch) -> tuple[Tensor, Verdict]:
+    def learn_model(self, batch: Batch) -> PhaseResult:
+        """The model's loss next to a critic that stands still."""
+        losses, scores = self.learn(batch)
+        return PhaseResult({"model": losses["model"]}, scores)
+
+    def learn_critic(self, batch: Batch) -> PhaseResult:
+        """The losses of critic and contrast, from new draws."""
+        with torch.no_grad():
+            p, q = self.prior(), self.encoder(batch.x, batch.y)
+            z = q.rsample((self.samples,))
+        return PhaseResult(self.density_ratio(p, q, z, batch.x, batch.y).losses, {})
+
+    def terms(self, batch: Batch) -> tuple[Tensor, CriticTerms]:
         """log p(x|z), `(samples, batch)`, for draws of q, and what the critic says of these."""
-        p, q = self.sides(batch)
+        p, q = self.prior(), self.encoder(batch.x, batch.y)
         z = q.rsample((self.samples,))
-        verdict = self.judge(batch, p, q, z)
-        return self.log_likelihood(batch, z), verdict
+        critic = self.density_ratio(p, q, z, batch.x, batch.y)
+        return self.log_likelihood(batch, z), critic
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        log_likelihood, verdict = self.terms(batch)
-        losses = {f"{name}_loss": loss for name, loss in verdict.losses.items()}
-        return {**self._scores(log_likelihood, verdict), **losses}
+        log_likelihood, critic = self.terms(batch)
+        return {**self._scores(log_likelihood, critic), **named_losses(critic.losses)}
 
-    def _scores(self, log_likelihood: Tensor, verdict: Verdict) -> dict[str, Tensor]:
-        estimate = log_likelihood - verdict.kl
+    def _scores(self, log_likelihood: Tensor, critic: CriticTerms) -> dict[str, Tensor]:
+        estimate = log_likelihood - critic.kl
         bits = {f"{name}_estimate": value for name, value in self.bits_per_dim(estimate).items()}
         return {
             "elbo_estimate": estimate,
             "reconstruction": -log_likelihood,
-            "kl_estimate": verdict.kl,
-            "critic_accuracy": verdict.accuracy,
+            "kl_estimate": critic.kl,
+            "critic_accuracy": critic.accuracy,
             **bits,
         }
-
-
-class Verdict(NamedTuple):
-    """What the critic says of draws z of q, each `(samples, batch)`.
-
-    Attributes:
-        kl: T(x, z) + log r(z|x) - log p(z), whose mean estimates KL(q(z|x), p(z)); moves the encoder.
-        on_posterior, on_reference: T on draws of q and of r.
-        losses: of the players `critic` and `contrast`.
-    """
-
-    kl: Tensor
-    on_posterior: Tensor
-    on_reference: Tensor
-    losses: Losses
-
-    @property
-    def accuracy(self) -> Tensor:
-        """How often the critic is right: 0.5 where it cannot tell q from r."""
-        return critic_accuracy(self.on_posterior, self.on_reference)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -82,15 +83,21 @@ class GenerativeModel(Game):
         players, accumulate: see `Game`.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
-    reads_labels: ClassVar[str] = "conditional"
-    """The argument to name where labels do not fit."""
+    data_attributes: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
+    label_argument: ClassVar[str] = "conditional"
+    """The argument that an error about labels names."""
     prior: nn.Module
 
     def __init__(
-        self, latent_dim: int, recipes: dict[str, Any], conditional: bool, players: Any, accumulate: int
+        self,
+        *,
+        latent_dim: int,
+        recipes: dict[str, Any],
+        players: Any,
+        conditional: bool = False,
+        accumulate: int = 1,
     ) -> None:
-        super().__init__(players, accumulate)
+        super().__init__(players=players, accumulate=accumulate)
         self.latent_dim = at_least(1, latent_dim=latent_dim)
         self.recipes = {name: recipe(value) for name, value in recipes.items()}
         self.conditional = conditional
@@ -101,66 +108,54 @@ class GenerativeModel(Game):
         return (self.hparams.get("classes") or 0) if self.conditional else 0
 
     @property
-    def labels_read(self) -> int:
+    def labels_used(self) -> int:
         """How many labels the model does something with, 0: none."""
         return self.classes
 
-    def _build_for(self, **facts: Any) -> None:
-        if facts.get("classes") is not None:
-            at_least(1, classes=facts["classes"])
-        super()._build_for(**facts)
+    def build_if_known(self, **data_attributes: Any) -> None:
+        if data_attributes.get("classes") is not None:
+            at_least(1, classes=data_attributes["classes"])
+        super().build_if_known(**data_attributes)
 
     def build(self, data_shape: Shape) -> None:
         if self.conditional and not self.classes:
-            raise ConfigurationError(f"{self.reads_labels}: the data has no labels to read")
+            raise ConfigurationError(f"{self.label_argument}: the data has no labels to read")
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
 
     def configure_model(self) -> None:
         super().configure_model()
-        data = getattr(self._trainer, "datamodule", None)
-        known, shown = getattr(data, "classes", None), getattr(data, "labels", None)
+        known, shown = getattr(self.datamodule, "classes", None), getattr(self.datamodule, "labels", None)
         if self.classes and isinstance(shown, int):
             raise ConfigurationError(f"data.labels: {shown}, and the model reads the label of every row; leave it null")
-        if self.labels_read and known is not None and self.labels_read != known:
+        if self.labels_used and known is not None and self.labels_used != known:
             raise ConfigurationError(
-                f"{self.reads_labels}: the model knows {self.labels_read} labels, the data has {known}"
+                f"{self.label_argument}: the model knows {self.labels_used} labels, the data has {known}"
             )
 
-    def _check(self, batch: Batch, batch_idx: int) -> None:
-        """Checks that model and data fit each other: labels in every batch, the rest in the first of an epoch."""
+    def check_batch(self, batch: Batch, batch_idx: int) -> None:
         if not self.classes:
             return
-        if Batch(*batch).y is None:
-            raise ConfigurationError(f"{self.reads_labels}: the model reads the label of every row, and rows have none")
-        self._check_labels(Batch(*batch), least=0)
+        if batch.y is None:
+            raise ConfigurationError(
+                f"{self.label_argument}: the model reads the label of every row, and rows have none"
+            )
+        self.check_labels(batch, minimum=0)
 
-    def _check_labels(self, batch: Batch, least: int) -> None:
-        """Raises ConfigurationError if a label is none of `least` to the number of classes less one."""
-        y, classes = batch.y, self.labels_read
+    def check_labels(self, batch: Batch, minimum: int) -> None:
+        """Raises ConfigurationError if a label is none of `minimum` to the number of classes less one."""
+        y, classes = batch.y, self.labels_used
         if y is None:
             return
         if y.dtype != torch.int64 or y.shape != batch.x.shape[:1]:
             raise ConfigurationError(
-                f"{self.reads_labels}: labels are to be int64, one a row: {tuple(batch.x.shape[:1])}, and these "
+                f"{self.label_argument}: labels are to be int64, one per row: {tuple(batch.x.shape[:1])}, and these "
                 f"are {str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
             )
-        if len(wrong := y[(y < least) | (y >= classes)]):
+        if len(wrong := y[(y < minimum) | (y >= classes)]):
             known = f"0..{classes - 1}" if classes else "none"
-            unknown = ", and -1 for a row without one" if least < 0 else ""
+            unknown = ", and -1 for a row without one" if minimum < 0 else ""
             found = "no label" if wrong[0] == -1 else f"the label {wrong[0]}"
-            raise ConfigurationError(f"{self.reads_labels}: a row has {found}; the model knows {known}{unknown}")
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self._check(batch, batch_idx)
-
-    def on_validation_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._check(batch, batch_idx)
-
-    def on_test_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._check(batch, batch_idx)
-
-    def on_predict_batch_start(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._check(batch, batch_idx)
+            raise ConfigurationError(f"{self.label_argument}: a row has {found}; the model knows {known}{unknown}")
 
     @property
     def code_dim(self) -> int:
@@ -181,6 +176,25 @@ class GenerativeModel(Game):
         """`(count, code_dim)`, the code of z `(count, latent_dim)` and the label: z, where labels are no part of it."""
         return z
 
+    @abc.abstractmethod
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """x, or the mean of p(x|z), `(..., *data_shape)`, for codes z `(..., code_dim)` and labels `(...)`."""
+
+    @torch.no_grad()
+    def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
+        """`(count, *data_shape)`: what the model makes of codes that are drawn from the prior.
+
+        Args:
+            count: how many.
+            labels: for a class-conditional model, used in turn; None: all of them.
+            mean: the mean of p(x|z), as is usual for pictures, or a draw; no difference where one z gives one x.
+
+        Raises:
+            ConfigurationError: labels that the model does not know.
+        """
+        y = in_turn(count, labels, self.choices, self.device)
+        return self.decode(self.codes(count, y), y)
+
 
 class EncodingModel(GenerativeModel):
     """A generative model with an `encoder`, which returns q(z|x)."""
@@ -189,14 +203,12 @@ class EncodingModel(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """`(batch, latent_dim)`: one draw of q(z|x) a row."""
+        """`(batch, latent_dim)`: one draw of q(z|x) per row."""
         return self.encoder(x, y).rsample((1,))[0]
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """One posterior draw a row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
-        batch = Batch(*batch)
-        with self._noise_of_rows("predict", batch):
-            return {"z": self.encode(batch.x, batch.y), "y": batch.y, "index": batch.index}
+    def predictions(self, batch: Batch) -> dict[str, Any]:
+        """One posterior draw per row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
+        return {"z": self.encode(batch.x, batch.y), "y": batch.y, "index": batch.index}
 
 
 class LatentVariableModel(EncodingModel):
@@ -206,7 +218,7 @@ class LatentVariableModel(EncodingModel):
         latent_dim: dimensions of z.
         recipes: name -> recipe of `encoder`, `decoder`, `prior` and of what else a model has.
         conditional: a class-conditional model: the label enters encoder, decoder and critic.
-        samples: noise samples a row.
+        samples: draws of z per row.
         kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: the bound from the first step.
         weight_prior: standard deviation of a Gaussian prior on the decoder's weights, which makes the decoder a
             maximum a posteriori (MAP) estimate; None: maximum likelihood.
@@ -218,16 +230,19 @@ class LatentVariableModel(EncodingModel):
 
     def __init__(
         self,
+        *,
         latent_dim: int,
         recipes: dict[str, Any],
-        conditional: bool,
-        samples: int,
-        kl_warmup: int,
-        weight_prior: float | None,
         players: Any,
-        accumulate: int,
+        samples: int = 1,
+        conditional: bool = False,
+        kl_warmup: int = 0,
+        weight_prior: float | None = None,
+        accumulate: int = 1,
     ) -> None:
-        super().__init__(latent_dim, recipes, conditional, players, accumulate)
+        super().__init__(
+            latent_dim=latent_dim, recipes=recipes, players=players, conditional=conditional, accumulate=accumulate
+        )
         self.samples, self.kl_warmup = at_least(1, samples=samples), at_least(0, kl_warmup=kl_warmup)
         if weight_prior is not None and not weight_prior > 0:
             raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")
@@ -241,7 +256,7 @@ class LatentVariableModel(EncodingModel):
 
     def configure_model(self) -> None:
         super().configure_model()
-        data = getattr(self._trainer, "datamodule", None)
+        data = self.datamodule
         if data is None:
             return
         self.log_volume.fill_(getattr(data, "log_volume", 0.0))
@@ -275,23 +290,13 @@ class LatentVariableModel(EncodingModel):
             return {}
         return {"bits_per_dim": bound / (-math.log(2) * math.prod(self.data_shape))}
 
-    def _check(self, batch: Batch, batch_idx: int) -> None:
-        super()._check(batch, batch_idx)
+    def check_batch(self, batch: Batch, batch_idx: int) -> None:
+        super().check_batch(batch, batch_idx)
         if batch_idx == 0:
-            self.decoder.check(Batch(*batch).x)
+            self.decoder.check(batch.x)
 
     @torch.no_grad()
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
-        """`(count, *data_shape)`: p(x|z) for z drawn from the prior, its mean or a draw.
-
-        Args:
-            count: how many.
-            labels: for a class-conditional model, used in turn; None: all of them.
-            mean: the mean of p(x|z), as is usual for pictures, or a draw.
-
-        Raises:
-            ConfigurationError: labels that the model does not know.
-        """
         y = in_turn(count, labels, self.choices, self.device)
         p = self.decoder(self.codes(count, y), y)
         return p.mean if mean else p.sample()

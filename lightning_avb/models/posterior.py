@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,17 +44,20 @@ from .. import noise
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
+from ..density_ratio import DensityRatio
 from ..distributions import DiagonalNormal
 from ..errors import ConfigurationError, DensityError, at_least, check_weights
-from ..game import Cosine, Play, Player
+from ..game import Game
+from ..lightning_private import forget_hyperparameter
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
+from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from ..recipes import recipe
 from ..support import Parameters
 from ..targets import Family, Target
 from ..targets.calls import Lenient, called, simulated
 from ..targets.checks import check_named, check_target, first_wrong
-from .avb import CriticGame
+from .nearest_normal import Normal, cholesky_or_nan, nearest_normal
 
 WIDEST = 1e6
 """The widest posterior, in the unconstrained coordinates: what finds its width grows without end along a flat one."""
@@ -90,7 +93,7 @@ class PosteriorPlayers:
     contrast: Player = Player(SamplerAdam, Cosine)
 
 
-class Posterior(CriticGame):
+class Posterior(Game):
     """Posterior of a log-density, learned by a sampler.
 
     Args:
@@ -116,7 +119,6 @@ class Posterior(CriticGame):
         DensityError: the log-density raised in training.
     """
 
-    facts: ClassVar[tuple[str, ...]] = ("data_shape",)
     target: Target
     location: Tensor
     scale_tril: Tensor
@@ -135,14 +137,14 @@ class Posterior(CriticGame):
         players: PosteriorPlayers = PosteriorPlayers(),
         accumulate: int = 1,
     ) -> None:
-        super().__init__(players, accumulate)
+        super().__init__(players=players, accumulate=accumulate)
         check_weights(gradient_penalty=gradient_penalty)
         self.samples, self.gradient_penalty = at_least(2, samples=samples), gradient_penalty
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
-        self._bridged = warmup
+        self._warmup_steps = warmup
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
         self.recipes = {name: recipe(value) for name, value in given.items()}
-        self._one_step_each(but="critic", least=1)
+        self.require_one_step(except_for="critic", minimum=1)
         try:
             target = self.recipes["target"]()
         except ConfigurationError:
@@ -161,14 +163,13 @@ class Posterior(CriticGame):
             )
         self.target = target.requires_grad_(False)
         self.support = target.support
-        self.cure = (
+        self.advice = (
             f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
             f"support, {', '.join(f'{name} {kind}' for name, kind in target.kinds.items())}, and the support the right "
             "one? A smaller learning rate or clip_norm for that player is the other cure."
         )
-        self._build_for(data_shape=target.data_shape or (1,))
-        for known in (self._hparams, self._hparams_initial):
-            del known["data_shape"]  # the target says it
+        self.build_if_known(data_shape=target.data_shape or (1,))
+        forget_hyperparameter(self, "data_shape")  # the target says it
 
     @property
     def latent_dim(self) -> int:
@@ -189,45 +190,60 @@ class Posterior(CriticGame):
             q = self.encoder(torch.zeros(1, *data_shape))
         self.adversarial = not hasattr(q, "rsample_and_log_prob")
         if self.adversarial:
-            self.build_critic(data_shape, self.latent_dim, 0)
-            if isinstance(self.contrast, PriorContrast):
+            contrast = self.recipes["contrast"](data_shape, self.latent_dim, 0)
+            if isinstance(contrast, PriorContrast):
                 raise ConfigurationError("contrast: PriorContrast draws from p, and here only a density of p is known")
+            critic = self.recipes["critic"](data_shape, self.latent_dim, contrast.context_dim)
+            self.density_ratio = DensityRatio(critic, contrast, self.gradient_penalty)
 
-    def cast(self) -> dict[str, Sequence[nn.Module]]:
-        critic, contrast = ([self.critic], [self.contrast]) if self.adversarial else ([], [])
-        return {"sampler": [self.encoder], "critic": critic, "contrast": contrast}
+    def player_modules(self) -> dict[str, Sequence[nn.Module]]:
+        parts = self.density_ratio if self.adversarial else None
+        return {
+            "sampler": [self.encoder],
+            "critic": [parts.critic] if parts else [],
+            "contrast": [parts.contrast] if parts else [],
+        }
+
+    def phases(self) -> list[Phase]:
+        opponents = tuple(name for name in self.players if name != "sampler")
+        more = self.players["critic"].steps - 1 if "critic" in self.players else 0
+        return [Phase(("sampler", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * more]
 
     # Training.
 
     @property
     def beta(self) -> float:
         """The power of p in what the sampler is trained on: 1 once the warm-up is over, and in validation."""
-        return min(1.0, (self.global_step + 1) / self._bridged) if self._bridged and self.training else 1.0
-
-    def sides(self, batch: Batch) -> tuple[Any, Any]:
-        return _Bridge(self, batch.x, self.beta), self.encoder(batch.x)
+        return min(1.0, (self.global_step + 1) / self._warmup_steps) if self._warmup_steps and self.training else 1.0
 
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """log q - log p or its estimate, `(samples, batch)`; the losses of the others; what there is to log.
 
-        During the warm-up p is the bridge. `elbo` is the bound of log Z all the same, `elbo_estimate` is not.
+        During the warm-up p is tempered. `elbo` is the bound of log Z all the same, `elbo_estimate` is not.
         """
-        p, q = self.sides(batch)
+        p, q = _Tempered(self, batch.x, self.beta), self.encoder(batch.x)
         if not self.adversarial:
             u, log_q = q.rsample_and_log_prob((self.samples,))
             log_p = self.log_density(u, batch.x)
-            return log_q - p.bridged(log_p, u), {}, {"elbo": log_p - log_q}
-        verdict = self.judge(batch, p, q, q.rsample((self.samples,)))
-        scores = {"elbo_estimate": -verdict.kl, "critic_accuracy": verdict.accuracy}
-        return verdict.kl, verdict.losses, scores
+            return log_q - p.tempered(log_p, u), {}, {"elbo": log_p - log_q}
+        critic = self.density_ratio(p, q, q.rsample((self.samples,)), batch.x)
+        return critic.kl, critic.losses, {"elbo_estimate": -critic.kl, "critic_accuracy": critic.accuracy}
 
-    def learn(self, batch: Batch) -> Play:
+    def learn(self, batch: Batch) -> PhaseResult:
+        """The losses of all players, from the same draws."""
         divergence, losses, scores = self.terms(batch)
-        return Play({"sampler": divergence, **losses}, scores)
+        return PhaseResult({"sampler": divergence, **losses}, scores)
+
+    def learn_critic(self, batch: Batch) -> PhaseResult:
+        """The losses of critic and contrast, from new draws."""
+        with torch.no_grad():
+            p, q = _Tempered(self, batch.x, self.beta), self.encoder(batch.x)
+            z = q.rsample((self.samples,))
+        return PhaseResult(self.density_ratio(p, q, z, batch.x).losses, {})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         _, losses, scores = self.terms(batch)
-        return {**scores, **{f"{name}_loss": loss for name, loss in losses.items()}}
+        return {**scores, **named_losses(losses)}
 
     # Coordinates.
 
@@ -242,7 +258,7 @@ class Posterior(CriticGame):
         return self.location + u @ self.scale_tril.T
 
     def configure_model(self) -> None:
-        if self.amortised and getattr(getattr(self._trainer, "datamodule", None), "no_data", False):
+        if self.amortised and getattr(self.datamodule, "no_data", False):
             raise ConfigurationError(
                 f"data: {type(self.target).__name__} is a family, whose rows are data sets; see datamodules.Simulated"
             )
@@ -253,7 +269,7 @@ class Posterior(CriticGame):
         if self.location.dtype in (torch.float16, torch.bfloat16):
             raise ConfigurationError("trainer.precision: a log-density needs single precision; take a mixed one")
         steps = self.trainer.estimated_stepping_batches
-        self._bridged = self.warmup if math.isinf(steps) else min(self.warmup, int(steps) // 2)
+        self._warmup_steps = self.warmup if math.isinf(steps) else min(self.warmup, int(steps) // 2)
         if self.placed:
             return
         look = Lenient(self.target)
@@ -282,7 +298,7 @@ class Posterior(CriticGame):
         name, coordinates = type(self.target).__name__, self.support.coordinates
         if self.amortised:
             z, _ = self._simulated(4096)
-            placed = Normal(z.mean(0), _root(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
+            placed = Normal(z.mean(0), cholesky_or_nan(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
         else:
             placed = self._nearest_normal(look)
         if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
@@ -406,116 +422,24 @@ class Posterior(CriticGame):
         z = self.draw_z(count, x)
         return self.target.named(z if self.amortised else z.squeeze(1))
 
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
-        """One draw a row by the target's names, with the rows' `index`."""
-        batch = Batch(*batch)
-        with self._noise_of_rows("predict", batch):
-            z = self.to_z(self.encoder(batch.x).rsample((1,)))[0]
+    def predictions(self, batch: Batch) -> dict[str, Any]:
+        """One draw per row by the target's names, with the rows' `index`."""
+        z = self.to_z(self.encoder(batch.x).rsample((1,)))[0]
         return {**self.target.named(z), "index": batch.index}
 
 
-class _Bridge:
+class _Tempered:
     """N(0, I)^(1 - beta) p^beta as a distribution of u, for the rows x: a log-density and no draws."""
 
     def __init__(self, model: Posterior, x: Tensor, beta: float) -> None:
         self.model, self.x, self.beta = model, x, beta
 
     def log_prob(self, u: Tensor) -> Tensor:
-        return self.bridged(self.model.log_density(u, self.x), u)
+        return self.tempered(self.model.log_density(u, self.x), u)
 
-    def bridged(self, log_p: Tensor, u: Tensor) -> Tensor:
+    def tempered(self, log_p: Tensor, u: Tensor) -> Tensor:
         """The log-density at u where that of p is `log_p`."""
         if self.beta == 1:
             return log_p
         start = DiagonalNormal(torch.zeros_like(u[0]), torch.ones_like(u[0])).log_prob(u)
         return torch.lerp(start, log_p, self.beta)
-
-
-class Normal(NamedTuple):
-    """N(loc, scale_tril scale_tril^T); `(dim,)` and `(dim, dim)`. `arrived`: what found it did not end on its way."""
-
-    loc: Tensor
-    scale_tril: Tensor
-    arrived: bool = True
-
-
-@torch.no_grad()
-def nearest_normal(
-    log_density: Callable[[Tensor], Tensor],
-    dim: int,
-    like: Tensor,
-    starts: int = 6,
-    reach: float = 3.0,
-    steps: int = 300,
-    draws: int = 128,
-    stride: float = 10.0,
-) -> Normal:
-    """The normal distribution with the moments of a mixture of those that are nearest to p, one for every start.
-
-    N(m, L L^T) with the least KL(N, p) has E[w] = 0 and E[w eps^T] = -I with w = L^T grad log p at z = m + L eps
-    (Opper & Archambeau 2009). The natural gradient moves m by rho L E[w], and L by rho/2 L (I + E[w eps^T]): Newton's
-    step where p is normal and L right. Lengths are in standard deviations of N, and long steps are cut, which needs no
-    learning rate in the units of z: it finds a normal target dozens of units away, or a thousandth as wide.
-
-    That minimum lies in one mode where there are several. The first iteration starts at N(0, I), the others at
-    N(reach eps, I), and what they find is weighed by the evidence bound of each. Where no draw has a density or a
-    slope, or the step overflows, an iteration stays and draws in, and has no weight if it ends there.
-
-    Args:
-        log_density: z `(..., dim)` -> `(...)`, differentiable.
-        dim: of z.
-        like: gives dtype and device.
-        starts: how many.
-        reach: how far apart they are.
-        steps: of the iteration; the second half with a shrinking rho.
-        draws: for every step and start, in pairs eps and -eps.
-        stride: the longest step, in standard deviations, before it is multiplied by rho.
-    """
-    loc = reach * noise.normal((starts, dim), like)
-    loc[0] = 0
-    identity = torch.eye(dim, dtype=like.dtype, device=like.device)
-    tril, bound, steps_known = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
-    for step in range(steps):
-        rho = 0.3 * min(1.0, 2 * (1 - step / steps))
-        eps = noise.normal((draws // 2, starts, dim), like).transpose(0, 1)
-        eps = torch.cat([eps, -eps], 1)
-        with torch.enable_grad():
-            z = (loc.unsqueeze(1) + eps @ tril.mT).requires_grad_()
-            value = log_density(z)
-            usable = torch.isfinite(value)
-            (slope,) = torch.autograd.grad(value.where(usable, value.new_zeros(())).sum(), z)
-        usable &= torch.isfinite(slope).all(-1)
-        share = usable.to(z) / usable.sum(1, keepdim=True).clamp_min(1)
-        w = (slope.where(usable.unsqueeze(-1), slope.new_zeros(())) @ tril) * share.unsqueeze(-1)
-        shift, bend = w.sum(1), identity + eps.mT @ w
-        bend = 0.5 * (bend + bend.mT)
-        known = usable.any(1) & torch.isfinite(torch.cat([shift, bend.flatten(1)], 1)).all(1)
-        shift = shift.where(known[:, None], shift.new_zeros(()))
-        bend = bend.where(known[:, None, None], -identity / rho)
-        excess = shift.norm(dim=-1, keepdim=True) / stride
-        shift = shift / excess.clamp_min(1)
-        bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
-        average = (value.where(usable, value.new_zeros(())) * share).sum(1)
-        reached = average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        steps_known = steps_known + known
-        bound = bound.lerp(reached, (1 / steps_known.clamp_min(1)).clamp_min(0.05)).where(known, bound)
-        loc = loc + rho * (tril @ shift.unsqueeze(-1)).squeeze(-1)
-        # L (I + rho/2 B) is a square root of the new covariance; its triangle is another.
-        tril = _triangle(tril @ (identity + 0.5 * rho * bend))
-    weight = bound.where(known & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
-    mean = (weight.squeeze(-1) * loc).sum(0)
-    off = (loc - mean).unsqueeze(-1)
-    arrived = bool((weight.flatten() * (excess.flatten() <= 1)).sum() > 0.5)
-    return Normal(mean, _root((weight * (tril @ tril.mT + off @ off.mT)).sum(0)), arrived)
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """The lower triangle of a covariance, nan if it is none."""
-    tril, wrong = torch.linalg.cholesky_ex(covariance)
-    return tril.where(wrong == 0, torch.nan)
-
-
-def _triangle(root: Tensor) -> Tensor:
-    """The lower triangle with a positive diagonal of the same covariance."""
-    lower = torch.linalg.qr(root.mT).R.mT
-    return lower * lower.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)

@@ -39,8 +39,8 @@ from ..conditionals import (
     StandardNormal,
 )
 from ..errors import ConfigurationError
-from ..game import Phase, Play, Player
 from ..objectives import log_mean_exp
+from ..players import Phase, PhaseResult, Player
 from .latent import LatentVariableModel
 
 
@@ -64,7 +64,7 @@ class VAE(LatentVariableModel):
         decoder: p(x|z).
         prior: p(z).
         estimator: `analytic`, `monte_carlo` or `importance_weighted`, see the module.
-        samples: noise samples a row (the paper's L, or K of the importance-weighted bound).
+        samples: draws of z per row (the paper's L, or K of the importance-weighted bound).
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
         players: optimizer, schedule and clip norm.
         accumulate: see `Game`.
@@ -90,17 +90,25 @@ class VAE(LatentVariableModel):
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
-        recipes = {"encoder": encoder, "decoder": decoder, "prior": prior}
-        super().__init__(latent_dim, recipes, conditional, samples, kl_warmup, weight_prior, players, accumulate)
+        super().__init__(
+            latent_dim=latent_dim,
+            recipes={"encoder": encoder, "decoder": decoder, "prior": prior},
+            players=players,
+            samples=samples,
+            conditional=conditional,
+            kl_warmup=kl_warmup,
+            weight_prior=weight_prior,
+            accumulate=accumulate,
+        )
         if estimator not in ("analytic", "monte_carlo", "importance_weighted"):
             raise ConfigurationError(
                 f"estimator: {estimator!r} is none of 'analytic', 'monte_carlo', 'importance_weighted'"
             )
-        self._one_step_each()
+        self.require_one_step()
         self.estimator = estimator
-        self._build_for(data_shape=data_shape, classes=classes)
+        self.build_if_known(data_shape=data_shape, classes=classes)
 
-    def cast(self) -> dict[str, Sequence[nn.Module]]:
+    def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {"model": [self.encoder, self.decoder, self.prior]}
 
     def phases(self) -> list[Phase]:
@@ -118,12 +126,12 @@ class VAE(LatentVariableModel):
             kl = log_q - p.log_prob(z)
         return self.log_likelihood(batch, z), kl
 
-    def learn(self, batch: Batch) -> Play:
+    def learn(self, batch: Batch) -> PhaseResult:
         log_likelihood, kl = self.terms(batch)
         loss = self.kl_weight * kl - log_likelihood
         if self.estimator == "importance_weighted":
             loss = -log_mean_exp(-loss)
-        return Play({"model": loss + self.weight_penalty}, self._scores(log_likelihood, kl))
+        return PhaseResult({"model": loss + self.weight_penalty}, self._scores(log_likelihood, kl))
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         return self._scores(*self.terms(batch))

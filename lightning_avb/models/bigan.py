@@ -1,0 +1,154 @@
+"""Bidirectional GAN (Donahue et al. 2017), or adversarially learned inference (Dumoulin et al. 2017).
+
+A GAN (see `gan`) with an encoder q(z|x) and a discriminator of pairs. There are two joint distributions, the encoder's,
+q(x, z) = p_data(x) q(z|x), and the generator's, p(x, z), that of (G(z), z) with z ~ p(z):
+
+    discriminator:  -log sigmoid T(x, z_q) - log sigmoid -T(x_p, z_p),    optimum T* = log q(x, z) - log p(x, z),
+    encoder:        the generator's loss of `adversarial` at T(x, z_q),     x from the data, z_q ~ q(z|x),
+    generator:      the same loss at -T(x_p, z_p),                          x_p = G(z_p), z_p ~ p(z).
+
+T is high on the encoder's pairs, as in AVB. Each of the two wants its pairs taken for the other's. In the minimax form
+their losses sum to minus the discriminator's, at T* to 2 JS(q, p) - 2 log 2; in the `kl` form the encoder follows
+KL(q, p), the generator KL(p, q). All are least where the joints are equal. Then q(z|x) is the posterior of the
+generator, and an encoder without noise inverts it; but no term compares x with G(z_q), and how near they are is what
+`reconstruction_error` tells.
+
+All players step at once, from the same point; then the discriminator takes `players.discriminator.steps` - 1 steps with
+new draws.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
+from ..batch import Batch, Shape
+from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
+from ..networks import MLP, Network, ResidualCritic, check_rows_apart
+from ..networks.critics import CriticRecipe
+from ..players import Phase, PhaseResult, Player, named_losses
+from .gan import Generator, Output, check_output
+from .latent import EncodingModel, check_draws
+
+
+@dataclass(frozen=True)
+class BiGANPlayers:
+    """The players of a bidirectional GAN.
+
+    Args:
+        generator: G(z).
+        encoder: q(z|x).
+        discriminator: T(x, z); its `steps` are steps a batch.
+    """
+
+    generator: Player = Player()
+    encoder: Player = Player()
+    discriminator: Player = Player()
+
+
+class BiGAN(EncodingModel):
+    """Bidirectional GAN, or adversarially learned inference.
+
+    Args:
+        latent_dim: dimensions of z.
+        encoder: q(z|x), of any kind: deterministic, Gaussian, or a network of x and noise.
+        generator: a network from z to x.
+        discriminator: T(x, z).
+        prior, output, conditional, players, accumulate, data_shape, classes: see `GAN`.
+        loss: the losses, see `lightning_avb.adversarial`; the encoder's pairs are in the place of generated rows.
+        gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`; |grad T| is by x and by z, and R1 is
+            taken at the pairs (x, z_q).
+
+    Raises:
+        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int,
+        encoder: EncoderRecipe = GaussianEncoder,
+        generator: Network = MLP,
+        discriminator: CriticRecipe = ResidualCritic,
+        prior: PriorRecipe = StandardNormal,
+        output: Output = "sigmoid",
+        loss: AdversarialForm = "non_saturating",
+        gradient_penalty: float = 1.0,
+        penalty: Penalty = "zero_centred",
+        conditional: bool = False,
+        players: BiGANPlayers = BiGANPlayers(),
+        accumulate: int = 1,
+        data_shape: Sequence[int] | None = None,
+        classes: int | None = None,
+    ) -> None:
+        super().__init__(
+            latent_dim=latent_dim,
+            recipes={"encoder": encoder, "generator": generator, "discriminator": discriminator, "prior": prior},
+            players=players,
+            conditional=conditional,
+            accumulate=accumulate,
+        )
+        self.require_one_step(except_for="discriminator", minimum=1)
+        check_output(output)
+        self.output, self.adversarial = output, AdversarialObjective(loss, gradient_penalty, penalty)
+        self.build_if_known(data_shape=data_shape, classes=classes)
+
+    def build(self, data_shape: Shape) -> None:
+        super().build(data_shape)
+        check_draws(self.prior, self.latent_dim)
+        self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
+        self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
+        self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
+        check_rows_apart(discriminator=self.discriminator)
+
+    def check_batch(self, batch: Batch, batch_idx: int) -> None:
+        super().check_batch(batch, batch_idx)
+        if batch_idx == 0:
+            self.generator.check(batch.x)
+
+    def player_modules(self) -> dict[str, Sequence[nn.Module]]:
+        return {
+            "generator": [self.generator],
+            "encoder": [self.encoder],
+            "discriminator": [self.discriminator],
+        }
+
+    def phases(self) -> list[Phase]:
+        more = self.players["discriminator"].steps - 1
+        return [Phase(tuple(self.players), self.learn), *[Phase(("discriminator",), self.learn_discriminator)] * more]
+
+    def pairs(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
+        """[x, z_q], from the data and the encoder, and [x_p, z_p], from the generator."""
+        (z_q,) = self.encoder(batch.x, batch.y).rsample((1,))
+        (z_p,) = self.prior().sample((1, len(batch.x)))
+        return [batch.x, z_q], [self.generator(z_p, batch.y), z_p]
+
+    def terms(self, batch: Batch, pairs: tuple[list[Tensor], list[Tensor]]) -> AdversarialTerms:
+        """What the discriminator gives for the encoder's pairs next to the generator's."""
+        context = self.generator.label(batch.y, batch.x)
+        return self.adversarial(self.discriminator, *pairs, context, penalise="generated")
+
+    def learn(self, batch: Batch) -> PhaseResult:
+        found = self.terms(batch, self.pairs(batch))
+        losses = {"encoder": found.generator, "generator": found.opposite, "discriminator": found.discriminator}
+        return PhaseResult(losses, {"discriminator_accuracy": found.accuracy})
+
+    def learn_discriminator(self, batch: Batch) -> PhaseResult:
+        with torch.no_grad():
+            pairs = self.pairs(batch)
+        return PhaseResult({"discriminator": self.terms(batch, pairs).discriminator}, {})
+
+    def scores(self, batch: Batch) -> dict[str, Tensor]:
+        """Those of `learn`, and `reconstruction_error`: |x - G(z_q)|^2, summed over the dimensions of x."""
+        again = self.decode(self.encode(batch.x, batch.y), batch.y)
+        error = (batch.x - again).square().flatten(1).sum(1)
+        losses, scores = self.learn(batch)
+        return {"reconstruction_error": error, **named_losses(losses), **scores}
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
+        return self.generator(z, y)

@@ -1,0 +1,101 @@
+"""The normal distribution nearest to a log-density, at which a posterior's sampler begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import noise
+
+
+class Normal(NamedTuple):
+    """N(loc, scale_tril scale_tril^T); `(dim,)` and `(dim, dim)`. `arrived`: what found it did not end on its way."""
+
+    loc: Tensor
+    scale_tril: Tensor
+    arrived: bool = True
+
+
+@torch.no_grad()
+def nearest_normal(
+    log_density: Callable[[Tensor], Tensor],
+    dim: int,
+    like: Tensor,
+    starts: int = 6,
+    reach: float = 3.0,
+    steps: int = 300,
+    draws: int = 128,
+    stride: float = 10.0,
+) -> Normal:
+    """The normal distribution with the moments of a mixture of those that are nearest to p, one for every start.
+
+    N(m, L L^T) with the least KL(N, p) has E[w] = 0 and E[w eps^T] = -I with w = L^T grad log p at z = m + L eps
+    (Opper & Archambeau 2009). The natural gradient moves m by rho L E[w], and L by rho/2 L (I + E[w eps^T]): Newton's
+    step where p is normal and L right. Lengths are in standard deviations of N, and long steps are cut, which needs no
+    learning rate in the units of z: it finds a normal target dozens of units away, or a thousandth as wide.
+
+    That minimum lies in one mode where there are several. The first iteration starts at N(0, I), the others at
+    N(reach eps, I), and what they find is weighed by the evidence bound of each. Where no draw has a density or a
+    slope, or the step overflows, an iteration stays and draws in, and has no weight if it ends there.
+
+    Args:
+        log_density: z `(..., dim)` -> `(...)`, differentiable.
+        dim: of z.
+        like: gives dtype and device.
+        starts: how many.
+        reach: how far apart they are.
+        steps: of the iteration; the second half with a shrinking rho.
+        draws: for every step and start, in pairs eps and -eps.
+        stride: the longest step, in standard deviations, before it is multiplied by rho.
+    """
+    loc = reach * noise.normal((starts, dim), like)
+    loc[0] = 0
+    identity = torch.eye(dim, dtype=like.dtype, device=like.device)
+    tril, bound, steps_known = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
+    for step in range(steps):
+        rho = 0.3 * min(1.0, 2 * (1 - step / steps))
+        eps = noise.normal((draws // 2, starts, dim), like).transpose(0, 1)
+        eps = torch.cat([eps, -eps], 1)
+        with torch.enable_grad():
+            z = (loc.unsqueeze(1) + eps @ tril.mT).requires_grad_()
+            value = log_density(z)
+            usable = torch.isfinite(value)
+            (slope,) = torch.autograd.grad(value.where(usable, value.new_zeros(())).sum(), z)
+        usable &= torch.isfinite(slope).all(-1)
+        share = usable.to(z) / usable.sum(1, keepdim=True).clamp_min(1)
+        w = (slope.where(usable.unsqueeze(-1), slope.new_zeros(())) @ tril) * share.unsqueeze(-1)
+        shift, bend = w.sum(1), identity + eps.mT @ w
+        bend = 0.5 * (bend + bend.mT)
+        known = usable.any(1) & torch.isfinite(torch.cat([shift, bend.flatten(1)], 1)).all(1)
+        shift = shift.where(known[:, None], shift.new_zeros(()))
+        bend = bend.where(known[:, None, None], -identity / rho)
+        excess = shift.norm(dim=-1, keepdim=True) / stride
+        shift = shift / excess.clamp_min(1)
+        bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
+        average = (value.where(usable, value.new_zeros(())) * share).sum(1)
+        reached = average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        steps_known = steps_known + known
+        bound = bound.lerp(reached, (1 / steps_known.clamp_min(1)).clamp_min(0.05)).where(known, bound)
+        loc = loc + rho * (tril @ shift.unsqueeze(-1)).squeeze(-1)
+        # L (I + rho/2 B) is a square root of the new covariance; its triangle is another.
+        tril = _triangle(tril @ (identity + 0.5 * rho * bend))
+    weight = bound.where(known & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
+    mean = (weight.squeeze(-1) * loc).sum(0)
+    off = (loc - mean).unsqueeze(-1)
+    arrived = bool((weight.flatten() * (excess.flatten() <= 1)).sum() > 0.5)
+    return Normal(mean, cholesky_or_nan((weight * (tril @ tril.mT + off @ off.mT)).sum(0)), arrived)
+
+
+def cholesky_or_nan(covariance: Tensor) -> Tensor:
+    """The lower triangle of a covariance, nan if it is none."""
+    tril, wrong = torch.linalg.cholesky_ex(covariance)
+    return tril.where(wrong == 0, torch.nan)
+
+
+def _triangle(root: Tensor) -> Tensor:
+    """The lower triangle with a positive diagonal of the same covariance."""
+    lower = torch.linalg.qr(root.mT).R.mT
+    return lower * lower.diagonal(dim1=-2, dim2=-1).sign().unsqueeze(-2)

@@ -1,0 +1,95 @@
+"""Who plays a game, in which phases, and how each player moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from .batch import Batch
+from .errors import ConfigurationError, at_least
+
+Losses = dict[str, Tensor]
+"""Player -> loss of every sample, `(batch,)` or `(samples, batch)`."""
+
+
+class PhaseResult(NamedTuple):
+    """What the forward pass of a phase gives.
+
+    Attributes:
+        losses: of the phase's players, per sample.
+        scores: further per-sample quantities to log.
+    """
+
+    losses: Losses
+    scores: dict[str, Tensor]
+
+
+class Phase(NamedTuple):
+    """One forward pass and one backward pass, after which all of its players step.
+
+    Attributes:
+        players: their names. No parameter belongs to two of them.
+        compute: the forward pass.
+    """
+
+    players: tuple[str, ...]
+    compute: Callable[[Batch], PhaseResult]
+
+
+@dataclass(frozen=True)
+class Player:
+    """How one player moves.
+
+    Args:
+        optimizer: its optimizer; Adam with the field's usual 1e-3 if nothing is said.
+        scheduler: its learning-rate schedule, counted in global steps; none: constant.
+        clip_norm: the largest norm of its gradient, None: no limit.
+        steps: steps per batch. More than one where the model has phases to repeat (the critic).
+    """
+
+    optimizer: OptimizerCallable = torch.optim.Adam
+    scheduler: LRSchedulerCallable | None = None
+    clip_norm: float | None = None
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigurationError(f"clip_norm: {self.clip_norm} is not a positive norm")
+        at_least(0, steps=self.steps)
+
+
+class Cosine(LambdaLR):
+    """From the optimizer's learning rate down to `final` of it along half a cosine, over the whole run.
+
+    Args:
+        optimizer: given by the engine.
+        total: global steps until the end; None: the length of the run.
+        warmup: steps of a linear rise from 0 at the start.
+        final: the last learning rate, as a share of the first.
+    """
+
+    def __init__(self, optimizer: Optimizer, total: int | None = None, warmup: int = 0, final: float = 0.0) -> None:
+        self.total, self.warmup, self.final = total, warmup, final
+        super().__init__(optimizer, self.factor)
+
+    def factor(self, step: int) -> float:
+        """The share of the learning rate at a global step."""
+        if step < self.warmup:
+            return (step + 1) / (self.warmup + 1)
+        if self.total is None:
+            return 1.0
+        done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
+        return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def named_losses(losses: Losses) -> dict[str, Tensor]:
+    """The losses under the names by which they are logged."""
+    return {f"{player}_loss": loss for player, loss in losses.items()}

@@ -1,0 +1,66 @@
+"""Half precision: what stays out of float16, and one loss scale for all optimizer steps of a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+def full_precision_in_half(device_type: str) -> torch.autocast:
+    """A context that turns autocast off where it would compute in float16, and leaves bfloat16 and float32 alone."""
+    half = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
+    dtype = torch.get_autocast_dtype(device_type)
+    return torch.autocast(device_type, dtype, enabled=torch.is_autocast_enabled(device_type) and not half)
+
+
+@contextmanager
+def one_scale_update(precision_plugin: Any) -> Iterator[None]:
+    """Within the block Lightning's calls of the gradient scaler's `update` wait; one follows at the end."""
+    scaler = getattr(precision_plugin, "scaler", None)
+    if scaler is None:
+        yield
+        return
+    precision_plugin.scaler = _UpdatedOnce(scaler)
+    try:
+        yield
+    finally:
+        precision_plugin.scaler = scaler
+    scaler.update()
+
+
+class _OptimizerStep:
+    """One step of an optimizer, as a gradient scaler sees it: a second step in a batch is another one."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self.param_groups, self.step = optimizer.param_groups, optimizer.step
+
+
+class _UpdatedOnce:
+    """Stands for a GradScaler during one batch: all but `update`, which is left to `one_scale_update`.
+
+    torch's rule for several optimizers: unscale each, step each, update once. Lightning would update after each.
+    """
+
+    def __init__(self, scaler: torch.amp.GradScaler) -> None:
+        self._scaler = scaler
+        self._steps: dict[int, _OptimizerStep] = {}
+        self._alive: list[_OptimizerStep] = []  # the scaler knows them by id, which must not be given out again
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scaler, name)
+
+    def unscale_(self, optimizer: Optimizer) -> None:
+        one = self._steps[id(optimizer)] = _OptimizerStep(optimizer)
+        self._alive.append(one)
+        self._scaler.unscale_(one)  # type: ignore[arg-type]
+
+    def step(self, optimizer: Optimizer, **kwargs: Any) -> Any:
+        one = self._steps.setdefault(id(optimizer), _OptimizerStep(optimizer))
+        return self._scaler.step(one, **kwargs)  # type: ignore[arg-type]
+
+    def update(self) -> None:
+        """Left to `one_scale_update`."""
