@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from contextlib import nullcontext
 from functools import partial
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import finish, said, script, start
 from games import trainer
 from posteriors import SMALL
 
@@ -69,8 +69,8 @@ def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path, monkeypa
         "run = pl.Trainer(accelerator='cpu', max_steps=3, enable_progress_bar=False, logger=False)\n"
         "run.fit(model, NoData())\nrun.save_checkpoint('some.ckpt')\n"
     )
-    found = subprocess.run([sys.executable, "script_of_the_test.py"], cwd=tmp_path, capture_output=True, text=True)
-    assert found.returncode == 0 and found.stdout.count("begin") == 1, found.stderr
+    assert finish(start(script("script_of_the_test.py"), tmp_path)) == [0], said(tmp_path)
+    assert said(tmp_path).count("begin") == 1
     known = cli.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
     assert known["init_args"]["log_density"] == "script_of_the_test.log_density"
     Path(tmp_path, "script_of_the_test.py").write_text("def log_density(mu):\n    return -(mu**2)\n")
