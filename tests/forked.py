@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -18,7 +19,7 @@ import torch
 from lightning_avb.cli import main
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "forked", "signals"])
+FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "forked", "games", "signals"])
 
 
 class Begun(pl.Callback):
@@ -72,6 +73,17 @@ def command(*arguments: str) -> Callable[[], None]:
 def _command(arguments: Sequence[str]) -> None:
     sys.argv = ["lightning-avb", *arguments]
     main()
+
+
+def script(name: str) -> Callable[[], None]:
+    """`python NAME`, for `start`."""
+    return partial(_script, name)
+
+
+def _script(name: str) -> None:
+    sys.argv = [name]
+    sys.path.insert(0, os.getcwd())
+    runpy.run_path(name, run_name="__main__")
 
 
 def start(

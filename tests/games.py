@@ -1,11 +1,7 @@
-"""Small models and trainers that the engine's tests share, and a script that fits them on their own.
-
-python tests/games.py MODEL[,MODEL...] FOLDER [--devices 2] [--steps 10] [--ckpt CKPT] [--kill STEP] [--inject]
-"""
+"""Small models and trainers that the engine's tests share, and fits of them in processes of their own."""
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 from collections.abc import Iterable
@@ -197,49 +193,43 @@ def moved(model: avb.Game, players: Iterable[str]) -> int:
     return sum(parameter.numel() for player in players for parameter in model.parameters_of(player))
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("models")
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--devices", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--ckpt")
-    parser.add_argument("--kill", type=int)
-    parser.add_argument("--inject", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+def fit(
+    names: Iterable[str],
+    devices: int = 1,
+    steps: int = 10,
+    ckpt: Path | None = None,
+    kill: int | None = None,
+    inject: bool = False,
+) -> None:
+    """Fits these models in the working directory, as one of the `devices` processes; for `forked.start`."""
     torch.distributed.all_reduce = reduced = CountReduced()
-    for name in options.models.split(","):
+    for name in names:
         pl.seed_everything(3)
-        save = ModelCheckpoint(options.folder, save_last=True, every_n_train_steps=7, save_on_train_epoch_end=False)
-        callbacks: list[Any] = [Dump(options.folder, name), *([] if options.inject else [save])]
-        if options.kill:
-            callbacks.append(Kill(options.kill))
-        fit = trainer(
-            options.folder,
-            max_steps=options.steps,
-            devices=options.devices,
-            strategy="ddp" if options.devices > 1 else "auto",
-            precision="64-true" if options.inject else "32-true",
+        save = ModelCheckpoint(Path.cwd(), save_last=True, every_n_train_steps=7, save_on_train_epoch_end=False)
+        callbacks: list[Any] = [Dump(Path.cwd(), name), *([] if inject else [save])]
+        if kill:
+            callbacks.append(Kill(kill))
+        run = trainer(
+            Path.cwd(),
+            max_steps=steps,
+            devices=devices,
+            strategy="ddp" if devices > 1 else "auto",
+            precision="64-true" if inject else "32-true",
             num_sanity_val_steps=0,
             limit_val_batches=0,
-            enable_checkpointing=not options.inject,
+            enable_checkpointing=not inject,
             callbacks=callbacks,
         )
-        streams = {"labels": 100, "labelled_per_batch": 20 // options.devices} if name == "aae_semi" else {}
+        streams = {"labels": 100, "labelled_per_batch": 20 // devices} if name == "aae_semi" else {}
         data: Any = (
             NoData(20)
             if name in POSTERIORS
-            else Digits(64 // options.devices, binarize="static" if options.inject else "dynamic", **streams)
+            else Digits(64 // devices, binarize="static" if inject else "dynamic", **streams)
         )
-        with noise.use(JoinedNoise(64)) if options.inject else nullcontext():
+        with noise.use(JoinedNoise(64)) if inject else nullcontext():
             model = {**MODELS, **ACROSS_ROWS, **POSTERIORS}[name]()
-            fit.fit(model, data, ckpt_path=options.ckpt)
-        if options.devices > 1:
+            run.fit(model, data, ckpt_path=ckpt)
+        if devices > 1:
             extra = {moved(model, phase.players) for phase in model.phases()} - {moved(model, model.players)}
             assert set(reduced.sizes) == extra, "a phase reduces the parameters of its own players alone"
             reduced.sizes.clear()
-
-
-if __name__ == "__main__":
-    main()

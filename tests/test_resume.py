@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
-from games import MODELS
+from forked import finish, free_port, said, start, torchrun_environment
+from games import MODELS, fit
 from signals import same
 
-GAMES = Path(__file__).with_name("games.py")
 
-
-def run(model, folder, *options):
-    folder.mkdir(exist_ok=True)
-    command = [sys.executable, str(GAMES), model, str(folder), *options]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300)
+def run(folder, names, devices, **options):
+    """The exit codes of a fit in processes of its own."""
+    port = free_port()
+    environments = [torchrun_environment(rank, devices, port) for rank in range(devices)]
+    return finish(start(partial(fit, names, devices, **options), folder, environments), timeout=300)
 
 
 @pytest.mark.parametrize(
@@ -34,18 +32,15 @@ def run(model, folder, *options):
 )
 def test_a_killed_run_resumes_to_the_same_bits(tmp_path, name, devices):
     # 20 batches an epoch, a checkpoint every 7 steps: killed at 31 in the second epoch, resumed at 28.
-    size = ("--steps", "45", "--devices", str(devices))
-    whole = run(name, tmp_path / "whole", *size)
-    assert whole.returncode == 0, whole.stderr
-    killed = run(name, tmp_path / "killed", *size, "--kill", "31")
-    assert killed.returncode != 0
-    assert not list((tmp_path / "killed").glob("*.pt"))
-    last = tmp_path / "killed" / "last.ckpt"
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert run(whole, [name], devices, steps=45) == [0] * devices, said(whole)
+    assert all(run(killed, [name], devices, steps=45, kill=31))
+    assert not list(killed.glob("*.pt"))
+    last = killed / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 28
-    resumed = run(name, tmp_path / "killed", *size, "--ckpt", str(last))
-    assert resumed.returncode == 0, resumed.stderr
+    assert run(killed, [name], devices, steps=45, ckpt=last) == [0] * devices, said(killed)
     for rank in range(devices):
-        whole_end, resumed_end = (torch.load(tmp_path / of / f"{name}_{rank}.pt") for of in ("whole", "killed"))
+        whole_end, resumed_end = (torch.load(folder / f"{name}_{rank}.pt") for folder in (whole, killed))
         assert same(whole_end["model"], resumed_end["model"])
         assert same(whole_end["optimizers"], resumed_end["optimizers"])
 
@@ -55,8 +50,7 @@ def test_two_processes_equal_each_other_and_one_on_the_joined_batch(tmp_path):
     ends = {}
     for devices in (1, 2):
         folder = tmp_path / str(devices)
-        result = run(",".join(MODELS), folder, "--steps", "10", "--devices", str(devices), "--inject")
-        assert result.returncode == 0, result.stderr
+        assert run(folder, MODELS, devices, inject=True) == [0] * devices, said(folder)
         for name in MODELS:
             ends[name, devices] = [torch.load(folder / f"{name}_{rank}.pt") for rank in range(devices)]
     for name in MODELS:
