@@ -83,8 +83,12 @@ class PlainAVB:
     def __init__(self, model: avb.AVB) -> None:
         self.encoder: Any = copy.deepcopy(model.encoder)
         self.decoder: Any = copy.deepcopy(model.decoder)
-        self.critic: Any = copy.deepcopy(model.critic)
-        self.draws = model.contrast.draws if isinstance(model.contrast, avb.GaussianContrast) else None
+        self.critic: Any = copy.deepcopy(model.density_ratio.critic)
+        self.draws = (
+            model.density_ratio.contrast.draws
+            if isinstance(model.density_ratio.contrast, avb.GaussianContrast)
+            else None
+        )
         self.extra_steps = model.players["critic"].steps - 1
         self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = model.players["model"].optimizer(self.parameters)
@@ -402,10 +406,10 @@ class Parts(Profiler):
         self.mark = 0.0
 
     def start(self, action_name: str) -> None:
-        self.enter(next((part for piece, part in ACTIONS.items() if piece in action_name), LIGHTNING))
+        self.critic_input(next((part for piece, part in ACTIONS.items() if piece in action_name), LIGHTNING))
 
     def stop(self, action_name: str) -> None:
-        self.leave()
+        self.critic_output()
 
     def enter(self, part: str) -> None:
         self._book()
@@ -428,11 +432,11 @@ class Parts(Profiler):
 
         @wraps(function)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.enter(part)
+            self.critic_input(part)
             try:
                 return function(*args, **kwargs)
             finally:
-                self.leave()
+                self.critic_output()
 
         setattr(owner, method, watched)
 

@@ -40,6 +40,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.environments import LightningEnvironment, SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+from .lightning_private import cluster_environment, log_this_step, replace_signal_handlers, validates_or_ends_now
+
 AGAIN = 3.0
 """Seconds after which a signal counts as a second one: launchers pass on what the process group was sent already."""
 
@@ -55,10 +57,7 @@ class Interruption(pl.callbacks.Checkpoint):
         self.trainer = trainer
         self.noted = self.agreed = 0
         self._noted_at, self._exchange, self._previous = 0.0, _Exchange(trainer), dict[int, Any]()
-        connector: Any = trainer._signal_connector
-        connector.register_signal_handlers, connector.teardown = self._install, self._restore
-        loop: Any = trainer.fit_loop.epoch_loop
-        loop._broadcast_sigterm_tensor = lambda: None
+        replace_signal_handlers(trainer, self._install, self._restore)
 
     def _install(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -76,7 +75,7 @@ class Interruption(pl.callbacks.Checkpoint):
 
     def _requeue_signal(self) -> int:
         """The signal on which SLURM's job goes back into the queue, 0: there is none."""
-        environment = self.trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(self.trainer)
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             return int(environment.requeue_signal or 0)
         return 0
@@ -93,11 +92,8 @@ class Interruption(pl.callbacks.Checkpoint):
         self.agreed = self._exchange(self.noted)
         if not self.agreed:
             return
-        loop: Any = trainer.fit_loop.epoch_loop
-        if not (loop._is_training_done or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)):
-            # The row of this step, which Lightning would log next.
-            trainer._logger_connector.on_batch_end()
-            trainer._logger_connector.update_train_step_metrics()
+        if not validates_or_ends_now(trainer):
+            log_this_step(trainer)
             self._stop()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -117,13 +113,13 @@ class Interruption(pl.callbacks.Checkpoint):
                 _requeue()
             sys.exit(0)
         # The process that Lightning's launcher began in kills itself when one of the others ends with an error.
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         launched = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
         sys.exit(0 if launched else 128 + self.agreed)
 
     def _preempted(self) -> bool:
         """Whether this SIGTERM means that SLURM wants the nodes for another job, the same answer on every process."""
-        environment = self.trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(self.trainer)
         kept_out = isinstance(environment, SLURMEnvironment) and not environment.auto_requeue
         if self.agreed != signal.SIGTERM or "SLURM_JOB_ID" not in os.environ or kept_out:
             return False

@@ -6,12 +6,14 @@ setup.cfg pins the minor version for the sake of these functions. Each says why 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.strategies import DDPStrategy
 
 
-def store_hyperparameters(module: pl.LightningModule, values: dict[str, Any]) -> None:
+def store_hyperparameters(module: Any, values: dict[str, Any]) -> None:
     """Sets the hyper-parameters that loggers and checkpoints get.
 
     `save_hyperparameters` would read them from the frames of the callers, and keep classes and partials as they are,
@@ -22,13 +24,13 @@ def store_hyperparameters(module: pl.LightningModule, values: dict[str, Any]) ->
     module._hparams_initial = copy.deepcopy(module._hparams)
 
 
-def update_hyperparameters(module: pl.LightningModule, **values: Any) -> None:
+def update_hyperparameters(module: Any, **values: Any) -> None:
     """Adds what is known only once the model is built. The second copy is the one that loggers get."""
     for known in (module._hparams, module._hparams_initial):
         known.update(values)
 
 
-def forget_hyperparameter(module: pl.LightningModule, name: str) -> None:
+def forget_hyperparameter(module: Any, name: str) -> None:
     """Removes what `update_hyperparameters` added."""
     for known in (module._hparams, module._hparams_initial):
         del known[name]
@@ -55,3 +57,37 @@ def moved_batch(module: pl.LightningModule, batch: Any, dataloader_idx: int) -> 
     trainer = module.trainer
     batch = module._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), dataloader_idx)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
+
+
+def replace_signal_handlers(trainer: pl.Trainer, install: Callable[[], None], restore: Callable[[], None]) -> None:
+    """Puts handlers in the place of Lightning's own, and leaves out the broadcast of SIGTERM with which they come.
+
+    Lightning's handlers for SLURM can only be switched off in the environment plugin, which the launcher has chosen by
+    then; its handler of SIGTERM cannot be switched off.
+    """
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers, connector.teardown = install, restore
+    loop: Any = trainer.fit_loop.epoch_loop
+    loop._broadcast_sigterm_tensor = lambda: None
+
+
+def cluster_environment(trainer: pl.Trainer) -> Any:
+    """The launcher that Lightning has found. Public on strategies with several processes only."""
+    return trainer._accelerator_connector.cluster_environment
+
+
+def validates_or_ends_now(trainer: pl.Trainer) -> bool:
+    """Whether Lightning validates, or ends the epoch, right after the present batch."""
+    loop: Any = trainer.fit_loop.epoch_loop
+    return loop._is_training_done or loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
+
+
+def log_this_step(trainer: pl.Trainer) -> None:
+    """Gives the loggers what was logged in this batch, which Lightning does after the last callback."""
+    trainer._logger_connector.on_batch_end()
+    trainer._logger_connector.update_train_step_metrics()
+
+
+def ddp_options(strategy: DDPStrategy) -> tuple[dict[str, Any], int | None]:
+    """The options that `DistributedDataParallel` gets, and every how many steps models are averaged; None: never."""
+    return strategy._ddp_kwargs, strategy._model_averaging_period

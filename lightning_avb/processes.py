@@ -17,6 +17,7 @@ from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasti
 from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy, StrategyRegistry
 
 from .errors import ConfigurationError
+from .lightning_private import cluster_environment, ddp_options
 
 SUPPORTED = {strategy.__name__ for strategy in (SingleDeviceStrategy, DDPStrategy)}
 """The strategies that the engine is written and tested for; a subclass is another strategy."""
@@ -78,9 +79,10 @@ def _check_class(name: str) -> None:
 
 
 def _check_ddp(strategy: DDPStrategy) -> None:
-    if strategy._ddp_kwargs.get("static_graph"):
+    options, averaging_period = ddp_options(strategy)
+    if options.get("static_graph"):
         raise ConfigurationError("trainer.strategy.static_graph: the phases of a batch have different graphs")
-    if strategy._model_averaging_period is not None:
+    if averaging_period is not None:
         raise ConfigurationError("trainer.strategy.model_averaging_period: the engine averages gradients, never models")
 
 
@@ -117,7 +119,7 @@ def _check_processes(trainer: pl.Trainer) -> None:
     """Where a launcher started others than the trainer is to have, Lightning waits for processes that never come, or
     trains independent copies that write over each other.
     """
-    environment = trainer._accelerator_connector.cluster_environment
+    environment = cluster_environment(trainer)
     if isinstance(environment, TorchElasticEnvironment):
         each = int(os.environ.get("LOCAL_WORLD_SIZE", environment.world_size()))
         nodes, launcher, options = environment.world_size() // each, "torchrun", ("--nproc-per-node", "--nnodes")

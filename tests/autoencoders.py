@@ -34,13 +34,13 @@ def one_hot(y, kinds):
 
 def played(model, draw, steps):
     """The model at the end of the game, on batches from `draw`; every player with its optimizer and a cosine."""
-    optimizers = {name: player.optimizer(model._parameters_of(name)) for name, player in model.players.items()}
+    optimizers = {name: player.optimizer(model.parameters_of(name)) for name, player in model.players.items()}
     schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps) for optimizer in optimizers.values()]
     for _ in range(steps):
         batch = draw()
         for phase in model.phases():
-            parameters = [parameter for player in phase.players for parameter in model._parameters_of(player)]
-            loss = sum(map(torch.mean, phase.play(batch).losses.values()))
+            parameters = [parameter for player in phase.players for parameter in model.parameters_of(player)]
+            loss = sum(map(torch.mean, phase.compute(batch).losses.values()))
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.grad = gradient
             for player in phase.players:

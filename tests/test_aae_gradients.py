@@ -16,7 +16,8 @@ from worlds import perturbed
 
 from lightning_avb import MLP, Batch, InputNoise, PetalPrior, Player, noise, objectives
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.models.aae import AAEPlayers, CategoricalAAEPlayers
+from lightning_avb.models.aae import AAEPlayers
+from lightning_avb.models.categorical_aae import CategoricalAAEPlayers
 
 float64 = pytest.mark.usefixtures("float64")
 
@@ -53,7 +54,7 @@ def written_out(model, batch):
     }[model.labels]
     with noise.use(of_shape):
         real = model.prior.given(y).sample((1,)) if model.labels == "prior" else model.prior().sample((1, len(x)))
-    game = contested(model.discriminator, z[0], real[0], context, model.loss)
+    game = contested(model.discriminator, z[0], real[0], context, model.adversarial.form)
     label = one_hot(y, CLASSES) if model.labels == "decoder" else None
     return {
         "reconstruct": {"autoencoder": likelihood_loss(model, x, z, label)},
@@ -77,10 +78,10 @@ def written_out_with_categories(model, batch):
         for j in range(i):
             distance = (heads.weight[:, i] - heads.weight[:, j]).square().sum().sqrt()
             missing = missing + (model.head_distance - distance).clamp_min(0)
-    style = contested(model.discriminators["style"], z, of_shape((1, len(x), 2), x)[0], None, model.loss)
-    category = contested(model.discriminators["category"], share, drawn[0], None, model.loss)
+    style = contested(model.discriminators["style"], z, of_shape((1, len(x), 2), x)[0], None, model.adversarial.form)
+    category = contested(model.discriminators["category"], share, drawn[0], None, model.adversarial.form)
     discriminator = style["discriminator"] + category["discriminator"]
-    generator = model.contested["category"] * category["generator"] + model.contested["style"] * style["generator"]
+    generator = model.judged["category"] * category["generator"] + model.judged["style"] * style["generator"]
     if model.smoothness:
         generator = generator + model.smoothness * change_of_category(model, x, share)
     generator = generator + model.balance * (share * (k * share.mean(0)).log()).sum(-1)
@@ -111,13 +112,13 @@ def assert_every_phase_is(model, batch, expected):
     gradients = lambda loss: torch.autograd.grad(loss.mean(), parameters, materialize_grads=True, retain_graph=True)
     for phase in model.phases():
         with noise.use(of_shape):
-            losses = phase.play(batch).losses
-        by_hand = expected[phase.play.__name__]
+            losses = phase.compute(batch).losses
+        by_hand = expected[phase.compute.__name__]
         assert set(losses) == set(by_hand) == set(phase.players)
         theirs = [torch.zeros_like(parameter) for parameter in parameters]
         for player, loss in losses.items():
             torch.testing.assert_close(loss, by_hand[player].expand_as(loss))
-            own = {id(parameter) for parameter in model._parameters_of(player)}
+            own = {id(parameter) for parameter in model.parameters_of(player)}
             for name, parameter, total, part in zip(names, parameters, theirs, gradients(by_hand[player]), strict=True):
                 assert bool(part.any()) == (id(parameter) in own), f"{player}: {name}"
                 total += part

@@ -13,9 +13,9 @@ from torch import nn
 from worlds import perturbed
 
 from lightning_avb import Batch, CategoricalAAE, Player
-from lightning_avb.conditionals.categorical import CategoricalEncoder, crowding
+from lightning_avb.conditionals.categorical import CategoricalEncoder, head_distance_penalty
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.models.aae import CategoricalAAEPlayers, Members
+from lightning_avb.models.categorical_aae import CategoricalAAEPlayers, Members
 
 float64 = pytest.mark.usefixtures("float64")
 
@@ -275,6 +275,6 @@ def test_cluster_heads_begin_apart_and_around_the_origin(categories, dim):
         heads = encoder.cluster_heads.weight.detach().T
         assert torch.pdist(heads).min() > 3.999
         assert heads.mean(0).abs().max() < 1e-4
-        assert crowding(heads, 4.0) < 1e-3 and crowding(heads[:2], 1e4) == pytest.approx(
+        assert head_distance_penalty(heads, 4.0) < 1e-3 and head_distance_penalty(heads[:2], 1e4) == pytest.approx(
             1e4 - (heads[0] - heads[1]).norm().item(), rel=1e-5
         )

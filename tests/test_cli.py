@@ -28,7 +28,11 @@ QUICK = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
-WIDTHS = ("--model.encoder.network.hidden=[8]", "--model.decoder.network.hidden=[8]", "--model.critic.width=8")
+WIDTHS = (
+    "--model.encoder.network.hidden=[8]",
+    "--model.decoder.network.hidden=[8]",
+    "--model.critic.width=8",
+)
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +70,7 @@ def test_every_config_builds_its_model(path, monkeypatch):
     Instantiate()
     ((model, data),) = built
     own = {"own_pictures": (3, 48, 40), "own_table": (5,)}.get(path.parent.name)
-    model._build_for(data_shape=data.data_shape or own, classes=data.classes)
+    model.build_if_known(data_shape=data.data_shape or own, classes=data.classes)
     if path.parent.name != "posteriors":
         assert model.latent_dim == parts["model"]["init_args"]["latent_dim"]
     again = type(model)(**{key: value for key, value in model.hparams.items() if key != "_class_path"})

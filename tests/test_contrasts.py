@@ -77,7 +77,7 @@ def test_r_integrates_to_one(contrast, prior, latent_dim):
     points, log_weight = Quadrature.grid(latent_dim, 9.0, 3000 if latent_dim == 1 else 150)
     with torch.no_grad():
         z = points.unsqueeze(1).expand(-1, 4, -1)
-        mass = (contrast(q, p, x).view(z)[1] + p.log_prob(z) + log_weight).exp().sum(0)
+        mass = (contrast(q, p, x).to_critic(z)[1] + p.log_prob(z) + log_weight).exp().sum(0)
     torch.testing.assert_close(mass, torch.ones(4), rtol=0, atol=5e-3)
 
 
@@ -89,8 +89,8 @@ def test_density_of_r_is_that_of_its_draws(contrast, prior, latent_dim):
     contrast, q, p, x = scene(contrast, prior=prior, latent_dim=latent_dim)
     reference, z = contrast(q, p, x), torch.randn(3, 4, latent_dim)
     there = p if isinstance(contrast, PriorContrast) else StandardNormal(latent_dim)()
-    seen, log_ratio = reference.view(z)
-    by_z = jacobian(lambda z: reference.view(z)[0], z)
+    seen, log_ratio = reference.to_critic(z)
+    by_z = jacobian(lambda z: reference.to_critic(z)[0], z)
     own = by_z.diagonal(dim1=0, dim2=3).diagonal(dim1=0, dim2=2).permute(2, 3, 0, 1)
     assert by_z.count_nonzero() == own.count_nonzero(), "a draw is seen in the light of another"
     torch.testing.assert_close(log_ratio + p.log_prob(z), there.log_prob(seen) + torch.linalg.slogdet(own)[1])
@@ -114,16 +114,16 @@ def test_nothing_but_the_draws_of_q_carries_a_gradient(contrast, encoder):
     log r alike."""
     contrast, q, p, x = scene(contrast, encoder)
     reference, drawn = contrast(q, p, x), q.rsample((3,))
-    views = [*reference.view(torch.randn(3, 4, 2)), reference.rsample(3)]
+    views = [*reference.to_critic(torch.randn(3, 4, 2)), reference.rsample(3)]
     views += [reference.context] if reference.context is not None else []
     assert not any(view.requires_grad for view in views)
-    seen, log_ratio = reference.view(drawn)
+    seen, log_ratio = reference.to_critic(drawn)
     assert seen.requires_grad
     total = (seen.square() + log_ratio.square().unsqueeze(-1)).sum()
     assert not flat_gradient(total, [torch.zeros(1, requires_grad=True), *contrast.parameters()]).any()
     # through the draws alone, as if the moments came from somewhere else
     apart = drawn.detach().requires_grad_()
-    seen, log_ratio = reference.view(apart)
+    seen, log_ratio = reference.to_critic(apart)
     (by_draws,) = torch.autograd.grad((seen.square() + log_ratio.square().unsqueeze(-1)).sum(), apart)
     (by_all,) = torch.autograd.grad(total, drawn)
     torch.testing.assert_close(by_all, by_draws)
@@ -137,7 +137,7 @@ def test_a_learned_prior_follows_q_and_nothing_else_does(prior):
     """log r - log p is zero: its gradient is that of -log p(z) in the prior, and none in z."""
     prior, z = perturbed(prior(2)), torch.randn(5, 4, 2, requires_grad=True)
     _, q, _, x = scene(PriorContrast)
-    seen, log_ratio = PriorContrast((3,), 2)(q, prior(), x).view(z)
+    seen, log_ratio = PriorContrast((3,), 2)(q, prior(), x).to_critic(z)
     assert torch.equal(seen, z) and not log_ratio.any()
     parameters = [torch.zeros(1, requires_grad=True), *prior.parameters()]
     truth = flat_gradient(-prior().log_prob(z.detach()).sum() + 0 * parameters[0], parameters)
@@ -158,8 +158,8 @@ def test_moments_are_those_of_the_draws_that_were_made_for_them():
         deviation, mean = torch.std_mean(q.rsample((4,)), 0)
     torch.testing.assert_close(reference.context, torch.cat([mean, deviation.log()], -1))
     z = torch.randn(3, 4, 2)
-    torch.testing.assert_close(reference.view(z)[0], (z - mean) / deviation)
-    torch.testing.assert_close(reference.view(z)[1], DiagonalNormal(mean, deviation).log_prob(z) - p.log_prob(z))
+    torch.testing.assert_close(reference.to_critic(z)[0], (z - mean) / deviation)
+    torch.testing.assert_close(reference.to_critic(z)[1], DiagonalNormal(mean, deviation).log_prob(z) - p.log_prob(z))
 
 
 def test_closed_moments_are_preferred_to_draws():
@@ -178,7 +178,7 @@ def test_a_posterior_without_noise_stays_finite(contrast):
     contrast, _, p, x = scene(contrast)
     q = DiagonalNormal(torch.zeros(4, 2), torch.zeros(4, 2))
     reference = contrast(q, p, x)
-    assert all(part.isfinite().all() for part in (*reference.view(torch.zeros(3, 4, 2)), reference.context))
+    assert all(part.isfinite().all() for part in (*reference.to_critic(torch.zeros(3, 4, 2)), reference.context))
 
 
 # The flow.
@@ -191,7 +191,7 @@ def test_a_new_flow_is_adaptive_contrast(contrast):
     for part in (contrast, GaussianContrast):
         with noise.use(noise.OfRows(index=torch.arange(4))):
             references.append(part((3,), 2)(q, p, x))
-    for ours, theirs in zip(references[0].view(z), references[1].view(z), strict=True):
+    for ours, theirs in zip(references[0].to_critic(z), references[1].to_critic(z), strict=True):
         torch.testing.assert_close(ours, theirs)
     assert torch.equal(references[0].context, references[1].context)
 
@@ -206,7 +206,7 @@ def test_the_flow_is_fitted_by_maximum_likelihood(contrast, latent_dim, classes)
     reference, z = contrast(q, p, x, y), q.rsample((3,))
     loss = reference.fit(z)
     assert loss.shape == (3, 4)
-    torch.testing.assert_close(-loss, reference.view(z)[1] + p.log_prob(z))
+    torch.testing.assert_close(-loss, reference.to_critic(z)[1] + p.log_prob(z))
     by_z, *gradients = torch.autograd.grad(loss.sum(), [z, *contrast.parameters()], allow_unused=True)
     assert by_z is None
     assert all(gradient.any() for gradient in gradients)
@@ -217,7 +217,7 @@ def moved(change, contrast, q, p, x, y):
     z, ratios = torch.randn(3, 4, 2), []
     for x_and_y in ((x, y), change(x, y)):
         with noise.use(noise.OfRows(index=torch.arange(4))):
-            ratios.append(contrast(q, p, *x_and_y).view(z)[1])
+            ratios.append(contrast(q, p, *x_and_y).to_critic(z)[1])
     return ratios[0] != ratios[1]
 
 

@@ -70,10 +70,10 @@ def test_extra_critic_steps_move_the_critic_alone(tmp_path):
 
 def test_a_critic_of_no_steps_stands_still(tmp_path):
     model = adversarial(avb.PriorContrast, 0, data_shape=(4,))
-    before = copy.deepcopy(model.critic.state_dict())
+    before = copy.deepcopy(model.density_ratio.critic.state_dict())
     decoder = copy.deepcopy(model.decoder.state_dict())
     trainer(tmp_path, max_steps=5).fit(model, DATA())
-    assert all(torch.equal(before[key], value) for key, value in model.critic.state_dict().items())
+    assert all(torch.equal(before[key], value) for key, value in model.density_ratio.critic.state_dict().items())
     assert not all(torch.equal(decoder[key], value) for key, value in model.decoder.state_dict().items())
 
 
@@ -82,7 +82,7 @@ def test_every_parameter_gets_a_gradient(tmp_path, name):
     model, watch = MODELS[name](), Watch()
     trainer(tmp_path, max_steps=3, callbacks=[watch]).fit(model, DATA())
     last = {who: gradients for who, gradients in watch.steps}
-    moved = [model._parameters_of(player) for player in model.players]
+    moved = [model.parameters_of(player) for player in model.players]
     assert [len(last[who]) for who in range(len(moved))] == [len(parameters) for parameters in moved]
     assert {parameter for parameters in moved for parameter in parameters} == set(model.parameters())
     for gradients in last.values():
@@ -131,13 +131,13 @@ def test_clip_norm_is_per_player(tmp_path):
     sgd = partial(torch.optim.SGD, lr=1.0)
     players = AVBPlayers(avb.Player(sgd, clip_norm=1e-3), avb.Player(sgd, clip_norm=2e-2, steps=1))
     model = adversarial(avb.PriorContrast, players=players, data_shape=(4,))
-    before = {name: torch.nn.utils.parameters_to_vector(model._parameters_of(name)).clone() for name in model.players}
+    before = {name: torch.nn.utils.parameters_to_vector(model.parameters_of(name)).clone() for name in model.players}
     watch = Watch()
     trainer(tmp_path, max_steps=1, callbacks=[watch]).fit(model, DATA())
     # A callback sees the gradients before the engine clips them.
     assert all(torch.cat([g.flatten() for g in gradients]).norm() > 2e-2 for _, gradients in watch.steps)
     for name, limit in (("model", 1e-3), ("critic", 2e-2)):
-        moved = torch.nn.utils.parameters_to_vector(model._parameters_of(name)) - before[name]
+        moved = torch.nn.utils.parameters_to_vector(model.parameters_of(name)) - before[name]
         assert moved.norm().item() == pytest.approx(limit, rel=1e-3), name
 
 
@@ -476,7 +476,7 @@ class Odd(avb.VAE):
     """A model of one's own whose phase forgets the player that is to move."""
 
     def learn(self, batch):
-        return avb.Play({"modle": super().learn(batch).losses["model"]}, {})
+        return avb.PhaseResult({"modle": super().learn(batch).losses["model"]}, {})
 
 
 def test_losses_of_other_players_are_named(tmp_path):

@@ -21,12 +21,14 @@ from datamodules import Split, TensorDataModule
 from lightning_avb import GAN, MLP, Batch, BiGAN, ConvNet, FlowPrior, GaussianEncoder, Player, ResidualCritic, noise
 from lightning_avb.callbacks import Pictures
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.models.gan import BiGANPlayers, GANPlayers
+from lightning_avb.models.bigan import BiGANPlayers
+from lightning_avb.models.gan import GANPlayers
 from lightning_avb.networks import Critic
 
 float64 = pytest.mark.usefixtures("float64")
 SMALL = partial(MLP, hidden=(8,))
-FORMS = ["non_saturating", "minimax", "kl"]
+LOGISTIC = ["non_saturating", "minimax", "kl"]
+FORMS = [*LOGISTIC, "least_squares", "hinge", "wasserstein"]
 CLASSES = 3
 
 
@@ -140,7 +142,7 @@ def divergences(slope, shift):
 
 
 @float64
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", LOGISTIC)
 def test_at_the_optimum_the_generator_follows_a_divergence(form):
     """Tolerance: 20,000 quantiles in place of an integral."""
     slope, shift = torch.tensor(0.8), torch.tensor(-0.3)
@@ -185,7 +187,16 @@ def written_out(model, batch, eps):
         "non_saturating": lambda t: -logsigmoid(-t),
         "minimax": lambda t: logsigmoid(t),
         "kl": lambda t: t,
-    }[model.loss]
+        "least_squares": lambda t: (t + 1) ** 2 / 2,
+        "hinge": lambda t: t,
+        "wasserstein": lambda t: t,
+    }[model.adversarial.form]
+    logistic = lambda t: -logsigmoid(t)
+    of_discriminator = {
+        "least_squares": lambda t: (t - 1) ** 2 / 2,
+        "hinge": lambda t: (1 - t).clamp_min(0),
+        "wasserstein": lambda t: -t,
+    }.get(model.adversarial.form, logistic)
     pairs = isinstance(model, BiGAN)
     z_p = eps[-1]
     x_p = model.generator.network(z_p, y).sigmoid()
@@ -201,9 +212,9 @@ def written_out(model, batch, eps):
     slopes = torch.autograd.grad(model.discriminator(*seen, y).sum(), seen, create_graph=True)
     penalty = sum(slope.flatten(1).square().sum(1) for slope in slopes)
     losses["discriminator"] = (
-        -logsigmoid(model.discriminator(*first, y))
-        - logsigmoid(-model.discriminator(*second, y))
-        + model.gradient_penalty / 2 * penalty
+        of_discriminator(model.discriminator(*first, y))
+        + of_discriminator(-model.discriminator(*second, y))
+        + model.adversarial.gradient_penalty / 2 * penalty
     )
     return losses
 
@@ -215,6 +226,7 @@ def written_out(model, batch, eps):
 @pytest.mark.parametrize("form", FORMS)
 def test_every_player_gets_the_gradient_of_its_own_loss(make, form, gamma, conditional):
     options = {"conditional": True, "classes": CLASSES} if conditional else {}
+    gamma = gamma or (0.5 if form == "wasserstein" else 0.0)
     model = perturbed(make(loss=form, gradient_penalty=gamma, data_shape=(1, 2, 3), **options), by=0.3)
     batch = Batch(torch.rand(7, 1, 2, 3), torch.arange(7) % CLASSES)
     eps = torch.randn(2 if make is bigan else 1, 7, 2)
@@ -225,9 +237,9 @@ def test_every_player_gets_the_gradient_of_its_own_loss(make, form, gamma, condi
     assert losses.keys() == expected.keys() == model.players.keys()
     for name, loss in losses.items():
         torch.testing.assert_close(loss, expected[name])
-    own = [parameter for player in model.players for parameter in model._parameters_of(player)]
+    own = [parameter for player in model.players for parameter in model.parameters_of(player)]
     ours = flat_gradient(sum(loss.mean() for loss in losses.values()), own)
-    theirs = [flat_gradient(expected[player].mean(), model._parameters_of(player)) for player in model.players]
+    theirs = [flat_gradient(expected[player].mean(), model.parameters_of(player)) for player in model.players]
     assert min(gradient.abs().max() for gradient in theirs) > 1e-4
     torch.testing.assert_close(ours, torch.cat(theirs), rtol=1e-9, atol=1e-12)
 
@@ -326,7 +338,7 @@ def _sum_of_logits(model, batch):
     """softplus(t) - softplus(-t) = t: what the opponents lose more than the discriminator."""
     with noise.use(noise.OfRows(index=batch.index)), torch.no_grad():
         model.encode(batch.x)
-        t_q, t_p = model.discriminator(*model.draw(batch))
+        t_q, t_p = model.discriminator(*map(torch.stack, zip(*model.pairs(batch), strict=True)))
     return t_q - t_p
 
 
@@ -375,8 +387,8 @@ def test_the_label_reaches_every_network(make):
     z, batch = torch.randn(5, 2), Batch(torch.rand(5, 3), torch.zeros(5, dtype=torch.int64))
     other = batch._replace(y=batch.y + 1)
     assert (model.decode(z, batch.y) != model.decode(z, other.y)).all()
-    drawn = model.draw(batch)
-    accuracy = [model.judge(of, drawn).losses["discriminator"] for of in (batch, other)]
+    drawn = model.pairs(batch) if make is bigan else model.generate(batch)
+    accuracy = [model.terms(of, drawn).discriminator for of in (batch, other)]
     assert (accuracy[0] != accuracy[1]).all()
     if make is bigan:
         torch.manual_seed(1)
@@ -430,7 +442,7 @@ ONE = {"data_shape": (4,)}
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "hinge"}, "loss: 'hinge' is none of 'non_saturating', 'minimax', 'kl'"),
+        ({"loss": "logistic"}, "loss: 'logistic' is none of 'non_saturating', 'minimax', 'kl'"),
         ({"output": "tanh"}, "output: 'tanh' is neither 'sigmoid' nor 'identity'"),
         ({"gradient_penalty": -1.0}, "gradient_penalty: -1.0 is not a weight"),
         ({"gradient_penalty": float("nan")}, "gradient_penalty: nan"),
@@ -448,7 +460,7 @@ def test_what_makes_no_sense_is_named(model, options, message):
 
 @pytest.mark.parametrize(("model", "players"), [(GAN, GANPlayers), (BiGAN, BiGANPlayers)])
 def test_only_the_discriminator_takes_more_steps(model, players):
-    with pytest.raises(ConfigurationError, match=r"^players.generator.steps: 2; one a batch; only discriminator"):
+    with pytest.raises(ConfigurationError, match=r"^players.generator.steps: 2; one per batch; only discriminator"):
         model(2, players=players(generator=Player(steps=2)))
     with pytest.raises(ConfigurationError, match=r"^players.discriminator.steps: 0 is below 1"):
         model(2, players=players(discriminator=Player(steps=0)))
@@ -461,7 +473,7 @@ def test_a_discriminator_gives_one_number_a_row():
 
     model = GAN(2, data_shape=(4,))
     model.discriminator = Three((4,), ())
-    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(3,\) numbers a row"):
+    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(3,\) numbers per row"):
         model.learn(Batch(torch.rand(5, 4)))
 
 

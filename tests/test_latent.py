@@ -239,18 +239,18 @@ def test_the_label_changes_q_and_p_and_t(make):
     assert (model.decode(kept, batch.y) != model.decode(kept, other.y)).all()
     if isinstance(model, AVB):
         p, q = model.prior(), model.encoder(batch.x, batch.y)  # the same posterior, judged under two labels
-        verdicts = []
+        terms = []
         for of in (batch, other):
             torch.manual_seed(1)
-            verdicts.append(model.judge(of, p, q, kept))
-        assert (verdicts[0].on_posterior != verdicts[1].on_posterior).all()
-        assert (verdicts[0].on_reference != verdicts[1].on_reference).all()
+            terms.append(model.density_ratio(p, q, kept, of.x, of.y))
+        assert (terms[0].on_posterior != terms[1].on_posterior).all()
+        assert (terms[0].on_reference != terms[1].on_reference).all()
 
 
 @every_model
 def test_every_part_is_told_the_labels_of_its_rows(make):
     model, batch, told = labelled(make), with_labels(), []
-    for part in (model.encoder, model.decoder, getattr(model, "contrast", None)):
+    for part in (model.encoder, model.decoder, getattr(getattr(model, "density_ratio", None), "contrast", None)):
         if part is not None:
             part.register_forward_pre_hook(lambda part, given: told.append(given[-1]))
     for play in (model.learn, model.scores, getattr(model, "learn_critic", model.learn)):

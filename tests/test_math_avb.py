@@ -41,9 +41,10 @@ from lightning_avb import (
     StandardNormal,
     noise,
 )
+from lightning_avb.density_ratio import CriticTerms, DensityRatio
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.models.avb import AVBPlayers, Verdict
+from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.networks import Critic
 from lightning_avb.objectives import density_ratio_loss
 
@@ -115,15 +116,16 @@ def game(encoder, x, contrast, optimal_for=None, samples=1, **options):
     """
     latent_dim = encoder(x).event_shape[0]
     model = AVB(latent_dim, decoder=DECODER, contrast=contrast, samples=samples, data_shape=x.shape[1:], **options)
-    perturbed(model.contrast), perturbed(model.prior)
+    perturbed(model.density_ratio.contrast), perturbed(model.prior)
     optimal_for = optimal_for or deepcopy(encoder).requires_grad_(False)
-    model.encoder, model.critic = encoder, OptimalCritic(optimal_for, model.contrast, model.prior)
+    model.encoder = encoder
+    model.density_ratio.critic = OptimalCritic(optimal_for, model.density_ratio.contrast, model.prior)
     return model
 
 
 def judged(model, x, z=None):
     p, q = model.prior(), model.encoder(x)
-    return model.judge(Batch(x), p, q, q.rsample((model.samples,)) if z is None else z)
+    return model.density_ratio(p, q, q.rsample((model.samples,)) if z is None else z, x)
 
 
 # With the optimal critic.
@@ -148,8 +150,8 @@ def test_the_optimal_critic_gives_the_divergence(posterior, contrast):
 def test_the_optimal_critic_cannot_be_improved(posterior, contrast):
     """Its loss, convex in T, has no slope at T* towards T* + c and towards c T*."""
     encoder, x, _ = posterior()
-    verdict = judged(game(encoder, x, contrast, samples=40000), x)
-    on_posterior, on_reference = verdict.on_posterior.detach(), verdict.on_reference.detach()
+    terms = judged(game(encoder, x, contrast, samples=40000), x)
+    on_posterior, on_reference = terms.on_posterior.detach(), terms.on_reference.detach()
     slope = on_reference.sigmoid() - (-on_posterior).sigmoid()
     assert_mean(slope, 0.0, resolution=0.02)
     slope = on_reference * on_reference.sigmoid() - on_posterior * (-on_posterior).sigmoid()
@@ -209,18 +211,28 @@ class Blind(ResidualCritic):
         return super().forward(torch.zeros_like(x), z, context)
 
 
-class SwappedLabels(AVB):
-    def judge(self, batch, p, q, z):
-        verdict = super().judge(batch, p, q, z)
-        swapped = density_ratio_loss(verdict.on_reference, verdict.on_posterior)
-        return verdict._replace(losses={**verdict.losses, "critic": swapped})
+class WithDensityRatio(AVB):
+    """AVB with another component."""
+
+    def build(self, data_shape):
+        super().build(data_shape)
+        self.density_ratio = self.Broken(self.density_ratio.critic, self.density_ratio.contrast)
 
 
-class ReferenceTwice(AVB):
-    def judge(self, batch, p, q, z):
-        verdict = super().judge(batch, p, q, z)
-        twice = verdict.losses["critic"] + softplus(verdict.on_reference)
-        return verdict._replace(losses={**verdict.losses, "critic": twice})
+class SwappedLabels(WithDensityRatio):
+    class Broken(DensityRatio):
+        def forward(self, *given):
+            terms = super().forward(*given)
+            swapped = density_ratio_loss(terms.on_reference, terms.on_posterior)
+            return terms._replace(losses={**terms.losses, "critic": swapped})
+
+
+class ReferenceTwice(WithDensityRatio):
+    class Broken(DensityRatio):
+        def forward(self, *given):
+            terms = super().forward(*given)
+            twice = terms.losses["critic"] + softplus(terms.on_reference)
+            return terms._replace(losses={**terms.losses, "critic": twice})
 
 
 class PriorTooWide(PriorContrast):
@@ -244,7 +256,7 @@ class FlowTooWide(FlowContrast):
 class NoRatio(GaussianContrast):
     def forward(self, q, p, x, y=None):
         reference = super().forward(q, p, x, y)
-        return reference._replace(view=lambda z: (reference.view(z)[0], z.new_zeros(z.shape[:-1])))
+        return reference._replace(to_critic=lambda z: (reference.to_critic(z)[0], z.new_zeros(z.shape[:-1])))
 
 
 class RatioWithoutScale(GaussianContrast):
@@ -253,17 +265,17 @@ class RatioWithoutScale(GaussianContrast):
     def forward(self, q, p, x, y=None):
         reference = super().forward(q, p, x, y)
 
-        def view(z):
-            seen, _ = reference.view(z)
+        def to_critic(z):
+            seen, _ = reference.to_critic(z)
             return seen, p.log_prob(seen) - p.log_prob(z)
 
-        return reference._replace(view=view)
+        return reference._replace(to_critic=to_critic)
 
 
 class DividedByTheVariance(GaussianContrast):
     def forward(self, q, p, x, y=None):
         reference, (mean, scale) = super().forward(q, p, x, y), q.moments(self.draws)
-        return reference._replace(view=lambda z: ((z - mean) / scale.square(), reference.view(z)[1]))
+        return reference._replace(to_critic=lambda z: ((z - mean) / scale.square(), reference.to_critic(z)[1]))
 
 
 class FullGaussian(FullGaussianContrast):
@@ -280,11 +292,11 @@ class FlowWithoutVolume(FlowContrast):
         reference = super().forward(q, p, x, y)
         _, log_scale = reference.context.chunk(2, -1)
 
-        def view(z):
-            seen, _ = reference.view(z)
+        def to_critic(z):
+            seen, _ = reference.to_critic(z)
             return seen, standard_log_prob(seen) - log_scale.sum(-1) - p.log_prob(z)
 
-        return reference._replace(view=view)
+        return reference._replace(to_critic=to_critic)
 
 
 class SeenBeforeTheFlow(FlowContrast):
@@ -292,7 +304,7 @@ class SeenBeforeTheFlow(FlowContrast):
 
     def forward(self, q, p, x, y=None):
         reference, (mean, scale) = super().forward(q, p, x, y), q.moments(self.draws)
-        return reference._replace(view=lambda z: ((z - mean) / scale, reference.view(z)[1]))
+        return reference._replace(to_critic=lambda z: ((z - mean) / scale, reference.to_critic(z)[1]))
 
 
 TOLERANCE = 0.06
@@ -330,7 +342,7 @@ def learned_divergence(contrast, critic, method, steps=300):
         contrast = partial(contrast, network=SMALL, features=4, flow_hidden=(16,), transforms=1)
     model = method(1, decoder=DECODER, critic=critic, contrast=contrast, samples=16, data_shape=(1,))
     model.encoder = TwoShapes()
-    learning = [model.critic, model.contrast]
+    learning = [model.density_ratio.critic, model.density_ratio.contrast]
     optimizer = torch.optim.Adam([p for module in learning for p in module.parameters()], 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     both = torch.tensor([[0.0], [1.0]])
@@ -380,31 +392,31 @@ def separate_losses(model, batch):
     x, y = batch.x, batch.y
     p, q = model.prior(), model.encoder(x, y)
     z = q.rsample((model.samples,))
-    reference = model.contrast(q, p, x, y)
+    reference = model.density_ratio.contrast(q, p, x, y)
     drawn = reference.rsample(model.samples).detach()
     told = [] if y is None else [torch.nn.functional.one_hot(y, model.classes).to(x)]
     losses = {}
-    if isinstance(model.contrast, PriorContrast):
+    if isinstance(model.density_ratio.contrast, PriorContrast):
         seen, log_ratio = z, p.log_prob(z).detach() - p.log_prob(z.detach())
     else:
         told.insert(0, reference.context.detach())
-        mean, root = told_moments(model.contrast, reference.context.detach(), z.shape[-1])
+        mean, root = told_moments(model.density_ratio.contrast, reference.context.detach(), z.shape[-1])
         volume = torch.linalg.slogdet(root).logabsdet
         seen = torch.linalg.solve(root, (z - mean).unsqueeze(-1)).squeeze(-1)
         log_ratio = standard_log_prob(seen) - volume - p.log_prob(z)
-    if isinstance(model.contrast, FlowContrast):
+    if isinstance(model.density_ratio.contrast, FlowContrast):
         label = told[-1] if len(told) == 2 else None
-        standardised, r = seen, model.contrast
+        standardised, r = seen, model.density_ratio.contrast
         u, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised.detach())
         losses["contrast"] = volume - ladj - standard_log_prob(u)
         r = deepcopy(r).requires_grad_(False)
         seen, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised)
         log_ratio = standard_log_prob(seen) + ladj - volume - p.log_prob(z)
     context = torch.cat(told, -1) if told else None
-    weights = {name: parameter.detach() for name, parameter in model.critic.named_parameters()}
-    kl = functional_call(model.critic, weights, (x, seen, context)) + log_ratio
-    on_posterior = model.critic(x, seen.detach(), context)
-    on_reference = model.critic(x, drawn, context)
+    weights = {name: parameter.detach() for name, parameter in model.density_ratio.critic.named_parameters()}
+    kl = functional_call(model.density_ratio.critic, weights, (x, seen, context)) + log_ratio
+    on_posterior = model.density_ratio.critic(x, seen.detach(), context)
+    on_reference = model.density_ratio.critic(x, drawn, context)
     losses["model"] = model.kl_weight * kl - model.decoder(z, y).log_prob(x)
     losses["critic"] = softplus(-on_posterior) + softplus(on_reference)
     return losses
@@ -422,17 +434,17 @@ def assert_same_gradients(model, found, expected):
 
 
 def assert_every_player_gets_the_gradient_of_its_own_loss(model, batch):
-    """One backward pass over the summed losses, as the engine plays it, against separate graphs."""
+    """One backward pass over the summed losses, as the engine results it, against separate graphs."""
     torch.manual_seed(1)
-    play = model.learn(batch)
+    result = model.learn(batch)
     torch.manual_seed(1)
     expected = separate_losses(model, batch)
-    assert set(play.losses) == set(expected) == set(model.players)
+    assert set(result.losses) == set(expected) == set(model.players)
     for player, loss in expected.items():
-        torch.testing.assert_close(play.losses[player], loss)
-    of_play, of_losses = gradients(play.losses, model), gradients(expected, model)
+        torch.testing.assert_close(result.losses[player], loss)
+    of_result, of_losses = gradients(result.losses, model), gradients(expected, model)
     assert all(gradient is not None and gradient.any() for gradient in of_losses)
-    assert_same_gradients(model, of_play, of_losses)
+    assert_same_gradients(model, of_result, of_losses)
 
 
 @float64
@@ -447,7 +459,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss(encoder, contrast, criti
 @float64
 @every_contrast
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
-def test_a_learned_prior_plays_with_the_model(prior, contrast):
+def test_a_learned_prior_results_with_the_model(prior, contrast):
     model = small_game(ENCODERS["bounded noise"], contrast, prior=prior, samples=3)
     assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
 
@@ -470,13 +482,13 @@ def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
     assert opponents == ({"critic", "contrast"} if contrast is CONTRASTS["flow"] else {"critic"})
     for phase, players in ((model.learn_alone, {"model"}), (model.learn_critic, opponents)):
         torch.manual_seed(1)
-        play = phase(batch)
+        result = phase(batch)
         torch.manual_seed(1)
         expected = separate_losses(model, batch)
-        assert set(play.losses) == players
+        assert set(result.losses) == players
         for player in players:
-            parameters = [p for module in model.cast()[player] for p in module.parameters()]
-            ours, theirs = (flat_gradient(losses[player].mean(), parameters) for losses in (play.losses, expected))
+            parameters = [p for module in model.player_modules()[player] for p in module.parameters()]
+            ours, theirs = (flat_gradient(losses[player].mean(), parameters) for losses in (result.losses, expected))
             torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
             assert theirs.any()
 
@@ -487,7 +499,7 @@ def test_the_critic_learns_on_draws_that_carry_no_gradient(contrast):
     sum(loss.mean() for loss in model.learn_critic(Batch(torch.randn(5, 3))).losses.values()).backward()
     for module in (model.encoder, model.decoder, model.prior):
         assert all(parameter.grad is None for parameter in module.parameters())
-    for module in (model.critic, model.contrast):
+    for module in (model.density_ratio.critic, model.density_ratio.contrast):
         assert all(parameter.grad is not None for parameter in module.parameters())
 
 
@@ -510,7 +522,7 @@ def test_who_steps_when():
             players = AVBPlayers(critic=Player(steps=steps))
             model = small_game(GaussianEncoder, contrast, players=players)
             assert tuple(model.players) == ("model", *opponents)
-            phases = [(phase.players, phase.play.__name__) for phase in model.phases()]
+            phases = [(phase.players, phase.compute.__name__) for phase in model.phases()]
             if steps == 0:
                 assert phases == [(("model",), "learn_alone")]
             else:
@@ -545,14 +557,14 @@ def test_gradient_penalty_by_hand(contrast):
     gamma, x = 0.3, torch.randn(5, 3)
     model = AVB(2, ENCODERS["bounded noise"], DECODER, Quadratic, contrast, samples=3, data_shape=(3,))
     shown = []
-    perturbed(model).critic.register_forward_hook(lambda critic, given, _: shown.append(given))
-    plays = []
-    for model.gradient_penalty in (0.0, gamma):
+    perturbed(model).density_ratio.critic.register_forward_hook(lambda critic, given, _: shown.append(given))
+    results = []
+    for model.density_ratio.gradient_penalty in (0.0, gamma):
         torch.manual_seed(1)
-        plays.append(model.learn(Batch(x)).losses)
-    without, found = plays
+        results.append(model.learn(Batch(x)).losses)
+    without, found = results
     _, seen, context = shown[0]
-    a, b, c = model.critic.parameters()
+    a, b, c = model.density_ratio.critic.parameters()
     slope = a * seen[:3].detach() + b * x.sum(-1, keepdim=True)
     slope = slope if context is None else slope + c * context.sum(-1, keepdim=True)
     penalty = 0.5 * gamma * slope.square().sum(-1)
@@ -561,7 +573,7 @@ def test_gradient_penalty_by_hand(contrast):
     for player in found:
         torch.testing.assert_close(found[player], without[player] + (penalty if player == "critic" else 0))
     parameters = [*model.parameters()]
-    of_without, of_found = (flat_gradient(sum(map(torch.mean, play.values())), parameters) for play in plays)
+    of_without, of_found = (flat_gradient(sum(map(torch.mean, result.values())), parameters) for result in results)
     of_penalty = flat_gradient(penalty.mean(), parameters)
     felt_by = [a, b] if context is None else [a, b, c]
     assert of_penalty.count_nonzero() == sum(parameter.numel() for parameter in felt_by)
@@ -574,7 +586,7 @@ def test_the_penalty_smooths_every_step_of_the_critic_and_is_not_reported():
 
     def critic_loss(of, penalty):
         torch.manual_seed(1)
-        model.gradient_penalty = penalty
+        model.density_ratio.gradient_penalty = penalty
         return of(batch).losses["critic"]
 
     for of in (model.learn, model.learn_critic):
@@ -617,11 +629,11 @@ def test_moments_come_from_other_draws_than_those_scored(contrast):
     deviation, mean = torch.std_mean(network(network.features(x), for_moments), 0)
     assert for_moments.shape[0] == 16 and scored.shape[0] == 3
     assert not torch.isin(scored, for_moments).any()
-    torch.testing.assert_close(model.critic.context, torch.cat([mean, deviation.log()], -1))
+    torch.testing.assert_close(model.density_ratio.critic.context, torch.cat([mean, deviation.log()], -1))
     z = (network(network.features(x), scored) - mean) / deviation
-    if isinstance(model.contrast, FlowContrast):
-        z = model.contrast.flow(model.contrast.network(x))(z)
-    torch.testing.assert_close(model.critic.z, torch.cat([z, of_reference]))
+    if isinstance(model.density_ratio.contrast, FlowContrast):
+        z = model.density_ratio.contrast.flow(model.density_ratio.contrast.network(x))(z)
+    torch.testing.assert_close(model.density_ratio.critic.z, torch.cat([z, of_reference]))
 
 
 # What is reported.
@@ -629,9 +641,9 @@ def test_moments_come_from_other_draws_than_those_scored(contrast):
 
 def test_accuracy_of_a_critic():
     t = torch.tensor([[1.0, -1.0]])
-    assert Verdict(t, t, -t, {}).accuracy.tolist() == [[1.0, 0.0]]
-    assert Verdict(t, t, t, {}).accuracy.tolist() == [[0.5, 0.5]]
-    assert Verdict(t, 0 * t, 0 * t, {}).accuracy.tolist() == [[0.5, 0.5]]
+    assert CriticTerms(t, t, -t, {}).accuracy.tolist() == [[1.0, 0.0]]
+    assert CriticTerms(t, t, t, {}).accuracy.tolist() == [[0.5, 0.5]]
+    assert CriticTerms(t, 0 * t, 0 * t, {}).accuracy.tolist() == [[0.5, 0.5]]
 
 
 @float64
@@ -674,7 +686,11 @@ def test_equilibrium_is_maximum_likelihood_with_the_posterior(at_equilibrium):
     if not at_equilibrium:
         world = LinearGaussian(1.1 * world.weight, world.bias + 0.1, 1.1 * world.scale)
     model = AVB(2, GaussianEncoder, DECODER, contrast=PriorContrast, samples=10, data_shape=(3,))
-    model.encoder, model.decoder, model.critic = world.encoder(), world.decoder(), PointwiseInformation(world)
+    model.encoder, model.decoder, model.density_ratio.critic = (
+        world.encoder(),
+        world.decoder(),
+        PointwiseInformation(world),
+    )
     of_encoder, of_decoder = [*model.encoder.parameters()], [*model.decoder.parameters()]
 
     def draw(parameters):

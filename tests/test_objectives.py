@@ -12,7 +12,9 @@ from torch.nn.functional import softplus
 
 from lightning_avb import InnerProductCritic, ResidualCritic
 from lightning_avb.distributions import DiagonalNormal
-from lightning_avb.objectives import SharedPass, density_ratio_loss, full_precision_in_half, log_mean_exp
+from lightning_avb.objectives import density_ratio_loss, log_mean_exp
+from lightning_avb.precision import full_precision_in_half
+from lightning_avb.shared_pass import SharedPass
 
 float64 = pytest.mark.usefixtures("float64")
 
@@ -94,7 +96,7 @@ LOSSES = {
 def one_pass(critic, x, z, context, model_loss, critic_loss):
     z = z.clone().requires_grad_()
     crossing = SharedPass()
-    for_model, for_critic = crossing.leave(critic(x, crossing.enter(z), context))
+    for_model, for_critic = crossing.critic_output(critic(x, crossing.critic_input(z), context))
     total = model_loss(for_model) + critic_loss(for_critic)
     return (for_model, for_critic), torch.autograd.grad(total, [z, *critic.parameters()])
 
@@ -157,7 +159,7 @@ def test_both_players_gradients_do_not_depend_on_who_else_is_differentiated():
     for wanted in ("z", "critic"):
         shift = torch.zeros_like(z, requires_grad=True)
         crossing = SharedPass()
-        for_model, for_critic = crossing.leave(critic(x, crossing.enter(z + shift)))
+        for_model, for_critic = crossing.critic_output(critic(x, crossing.critic_input(z + shift)))
         total = for_model.mean() + softplus(-for_critic).mean()
         inputs = [shift] if wanted == "z" else list(critic.parameters())
         for gradient, other in zip(
@@ -169,7 +171,7 @@ def test_both_players_gradients_do_not_depend_on_who_else_is_differentiated():
 def test_without_gradients_nothing_is_added():
     crossing, z, t = SharedPass(), torch.randn(2, 3, 1, requires_grad=True), torch.randn(2, 3, requires_grad=True)
     with torch.no_grad():
-        assert crossing.enter(z) is z and crossing.leave(t) == (t, t)
+        assert crossing.critic_input(z) is z and crossing.critic_output(t) == (t, t)
 
 
 @pytest.mark.parametrize(

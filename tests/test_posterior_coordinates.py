@@ -14,7 +14,7 @@ import lightning_avb as avb
 from datamodules import NoData
 from lightning_avb import Posterior, targets
 from lightning_avb.distributions import TriangularNormal
-from lightning_avb.models.posterior import nearest_normal
+from lightning_avb.models.nearest_normal import nearest_normal
 from lightning_avb.targets import Gaussian, Mixture, Target
 
 float64 = pytest.mark.usefixtures("float64")
@@ -60,10 +60,10 @@ def test_the_bridge_leads_from_the_start_to_the_target():
     model.location.copy_(torch.tensor([1.0, -2.0]))
     x, u = torch.ones(1, 1), torch.randn(4, 1, 2)
     start = torch.distributions.Normal(0.0, 1.0).log_prob(u).sum(-1)
-    p, _ = model.sides(avb.Batch(x))
+    p = model.tempered_target(x)
     assert model.beta == 0.5
     torch.testing.assert_close(p.log_prob(u), 0.5 * start + 0.5 * model.log_density(u, x))
-    p, _ = model.eval().sides(avb.Batch(x))
+    p = model.eval().tempered_target(x)
     torch.testing.assert_close(p.log_prob(u), model.log_density(u, x))
 
 

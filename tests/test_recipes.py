@@ -75,7 +75,7 @@ def test_a_model_is_made_again_from_what_it_wrote_down():
     again = AVB(**written)
     assert {name: p.shape for name, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     assert (again.classes, again.gradient_penalty, again.weight_prior, again.encoder.mixing) == (3, 0.5, 2.0, 3)
-    assert again.encoder.network.layers[0].out_features == 5 and again.contrast.context_dim == 4
+    assert again.encoder.network.layers[0].out_features == 5 and again.density_ratio.contrast.context_dim == 4
     assert again.hparams == model.hparams
 
 

@@ -16,7 +16,7 @@ from lightning_avb import PooledMixtureEncoder, Posterior, cli
 from lightning_avb.diagnosis import Diagnosis, trust
 from lightning_avb.draws import flat
 from lightning_avb.errors import ConfigurationError, DensityError
-from lightning_avb.models.posterior import nearest_normal
+from lightning_avb.models.nearest_normal import nearest_normal
 from lightning_avb.targets import Function, Target
 from lightning_avb.targets.calls import Lenient
 

@@ -112,7 +112,7 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         return model.decoder(z.expand(-1, n, -1), batch.y) if model.classes else model.decoder(z)
 
     def opinion(z: Tensor) -> Tensor:
-        return model.judge(batch, p, q, z).kl
+        return model.density_ratio(p, q, z, batch.x, batch.y).kl
 
     error: Tensor | None = None
     exact = "log p(x), on a grid"
@@ -120,13 +120,13 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         how, side, elbo = "on a grid", "below, to within the grid", "ELBO, on a grid"
         log_q = on_grid(q.log_prob, grid, n)
         found = decompose(log_q, decoder, model.prior, batch.x, grid)
-        if hasattr(model, "judge"):
+        if hasattr(model, "density_ratio"):
             error = critic_error(on_grid(opinion, grid, n), log_q, model.prior, grid)
     else:
         z = _draws(q, DRAWS // n)
         how, side, elbo = _neighbours(z), "either, by the error of the entropy of q", "ELBO, by neighbours"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
-        if hasattr(model, "judge"):
+        if hasattr(model, "density_ratio"):
             error = torch.cat([opinion(part) for part in z[:JUDGED].split(BLOCK)]).mean(0) - found.kl
     rows = {
         exact: (found.log_likelihood + model.log_volume, "exact to the grid"),

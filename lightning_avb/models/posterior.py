@@ -46,7 +46,7 @@ from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
 from ..density_ratio import DensityRatio
 from ..distributions import DiagonalNormal
-from ..errors import ConfigurationError, DensityError, at_least, check_weights
+from ..errors import ConfigurationError, at_least, check_weights
 from ..game import Game
 from ..lightning_private import forget_hyperparameter
 from ..networks import ResidualCritic
@@ -55,12 +55,8 @@ from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from ..recipes import recipe
 from ..support import Parameters
 from ..targets import Family, Target
-from ..targets.calls import Lenient, called, simulated
-from ..targets.checks import check_named, check_target, first_wrong
-from .nearest_normal import Normal, cholesky_or_nan, nearest_normal
-
-WIDEST = 1e6
-"""The widest posterior, in the unconstrained coordinates: what finds its width grows without end along a flat one."""
+from ..targets.calls import called
+from .coordinates import place_coordinates
 
 TargetRecipe = Callable[[], Target]
 """() -> the log-density."""
@@ -216,12 +212,16 @@ class Posterior(Game):
         """The power of p in what the sampler is trained on: 1 once the warm-up is over, and in validation."""
         return min(1.0, (self.global_step + 1) / self._warmup_steps) if self._warmup_steps and self.training else 1.0
 
+    def tempered_target(self, x: Tensor) -> _Tempered:
+        """N(0, I)^(1 - beta) p^beta as a distribution of u, for the rows x."""
+        return _Tempered(self, x, self.beta)
+
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
         """log q - log p or its estimate, `(samples, batch)`; the losses of the others; what there is to log.
 
         During the warm-up p is tempered. `elbo` is the bound of log Z all the same, `elbo_estimate` is not.
         """
-        p, q = _Tempered(self, batch.x, self.beta), self.encoder(batch.x)
+        p, q = self.tempered_target(batch.x), self.encoder(batch.x)
         if not self.adversarial:
             u, log_q = q.rsample_and_log_prob((self.samples,))
             log_p = self.log_density(u, batch.x)
@@ -237,7 +237,7 @@ class Posterior(Game):
     def learn_critic(self, batch: Batch) -> PhaseResult:
         """The losses of critic and contrast, from new draws."""
         with torch.no_grad():
-            p, q = _Tempered(self, batch.x, self.beta), self.encoder(batch.x)
+            p, q = self.tempered_target(batch.x), self.encoder(batch.x)
             z = q.rsample((self.samples,))
         return PhaseResult(self.density_ratio(p, q, z, batch.x).losses, {})
 
@@ -272,111 +272,9 @@ class Posterior(Game):
         self._warmup_steps = self.warmup if math.isinf(steps) else min(self.warmup, int(steps) // 2)
         if self.placed:
             return
-        look = Lenient(self.target)
         with noise.use(noise.seeded(noise.run_seed(), "coordinates")):
-            x = self._simulated(2)[1] if self.amortised else torch.ones(2, 1).to(self.location)
-            check_target(self.target, noise.normal((64, 2, self.latent_dim), self.location), x)
-            if self.standardise:
-                self._place(x[:1], look)
-            self._check_tails(x[:1], self._check_start(x[:1]), look)
-        look.warn()
+            place_coordinates(self)
         self.placed.fill_(True)
-
-    def _simulated(self, count: int) -> tuple[Tensor, Tensor]:
-        """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
-        what = f"simulate({count}) of {type(self.target).__name__}"
-        theta, x = simulated(self.target, count)  # type: ignore[arg-type]
-        check_named(what, theta, (count,), {name: block.shape for name, block in self.support.blocks.items()})
-        check_named(what, {"x": x}, (count,), {"x": tuple(self.target.data_shape or ())})
-        z = self.support.unconstrain(theta).to(self.location)
-        if not torch.isfinite(z).all():
-            raise ConfigurationError(f"target: {what} gives parameters off their support, {dict(self.target.kinds)}")
-        return z, x.to(self.location)
-
-    def _place(self, x: Tensor, look: Lenient) -> None:
-        """Places the coordinates; a family's by the moments of its parameters, whatever the data."""
-        name, coordinates = type(self.target).__name__, self.support.coordinates
-        if self.amortised:
-            z, _ = self._simulated(4096)
-            placed = Normal(z.mean(0), cholesky_or_nan(torch.cov(z.T).reshape(self.latent_dim, self.latent_dim)))
-        else:
-            placed = self._nearest_normal(look)
-        if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
-            self._check_start(x)  # if the density is no better around 0, it says so more clearly
-            raise ConfigurationError(
-                f"target: no normal distribution is nearest to the density of {name}; is it proper, and its support "
-                "the right one? With standardise: false training begins around 0 in its support's coordinates"
-            )
-        widest = int((widths := placed.scale_tril.norm(dim=-1)).argmax())
-        if widths[widest] > WIDEST:
-            raise ConfigurationError(
-                f"target: the density of {name} does not fall along {coordinates[widest]}, or is wider "
-                f"than {WIDEST:g} there; is it proper? If it is, learn that parameter in other units"
-            )
-        self.location.copy_(placed.loc)
-        self.scale_tril.copy_(placed.scale_tril)
-
-    def _nearest_normal(self, look: Lenient) -> Normal:
-        """That of the target, however far away; each attempt begins where the last one ended, with longer strides."""
-        origin = torch.zeros_like(self.location)
-
-        def moved(z: Tensor) -> Tensor:
-            return look((z + origin).flatten(0, -2), most=64).view(z.shape[:-1])
-
-        for stride in (10.0, 100.0, 1e3, 1e4):
-            placed = nearest_normal(moved, self.latent_dim, origin, stride=stride)
-            origin = origin + placed.loc
-            if placed.arrived or not torch.isfinite(origin).all():
-                return placed._replace(loc=origin)
-        farthest = int(origin.abs().argmax())
-        name, where = self.support.coordinates[farthest], origin[farthest].item()
-        raise ConfigurationError(
-            f"target: the density of {type(self.target).__name__} still rises where {name} is {where:.3g} in the "
-            "unconstrained coordinates; is it proper? If it is, shift that parameter"
-        )
-
-    def _check_start(self, x: Tensor) -> Tensor:
-        """The highest log-density, without the Jacobian of the coordinates, among first draws of the sampler.
-
-        Raises:
-            ConfigurationError: it is not finite at one of them, or has no finite slope, or raises.
-        """
-        name = type(self.target).__name__
-        u = noise.normal((4096, len(x), self.latent_dim), self.location).requires_grad_()
-        try:
-            with torch.enable_grad():
-                value = self.log_density(u, x)
-                (slope,) = torch.autograd.grad(value.sum(), u)
-        except DensityError as error:
-            raise ConfigurationError(f"{error}. There the sampler is to begin; is the support right?") from error
-        theta, _ = self.support.constrain(self.to_z(u.detach()))
-        for what, numbers in (("log-density", value.detach()), ("slope of the log-density", slope.sum(-1))):
-            if len(wrong := numbers[~torch.isfinite(numbers)]):
-                where = first_wrong(theta, numbers)
-                raise ConfigurationError(
-                    f"target: the {what} of {name} is {wrong[0].item()} at {len(wrong)} of {numbers.numel()} points "
-                    f"where the sampler is to begin, for example at {where}; is the support right, the density proper?"
-                )
-        return value.detach().max() - self.scale_tril.diagonal().log().sum()
-
-    @torch.no_grad()
-    def _check_tails(self, x: Tensor, highest: Tensor, look: Lenient) -> None:
-        """Raises ConfigurationError if the density is level far out along a coordinate, or falls as 1 / |u| does.
-
-        What is 50 nats below the highest value there, overflows or raises is taken to have fallen.
-        """
-        sides = torch.cat([torch.eye(self.latent_dim), -torch.eye(self.latent_dim)]).to(self.location)
-        # The highest of several points, in case the density goes up and down.
-        along = torch.linspace(1, 2, 9).to(self.location).view(-1, 1, 1, 1) * sides.unsqueeze(1)
-        rows = x if self.amortised else None
-        near, far = (look(self.to_z(reach * along.flatten(0, 1)), rows).view(9, -1).amax(0) for reach in (1e4, 1e6))
-        level = ((near - far).abs() <= 1.01 * math.log(100)) & ((highest - near).abs() < 50)
-        if level.any():
-            coordinate = self.support.coordinates[int(level.nonzero()[0]) % self.latent_dim]
-            raise ConfigurationError(
-                f"target: the density of {type(self.target).__name__} does not fall off along {coordinate}; is the "
-                "support the right one, and the density proper?"
-            )
 
     # What a posterior is for.
 
