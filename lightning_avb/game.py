@@ -20,14 +20,14 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from . import gradients, noise, processes
 from .batch import Batch, Shape
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .interruption import Interruption
 from .lightning_private import attached_trainer, set_logged_step, store_hyperparameters, update_hyperparameters
-from .players import Cosine, Losses, Phase, Player, named_losses
+from .players import Losses, Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import class_path, plain, recipe
 from .resuming import compare_with
@@ -175,40 +175,20 @@ class Game(pl.LightningModule, abc.ABC):
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer per player, in the order of `players`, and the schedulers of those that have one."""
-        optimizers = [self._optimizer(*named) for named in self.players.items()]
+        optimizers = [of.make_optimizer(name, self.parameters_of(name)) for name, of in self.players.items()]
         self._options = {
             name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for name, optimizer in zip(self.players, optimizers, strict=True)
         }
-        schedulers = [self._scheduler(*pair) for pair in zip(self.players.items(), optimizers, strict=True)]
+        schedulers = [self._scheduler(*pair) for pair in zip(self.players, optimizers, strict=True)]
         self._movers: dict[tuple[str, ...], _Movers] = {}
         return optimizers, [scheduler for scheduler in schedulers if scheduler is not None]
 
-    def _optimizer(self, name: str, player: Player) -> Optimizer:
-        try:
-            optimizer = player.optimizer(self.parameters_of(name))
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"players.{name}.optimizer: {error}") from error
-        # Fused optimizers would unscale float16 gradients within their step, after the clipping.
-        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        return optimizer
-
-    def _scheduler(self, named: tuple[str, Player], optimizer: Optimizer) -> LRScheduler | None:
-        name, player = named
-        if player.scheduler is None or player.steps == 0:
+    def _scheduler(self, name: str, optimizer: Optimizer) -> LRScheduler | None:
+        if self.players[name].scheduler is None:
             return None
-        try:
-            scheduler = player.scheduler(optimizer)
-        except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"players.{name}.scheduler: {error}") from error
-        if isinstance(scheduler, ReduceLROnPlateau):
-            raise ConfigurationError(
-                f"players.{name}.scheduler: ReduceLROnPlateau needs a metric; schedules here count steps"
-            )
-        if isinstance(scheduler, Cosine) and scheduler.total is None:
-            total = self.trainer.estimated_stepping_batches
-            scheduler.total = None if math.isinf(total) else int(total)
-        return scheduler
+        total = self.trainer.estimated_stepping_batches
+        return self.players[name].make_scheduler(name, optimizer, None if math.isinf(total) else int(total))
 
     # Resuming: moments, counters and positions from the checkpoint, hyper-parameters from the configuration.
 
@@ -224,11 +204,11 @@ class Game(pl.LightningModule, abc.ABC):
     def _apply_configuration(self) -> None:
         """Gives the restored optimizers the configuration's options and replays the schedules up to this step."""
         configs = iter(self.trainer.lr_scheduler_configs)
-        for named, optimizer in zip(self.players.items(), self.trainer.strategy.optimizers, strict=True):
-            for group, options in zip(optimizer.param_groups, self._options[named[0]], strict=True):
+        for name, optimizer in zip(self.players, self.trainer.strategy.optimizers, strict=True):
+            for group, options in zip(optimizer.param_groups, self._options[name], strict=True):
                 group.pop("initial_lr", None)
                 group.update(options)
-            scheduler = self._scheduler(named, optimizer)
+            scheduler = self._scheduler(name, optimizer)
             if scheduler is None:
                 continue
             next(configs).scheduler = scheduler

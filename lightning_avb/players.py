@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from pytorch_lightning.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from .batch import Batch
 from .errors import ConfigurationError, at_least
@@ -44,28 +44,6 @@ class Phase(NamedTuple):
     compute: Callable[[Batch], PhaseResult]
 
 
-@dataclass(frozen=True)
-class Player:
-    """How one player moves.
-
-    Args:
-        optimizer: its optimizer; Adam with the field's usual 1e-3 if nothing is said.
-        scheduler: its learning-rate schedule, counted in global steps; none: constant.
-        clip_norm: the largest norm of its gradient, None: no limit.
-        steps: steps per batch. More than one where the model has phases to repeat (the critic).
-    """
-
-    optimizer: OptimizerCallable = torch.optim.Adam
-    scheduler: LRSchedulerCallable | None = None
-    clip_norm: float | None = None
-    steps: int = 1
-
-    def __post_init__(self) -> None:
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigurationError(f"clip_norm: {self.clip_norm} is not a positive norm")
-        at_least(0, steps=self.steps)
-
-
 class Cosine(LambdaLR):
     """From the optimizer's learning rate down to `final` of it along half a cosine, over the whole run.
 
@@ -88,6 +66,62 @@ class Cosine(LambdaLR):
             return 1.0
         done = min(1.0, (step - self.warmup) / max(1, self.total - self.warmup))
         return self.final + (1 - self.final) * 0.5 * (1 + math.cos(math.pi * done))
+
+
+@dataclass(frozen=True)
+class Player:
+    """How one player moves.
+
+    Args:
+        optimizer: its optimizer; Adam with the field's usual 1e-3 if nothing is said.
+        scheduler: its learning-rate schedule, counted in global steps; none: constant.
+        clip_norm: the largest norm of its gradient, None: no limit.
+        steps: steps per batch. More than one where the model has phases to repeat (the critic).
+    """
+
+    optimizer: OptimizerCallable = torch.optim.Adam
+    scheduler: LRSchedulerCallable | None = None
+    clip_norm: float | None = None
+    steps: int = 1
+
+    def __post_init__(self) -> None:
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigurationError(f"clip_norm: {self.clip_norm} is not a positive norm")
+        at_least(0, steps=self.steps)
+
+    def make_optimizer(self, name: str, parameters: list[nn.Parameter]) -> Optimizer:
+        """The optimizer of the player of that name.
+
+        Raises:
+            ConfigurationError: options that it does not take.
+        """
+        try:
+            optimizer = self.optimizer(parameters)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"players.{name}.optimizer: {error}") from error
+        # Fused optimizers would unscale float16 gradients within their step, after the clipping.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        return optimizer
+
+    def make_scheduler(self, name: str, optimizer: Optimizer, total: int | None) -> LRScheduler | None:
+        """The schedule of the player of that name, for a run of `total` steps, None: without an end.
+
+        Raises:
+            ConfigurationError: options that it does not take, or a schedule that does not count steps.
+        """
+        if self.scheduler is None or self.steps == 0:
+            return None
+        try:
+            scheduler = self.scheduler(optimizer)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"players.{name}.scheduler: {error}") from error
+        if isinstance(scheduler, ReduceLROnPlateau):
+            raise ConfigurationError(
+                f"players.{name}.scheduler: ReduceLROnPlateau needs a metric; schedules here count steps"
+            )
+        if isinstance(scheduler, Cosine) and scheduler.total is None:
+            scheduler.total = total
+        return scheduler
 
 
 def named_losses(losses: Losses) -> dict[str, Tensor]:

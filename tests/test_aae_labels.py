@@ -185,7 +185,7 @@ def test_hidden_labels_are_nothing_for_a_model_that_reads_them_all(tmp_path):
     ("options", "message"),
     [
         ({"labels": "encoder"}, "labels: 'encoder'"),
-        ({"loss": "wasserstein"}, "loss: 'wasserstein'"),
+        ({"loss": "wassertsein"}, "loss: 'wassertsein'"),
         ({"players": AAEPlayers(generator=Player(steps=2))}, r"players\.generator\.steps: 2"),
         ({"players": AAEPlayers(discriminator=Player(steps=0))}, r"players\.discriminator\.steps: 0"),
     ],

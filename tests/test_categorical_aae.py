@@ -88,7 +88,7 @@ def test_labels_and_categories_that_do_not_fit_are_refused_before_training(tmp_p
         ({"code": "product"}, "code: 'product'"),
         ({"head_distance": 2.0}, r"head_distance: 2\.0"),
         ({"head_distance": -1.0, "code": "sum"}, r"head_distance: -1\.0"),
-        ({"loss": "wasserstein"}, "loss: 'wasserstein'"),
+        ({"loss": "wassertsein"}, "loss: 'wassertsein'"),
         ({"smoothness": -1.0}, r"smoothness: -1\.0 is not a weight"),
         ({"balance": math.nan}, "balance: nan is not a weight"),
         ({"category": -0.1}, r"category: -0\.1 is not a weight"),

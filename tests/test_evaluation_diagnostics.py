@@ -40,11 +40,11 @@ class World:
             latent_dim=latent_dim,
             classes=0,
             log_volume=torch.tensor(VOLUME),
-            judge=self.judge,
+            density_ratio=self.density_ratio,
         )
 
-    def judge(self, batch, p, q, z):
-        return SimpleNamespace(kl=self.inside(batch.x).log_prob(z) - p.log_prob(z) + TOO_MUCH)
+    def density_ratio(self, p, q, z, x, y=None):
+        return SimpleNamespace(kl=self.inside(x).log_prob(z) - p.log_prob(z) + TOO_MUCH)
 
     def rows(self, n):
         return Batch(self.world.sample(n), None, torch.arange(n))
@@ -124,5 +124,5 @@ def test_a_point_has_no_bound(n):
     world = World(black_box=True)
     x = torch.arange(n).unsqueeze(1) * torch.ones(3)
     world.model.encoder = lambda x, y: Implicit(lambda k: x[:, :2].expand(k, len(x), 2), x.shape[:1], torch.Size([2]))
-    world.model.judge = lambda batch, p, q, z: SimpleNamespace(kl=p.log_prob(z))
+    world.model.density_ratio = lambda p, q, z, x, y: SimpleNamespace(kl=p.log_prob(z))
     assert not figures(world.model, Batch(x, None, torch.arange(n)))

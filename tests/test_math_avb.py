@@ -480,7 +480,7 @@ def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
     model, batch = small_game(encoder, contrast, samples=3), Batch(torch.randn(5, 3))
     opponents = set(model.players) - {"model"}
     assert opponents == ({"critic", "contrast"} if contrast is CONTRASTS["flow"] else {"critic"})
-    for phase, players in ((model.learn_alone, {"model"}), (model.learn_critic, opponents)):
+    for phase, players in ((model.learn_model, {"model"}), (model.learn_critic, opponents)):
         torch.manual_seed(1)
         result = phase(batch)
         torch.manual_seed(1)
@@ -524,7 +524,7 @@ def test_who_steps_when():
             assert tuple(model.players) == ("model", *opponents)
             phases = [(phase.players, phase.compute.__name__) for phase in model.phases()]
             if steps == 0:
-                assert phases == [(("model",), "learn_alone")]
+                assert phases == [(("model",), "learn_model")]
             else:
                 assert phases == [(("model", *opponents), "learn"), *[(opponents, "learn_critic")] * (steps - 1)]
     for name, wrong in {"contrast": AVBPlayers(contrast=Player(steps=2)), "model": AVBPlayers(Player(steps=0))}.items():

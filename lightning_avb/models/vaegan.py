@@ -1,16 +1,15 @@
 """VAE/GAN: autoencoding beyond pixels using a learned similarity metric (Larsen et al. 2016).
 
-The decoder of a VAE is the generator of a GAN. Distances between pictures are not measured in pixels but in the features
-f(x) of the discriminator T, whose last layer is linear in them: p(f(x)|z) = N(f(G(z)), I). With z ~ q(z|x), z_p ~ p(z),
+The decoder of a VAE is the generator of a GAN. Distances between rows are measured in the features f(x) from which the
+discriminator T makes its decision, p(f(x)|z) = N(f(G(z)), I), and not in pixels. With z ~ q(z|x) and z_p ~ p(z),
 
     encoder:        KL(q(z|x), p(z)) + |f(x) - f(G(z))|^2 / 2,                    equation 8 of the paper,
     generator:      gamma |f(x) - f(G(z))|^2 / 2 + its adversarial loss at G(z) and at G(z_p),
     discriminator:  its loss with x as real, G(z) and G(z_p) as generated rows.
 
 Each loss moves its own player alone: the encoder does not try to fool the discriminator, and the discriminator does not
-try to bring f(x) and f(G(z)) together, which it could do by forgetting everything. The encoder steps first; then
-generator and discriminator step together, from the same draws. Since f changes all the time, the first two lines are no
-bound of log p(x).
+bring f(x) and f(G(z)) together, which it could do by forgetting all. The encoder steps first, then the other two
+together. f changes all the time: none of this is a bound of log p(x).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from torch.distributions import kl_divergence
 from torch.func import functional_call
 
-from ..adversarial import AdversarialForm, AdversarialObjective, Penalty
+from ..adversarial import AdversarialForm, AdversarialObjective
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
 from ..errors import at_least, check_weights
@@ -48,13 +47,7 @@ class FeatureDiscriminator(nn.Module):
 
 @dataclass(frozen=True)
 class VAEGANPlayers:
-    """The players of a VAE/GAN.
-
-    Args:
-        encoder: q(z|x), and the prior where it learns.
-        generator: G(z).
-        discriminator: T(x).
-    """
+    """The players of a VAE/GAN: q(z|x) with a prior that learns, G(z) and T(x)."""
 
     encoder: Player = Player()
     generator: Player = Player()
@@ -71,7 +64,7 @@ class VAEGAN(EncodingModel):
         discriminator: a network from x to the features f(x).
         features: how many.
         gamma: weight of the distance of features in the generator's loss.
-        prior, output, loss, gradient_penalty, penalty, conditional, players, accumulate, data_shape, classes: see `GAN`.
+        prior, output, loss, gradient_penalty, conditional, players, accumulate, data_shape, classes: see `GAN`.
 
     Raises:
         ConfigurationError: a number or a name that makes no sense, with the argument's name.
@@ -89,7 +82,6 @@ class VAEGAN(EncodingModel):
         output: Output = "sigmoid",
         loss: AdversarialForm = "non_saturating",
         gradient_penalty: float = 1.0,
-        penalty: Penalty = "zero_centred",
         conditional: bool = False,
         players: VAEGANPlayers = VAEGANPlayers(),
         accumulate: int = 1,
@@ -104,7 +96,7 @@ class VAEGAN(EncodingModel):
         check_output(output)
         check_weights(gamma=gamma)
         self.features, self.gamma, self.output = at_least(1, features=features), gamma, output
-        self.adversarial = AdversarialObjective(loss, gradient_penalty, penalty)
+        self.adversarial = AdversarialObjective(loss, gradient_penalty)
         self.build_if_known(data_shape=data_shape, classes=classes)
 
     def build(self, data_shape: Shape) -> None:
@@ -121,11 +113,8 @@ class VAEGAN(EncodingModel):
             self.generator.check(batch.x)
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
-        return {
-            "encoder": [self.encoder, self.prior],
-            "generator": [self.generator],
-            "discriminator": [self.discriminator],
-        }
+        first = [self.encoder, self.prior]
+        return {"encoder": first, "generator": [self.generator], "discriminator": [self.discriminator]}
 
     def phases(self) -> list[Phase]:
         return [Phase(("encoder",), self.learn_encoder), Phase(("generator", "discriminator"), self.learn)]
@@ -144,7 +133,6 @@ class VAEGAN(EncodingModel):
         return PhaseResult({"encoder": kl + error}, {"kl": kl, "feature_error": error})
 
     def learn(self, batch: Batch) -> PhaseResult:
-        """The losses of generator and discriminator; half of the generated rows are reconstructions."""
         with torch.no_grad():
             z = torch.stack([self.encode(batch.x, batch.y), self.prior().sample((1, len(batch.x)))[0]])
         y = None if batch.y is None else batch.y.expand(2, -1)
@@ -152,16 +140,20 @@ class VAEGAN(EncodingModel):
         context = self.generator.label(None if y is None else y.flatten(), batch.x)
         real = batch.x.expand(2, *batch.x.shape).flatten(0, 1)
         found = self.adversarial(self.discriminator, [generated.flatten(0, 1)], [real], context)
-        of_generator = found.generator.view(2, -1) + self.gamma * self.feature_error(batch, generated[0])
-        losses = {"generator": of_generator, "discriminator": found.discriminator}
+        loss = found.generator.view(2, -1) + self.gamma * self.feature_error(batch, generated[0])
+        losses = {"generator": loss, "discriminator": found.discriminator}
         return PhaseResult(losses, {"discriminator_accuracy": found.accuracy})
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Those of both phases, and `reconstruction_error`: |x - G(z)|^2, summed over the dimensions of x."""
         error = (batch.x - self.decode(self.encode(batch.x, batch.y), batch.y)).square().flatten(1).sum(1)
-        first, second = self.learn_encoder(batch), self.learn(batch)
-        losses = named_losses({**first.losses, **second.losses})
-        return {"reconstruction_error": error, **losses, **first.scores, **second.scores}
+        results = self.learn_encoder(batch), self.learn(batch)
+        scores = {
+            name: value
+            for result in results
+            for name, value in {**named_losses(result.losses), **result.scores}.items()
+        }
+        return {"reconstruction_error": error, **scores}
 
     @torch.no_grad()
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
