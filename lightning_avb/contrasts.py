@@ -22,6 +22,7 @@ from torch.func import functional_call
 
 from . import noise
 from .batch import Shape
+from .capabilities import HasMoments
 from .conditionals import Conditional
 from .distributions import DiagonalNormal, TriangularNormal
 from .errors import at_least
@@ -87,7 +88,7 @@ class PriorContrast(Contrast):
 
 def _moments(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q, constants to the gradient, from `draws` draws where no closed form is known."""
-    if hasattr(q, "moments"):
+    if isinstance(q, HasMoments):
         mean, scale = q.moments(draws)
     else:
         mean, scale = q.mean.detach(), q.stddev.detach()

@@ -24,9 +24,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from . import gradients, noise, processes
 from .batch import Batch, Shape
+from .capabilities import DataDescription
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .interruption import Interruption
-from .lightning_private import attached_trainer, set_logged_step, store_hyperparameters, update_hyperparameters
+from .lightning_private import attached_datamodule, set_logged_step, store_hyperparameters, update_hyperparameters
 from .players import Losses, Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import class_path, plain, recipe
@@ -142,15 +143,15 @@ class Game(pl.LightningModule, abc.ABC):
                 raise ConfigurationError(f"players.{name}.steps: {player.steps}; one per batch{more}")
 
     @property
-    def datamodule(self) -> Any:
-        """The DataModule that the trainer fits or evaluates with, None: there is none."""
-        return getattr(attached_trainer(self), "datamodule", None)
+    def data(self) -> DataDescription:
+        """What the trainer's DataModule tells of its data; nothing, where there is none."""
+        return DataDescription.of(attached_datamodule(self))
 
     def setup(self, stage: str) -> None:
         processes.check(self.trainer)
 
     def configure_model(self) -> None:
-        told = {name: getattr(self.datamodule, name, None) for name in self.data_attributes}
+        told = {name: getattr(attached_datamodule(self), name, None) for name in self.data_attributes}
         if self.data_shape is None and told["data_shape"] is None:
             raise ConfigurationError(
                 "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"

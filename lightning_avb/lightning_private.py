@@ -36,9 +36,9 @@ def forget_hyperparameter(module: Any, name: str) -> None:
         del known[name]
 
 
-def attached_trainer(module: pl.LightningModule) -> pl.Trainer | None:
-    """The trainer, or None: the public property raises where there is none."""
-    return module._trainer
+def attached_datamodule(module: pl.LightningModule) -> Any:
+    """The DataModule that the trainer fits or evaluates with, or None; the public property raises without a trainer."""
+    return getattr(module._trainer, "datamodule", None)
 
 
 def set_logged_step(trainer: pl.Trainer, step: int) -> None:

@@ -33,6 +33,7 @@ from torch.nn.functional import one_hot
 
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
+from ..capabilities import HasParts
 from ..conditionals import (
     BernoulliDecoder,
     DecoderRecipe,
@@ -137,10 +138,11 @@ class AAE(LatentVariableModel):
         if self.labels != "prior":
             return 0
         classes = self.hparams["classes"]
-        if getattr(self.prior, "parts", 0) < classes:
+        parts = self.prior.parts if isinstance(self.prior, HasParts) else 0
+        if parts < classes:
             raise ConfigurationError(
                 f"labels: 'prior' needs a prior with a part for each of {classes} labels, as PetalPrior and "
-                f"SwissRollPrior have them; {type(self.prior).__name__} has {getattr(self.prior, 'parts', 'none')}"
+                f"SwissRollPrior have them; {type(self.prior).__name__} has {parts or 'none, or no `given(y)`'}"
             )
         return classes + 1
 
@@ -150,7 +152,7 @@ class AAE(LatentVariableModel):
 
     def configure_model(self) -> None:
         super().configure_model()
-        labelled = getattr(self.datamodule, "labelled_rows", None)
+        labelled = self.data.labelled_rows
         if self.labels == "prior" and labelled == 0:
             raise ConfigurationError("labels: 'prior', and not one training row has a label")
         self._label_seen = bool(labelled)

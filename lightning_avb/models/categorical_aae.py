@@ -24,7 +24,7 @@ from ..batch import Batch, Shape
 from ..conditionals import BernoulliDecoder, CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
 from ..conditionals.categorical import head_distance_penalty
 from ..errors import ConfigurationError, at_least, check_weights
-from ..lightning_private import moved_batch
+from ..lightning_private import attached_datamodule, moved_batch
 from ..networks import MLP, InputNoise, Network, check_rows_apart, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Phase, PhaseResult, Player
@@ -176,7 +176,7 @@ class CategoricalAAE(LatentVariableModel):
 
     def configure_model(self) -> None:
         super().configure_model()
-        labelled = getattr(self.datamodule, "labelled_per_batch", None)
+        labelled = self.data.labelled_per_batch
         self.labelled = at_least(0, **{"data.labelled_per_batch": labelled or 0})
         if self.labelled and self.clusters:
             raise ConfigurationError("data.labelled_per_batch: clusters learn from no labels; leave it at 0")
@@ -309,7 +309,7 @@ class CategoricalAAE(LatentVariableModel):
         self.members["test"].reset()
         if not self.clusters:
             return
-        data = self.datamodule
+        data = attached_datamodule(self)
         if data is None:
             raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
         self.members["val"].reset()

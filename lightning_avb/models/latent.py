@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Shape
+from ..capabilities import HasParts
 from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
+from ..lightning_private import attached_datamodule
 from ..recipes import recipe
 
 
@@ -57,10 +59,10 @@ def check_draws(prior: nn.Module, latent_dim: int) -> None:
     name = type(prior).__name__
     if any(parameter.requires_grad for parameter in prior.parameters()):
         raise ConfigurationError(f"prior: {name} learns, and here the prior cannot")
-    given: Any = getattr(prior, "given", None)
     parts: list[tuple[str, Any, tuple[int, ...]]] = [("", prior, (2, 3))]
-    if last := getattr(prior, "parts", 0):
-        parts.append((".given(y) for three labels y", lambda: given(torch.tensor([0, last - 1, 0])), (2,)))
+    if isinstance(prior, HasParts):
+        y = torch.tensor([0, prior.parts - 1, 0])
+        parts.append((".given(y) for three labels y", lambda: prior.given(y), (2,)))
     for what, distribution, shape in parts:
         try:
             with torch.random.fork_rng(devices=[]):
@@ -124,7 +126,7 @@ class GenerativeModel(Game):
 
     def configure_model(self) -> None:
         super().configure_model()
-        known, shown = getattr(self.datamodule, "classes", None), getattr(self.datamodule, "labels", None)
+        known, shown = self.data.classes, self.data.labels
         if self.classes and isinstance(shown, int):
             raise ConfigurationError(f"data.labels: {shown}, and the model reads the label of every row; leave it null")
         if self.labels_used and known is not None and self.labels_used != known:
@@ -256,11 +258,11 @@ class LatentVariableModel(EncodingModel):
 
     def configure_model(self) -> None:
         super().configure_model()
-        data = self.datamodule
-        if data is None:
+        if attached_datamodule(self) is None:
             return
-        self.log_volume.fill_(getattr(data, "log_volume", 0.0))
-        self.rows = data.rows("train") if self.weight_prior is not None and hasattr(data, "rows") else 0
+        data = self.data
+        self.log_volume.fill_(data.log_volume)
+        self.rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
 
     @property
     def kl_weight(self) -> float:

@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from .. import noise
 from ..batch import Batch, Shape
+from ..capabilities import ScoredDraws
 from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
 from ..density_ratio import DensityRatio
@@ -184,7 +185,7 @@ class Posterior(Game):
         self.register_buffer("placed", torch.tensor(False))
         with torch.no_grad():
             q = self.encoder(torch.zeros(1, *data_shape))
-        self.adversarial = not hasattr(q, "rsample_and_log_prob")
+        self.adversarial = not isinstance(q, ScoredDraws)
         if self.adversarial:
             contrast = self.recipes["contrast"](data_shape, self.latent_dim, 0)
             if isinstance(contrast, PriorContrast):
@@ -258,7 +259,7 @@ class Posterior(Game):
         return self.location + u @ self.scale_tril.T
 
     def configure_model(self) -> None:
-        if self.amortised and getattr(self.datamodule, "no_data", False):
+        if self.amortised and self.data.no_data:
             raise ConfigurationError(
                 f"data: {type(self.target).__name__} is a family, whose rows are data sets; see datamodules.Simulated"
             )

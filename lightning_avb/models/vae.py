@@ -24,12 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from ..batch import Batch
+from ..capabilities import ScoredDraws
 from ..conditionals import (
     BernoulliDecoder,
     DecoderRecipe,
@@ -116,8 +117,9 @@ class VAE(LatentVariableModel):
 
     def terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p(x|z) `(samples, batch)`, and the KL term of the chosen estimator, `(batch,)` or `(samples, batch)`."""
-        q, p = self.encoder(batch.x, batch.y), self.prior()
-        if not hasattr(q, "rsample_and_log_prob"):
+        p = self.prior()
+        q: Any = self.encoder(batch.x, batch.y)
+        if not isinstance(q, ScoredDraws):
             raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
             z, kl = q.rsample((self.samples,)), _divergence(q, p)
