@@ -107,7 +107,7 @@ class Unnamed(StandardNormal):
         ({"labels": "decoder"}, {"classes": None}, "'decoder', and the data has none"),
         ({"prior": MixturePrior}, {}, "MixturePrior learns, and here the prior cannot"),
         ({"prior": Flat}, {}, r"sample\(\(2, 3\)\) of Flat has shape \(2, 3\), expected \(2, 3, 2\)"),
-        ({"prior": Unnamed}, {}, r"Unnamed has none, or no `given\(y\)`"),
+        ({"prior": Unnamed, "labels": "prior"}, {}, r"Unnamed has none, or no `given\(y\)`"),
         ({"prior": nn.Identity}, {}, "Identity cannot be drawn from"),
     ],
 )

@@ -119,7 +119,8 @@ class VAE(LatentVariableModel):
         """log p(x|z) `(samples, batch)`, and the KL term of the chosen estimator, `(batch,)` or `(samples, batch)`."""
         p = self.prior()
         q: Any = self.encoder(batch.x, batch.y)
-        if not isinstance(q, ScoredDraws):
+        scored = isinstance(q, ScoredDraws)
+        if not scored:
             raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
             z, kl = q.rsample((self.samples,)), _divergence(q, p)
