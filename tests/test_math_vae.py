@@ -385,7 +385,7 @@ def test_elbo_of_an_auxiliary_posterior_is_a_bound(world):
 def test_a_divergence_without_closed_form_is_refused(parts):
     x = Batch(torch.randn(4, 3))
     model = VAE(2, decoder=GaussianDecoder, estimator="analytic", data_shape=(3,), **parts)
-    with pytest.raises(ConfigurationError, match=r"^estimator: 'analytic' needs a KL divergence in closed form"):
+    with pytest.raises(ConfigurationError, match=r"no KL divergence in closed form .*; take estimator: monte_carlo$"):
         model.learn(x)
     for estimator in ("monte_carlo", "importance_weighted"):
         VAE(2, decoder=GaussianDecoder, estimator=estimator, data_shape=(3,), **parts).learn(x)

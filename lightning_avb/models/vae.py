@@ -123,7 +123,7 @@ class VAE(LatentVariableModel):
         if not scored:
             raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
-            z, kl = q.rsample((self.samples,)), _divergence(q, p)
+            z, kl = q.rsample((self.samples,)), closed_form_kl(q, p, "; take estimator: monte_carlo")
         else:
             z, log_q = q.rsample_and_log_prob((self.samples,))
             kl = log_q - p.log_prob(z)
@@ -147,11 +147,16 @@ class VAE(LatentVariableModel):
         return {**scores, **self.bits_per_dim(bound)}
 
 
-def _divergence(q: Distribution, p: Distribution) -> Tensor:
+def closed_form_kl(q: Distribution, p: Distribution, advice: str = "") -> Tensor:
+    """KL(q, p), `(batch,)`.
+
+    Raises:
+        ConfigurationError: none is known for this pair; the message ends with the advice.
+    """
     try:
         return kl_divergence(q, p)
     except NotImplementedError as error:
         raise ConfigurationError(
-            f"estimator: 'analytic' needs a KL divergence in closed form, and there is none between "
-            f"{type(q).__name__} and {type(p).__name__}; take 'monte_carlo'"
+            f"encoder, prior: there is no KL divergence in closed form between {type(q).__name__} and "
+            f"{type(p).__name__}{advice}"
         ) from error
