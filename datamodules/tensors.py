@@ -14,9 +14,7 @@ workers.
 from __future__ import annotations
 
 import abc
-import inspect
 import math
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +29,7 @@ from torch import Tensor
 from lightning_avb import noise
 from lightning_avb.batch import Batch, Shape
 from lightning_avb.errors import ConfigurationError, at_least
-from lightning_avb.recipes import class_path
+from lightning_avb.hyperparameters import Hyperparameters
 
 Binarize = Literal["none", "dynamic", "static"]
 Item = TypeVar("Item")
@@ -60,7 +58,7 @@ class Split(NamedTuple):
         return len(self.x if self.rows is None else self.rows)
 
 
-class TensorDataModule(pl.LightningDataModule, abc.ABC):
+class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     """Base class.
 
     Args:
@@ -111,14 +109,7 @@ class TensorDataModule(pl.LightningDataModule, abc.ABC):
             at_least(0, **{f"data.{name}": value})
         if binarize not in ("none", "dynamic", "static"):
             raise ConfigurationError(f"data.binarize: {binarize!r} is none of 'none', 'dynamic', 'static'")
-        self.save_hyperparameters(logger=False)
-        own = inspect.signature(type(self)).parameters
-        for name, value in list(self.hparams.items()):
-            if name not in own:  # an argument of a base class, which the class itself does not take
-                del self.hparams[name]
-            elif isinstance(value, os.PathLike):
-                self.hparams[name] = os.fspath(value)
-        self._set_hparams({"_class_path": class_path(type(self))})
+        self.save_arguments("data.")
         self.batch_size, self.eval_batch_size, self.binarize = batch_size, eval_batch_size, binarize
         self.resident, self.labels, self.labelled_per_batch = resident, labels, labelled_per_batch
         self._at: torch.device | None = None
