@@ -7,8 +7,6 @@ file knows optimizers, steps, clipping, accumulation, precision and ranks.
 from __future__ import annotations
 
 import abc
-import copy
-import inspect
 import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -29,8 +27,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 from . import noise, processes
 from .batch import Batch, Shape
 from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .hyperparameters import Hyperparameters
 from .interruption import Interruption
-from .recipes import class_path, plain, recipe
+from .recipes import recipe
 
 Losses = dict[str, Tensor]
 """Player -> loss of every sample, `(batch,)` or `(samples, batch)`."""
@@ -100,7 +99,7 @@ PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
 
-class Game(pl.LightningModule, abc.ABC):
+class Game(Hyperparameters, pl.LightningModule, abc.ABC):
     """Base class of all models.
 
     Args:
@@ -123,23 +122,10 @@ class Game(pl.LightningModule, abc.ABC):
     )
     """What to do about a loss that is not finite."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Game:
-        game = super().__new__(cls)
-        try:
-            bound = inspect.signature(cls.__init__).bind_partial(game, *args, **kwargs)
-        except TypeError:  # __init__ will say what is wrong with the arguments
-            return game
-        bound.apply_defaults()
-        game.__dict__["_given"] = dict(list(bound.arguments.items())[1:])
-        return game
-
     def __init__(self, players: Any, accumulate: int = 1) -> None:
         super().__init__()
         self.automatic_optimization = False
-        hyper_parameters = {name: plain(value, name) for name, value in self.__dict__.pop("_given").items()}
-        self._log_hyperparams = True
-        self._set_hparams({**hyper_parameters, "_class_path": class_path(type(self))})
-        self._hparams_initial = copy.deepcopy(self._hparams)
+        self.save_arguments(logger=True)
         self.accumulate = at_least(1, accumulate=accumulate)
         players = recipe(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
