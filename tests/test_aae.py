@@ -19,8 +19,7 @@ from torch.nn.functional import logsigmoid
 from torch.utils.data import DataLoader
 from worlds import LINEAR, LinearGaussian, perturbed
 
-from datamodules import Digits
-from datamodules.tensors import Split, TensorDataModule
+from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import (
     AAE,
     AVB,
