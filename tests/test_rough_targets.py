@@ -226,7 +226,7 @@ def test_what_raises_in_training_is_named_with_the_point(tmp_path):
 
 
 def test_what_a_derived_quantity_raises_is_named(tmp_path):
-    with pytest.raises(DensityError, match=r"^target: what Raising derives fails: KeyError: 'sums'"):
+    with pytest.raises(DensityError, match=r"^target: `derived` of Raising raises KeyError: 'sums'"):
         Posterior(Raising).draw(13)
 
 

@@ -424,7 +424,7 @@ class TestFiles:
             ({"x": X, "y": [0, 1]}, f"y does not fit; {expected}"),
             ({"x": X, "y": [1, 2, 2]}, f"y does not fit; {expected}"),
             ({"x": [1.0, 2.0, 3.0], "y": Y}, "x has shape .*; finite numbers in 2 dimensions were expected"),
-            ({"x": [["a"]], "y": Y}, "x is not made of numbers"),
+            ({"x": [["a"]], "y": Y}, "x does not consist of numbers"),
         ):
             np.savez(path, **arrays)
             with pytest.raises(ConfigurationError, match=f"path: .*{message}"):

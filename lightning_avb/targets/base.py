@@ -1,4 +1,4 @@
-"""What a posterior is learned of: a log-density, known up to a constant, over named parameters."""
+"""`Target`: a log-density, known up to a constant, over named parameters."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ class Target(nn.Module, abc.ABC):
     A subclass sets `kinds` and writes `log_density`.
 
     Attributes:
-        kinds: name -> kind of every parameter, see `Support`.
-        data_shape: shape of a data set x where the target is a family log p(x, theta), one posterior for every x;
-            None: one posterior.
+        kinds: name -> constraint of every parameter, see `Support`.
+        data_shape: shape of a data set x where the target is a family log p(x, theta), with one posterior for every x;
+            None: there is one posterior.
+        plane: the two columns that a picture shows, such as `mu` and `theta[0]`; None: the first two.
     """
 
     kinds: Mapping[str, str]
     data_shape: Shape | None = None
     plane: tuple[str, str] | None = None
-    """The two columns that a picture shows, as `mu` and `theta[0]`; None: the first two."""
 
     @property
     def support(self) -> Support:
@@ -38,30 +38,30 @@ class Target(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def log_density(self, **theta: Tensor) -> Tensor:
-        """log p(theta) up to a constant, in nats, `(...)`, by the parameters' names.
+        """log p(theta) up to a constant, in nats, `(...)`, of parameters by name.
 
-        Numbers come as `(...)`, vectors as `(..., n)`. A family gets `x`, `(batch, *data_shape)`, besides, and the
-        last of the leading dimensions of a parameter is its row.
+        Numbers are `(...)`, vectors `(..., n)`, matrices `(..., n, n)`. A family also gets `x`,
+        `(batch, *data_shape)`; then the last of the leading dimensions of a parameter is the row of x.
         """
 
     def derived(self, **theta: Tensor) -> Parameters:
-        """Further quantities that are functions of the parameters, given back beside them."""
+        """Further quantities that are functions of the parameters, by name; they are reported with them."""
         return {}
 
     def reference(self, count: int, seed: int = 0) -> Parameters | None:
-        """Exact draws by name, `(count, ...)`, or a long and checked run's, fewer if it has fewer; None: no draws."""
+        """Exact draws, or those of a long run, by name, `(count, ...)`, or all if there are fewer; None: no draws."""
         return None
 
     def at(self, z: Tensor, **data: Any) -> Tensor:
-        """log p(z) for z `(..., dim)` in the unconstrained coordinates, the Jacobian included, `(...)`."""
-        theta, volume = self.support.constrain(z)
-        return self.log_density(**data, **theta).to(volume) + volume
+        """log p(z), `(...)`, at unconstrained coordinates z `(..., dim)`, with the Jacobian."""
+        theta, log_jacobian = self.support.constrain(z)
+        return self.log_density(**data, **theta).to(log_jacobian) + log_jacobian
 
     @torch.no_grad()
     def density_at(self, values: Tensor, x: Tensor | None = None) -> Tensor:
-        """The log-density without a Jacobian, `(...)`, at parameters side by side, `(..., n)`.
+        """The log-density without the Jacobian, `(...)`, at parameters that are concatenated to `(..., n)`.
 
-        -inf off the support, where the user's function is not asked, and where it is not a number or raises.
+        It is -inf outside the support, where `log_density` is not called, and where that gives nan or raises.
         """
         blocks = self.support.blocks
         parts = values.split([math.prod(block.shape) for block in blocks.values()], -1)
@@ -76,7 +76,7 @@ class Target(nn.Module, abc.ABC):
 
     @torch.no_grad()
     def named(self, z: Tensor) -> Parameters:
-        """The parameters at z `(..., dim)`, with what is derived from them.
+        """The parameters at unconstrained coordinates z `(..., dim)`, and what is derived from them, by name.
 
         Raises:
             DensityError: `derived` raises.
@@ -87,4 +87,4 @@ class Target(nn.Module, abc.ABC):
         except ConfigurationError:
             raise
         except Exception as error:
-            raise DensityError(f"target: what {type(self).__name__} derives fails: {said(error)}") from error
+            raise DensityError(f"target: `derived` of {type(self).__name__} raises {said(error)}") from error

@@ -28,8 +28,8 @@ class Family(Target):
     def simulate(self, count: int, seed: int = 0) -> tuple[Parameters, Tensor]:
         """Draws of the joint distribution: theta by name, `(count, ...)`, and x, `(count, *data_shape)`.
 
-        Every theta is an exact draw of the posterior of its x. The same seed, a number of up to 63 bits, gives the same
-        draws.
+        Each theta is thus an exact draw of the posterior of its x. The same seed, a number of up to 63 bits, gives the
+        same draws.
 
         Raises:
             ConfigurationError: a count below 1.
@@ -38,7 +38,7 @@ class Family(Target):
     def posterior(self, x: Tensor, count: int, seed: int = 0) -> Parameters | None:
         """Exact draws of the posterior of every row of x `(batch, *data_shape)`, by name, `(count, batch, ...)`.
 
-        None: there are none.
+        None: there is no way to draw them.
 
         Raises:
             ConfigurationError: a count below 1.
