@@ -69,7 +69,7 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
     if not torch.isfinite(value).any():
         raise ConfigurationError(
             f"target: the log-density of {name} is {value.flatten()[0].item()} at all of 128 points around 0 in "
-            f"the unconstrained coordinates, for example at {first_wrong(theta, value)}; shift or scale its parameters"
+            f"the unconstrained coordinates, such as at {first_wrong(theta, value)}; shift or scale its parameters"
         )
 
 

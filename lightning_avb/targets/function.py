@@ -18,7 +18,9 @@ from .files import read_draws
 
 
 class Function(Target):
-    """A log-density that is a Python function of its parameters. In Python use `Function.recipe(log_density, kinds)`.
+    """A log-density that is a Python function of its parameters.
+
+    In Python, use `Function.recipe(log_density, kinds)`.
 
     Args:
         log_density: the dotted path of the function. For `{mu: real, tau: positive}` it is called as

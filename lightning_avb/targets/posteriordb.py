@@ -75,7 +75,8 @@ class PosteriordbTarget(Target):
         columns: dict[str, list[Tensor]] = {}
         for name, column in zip(names, draws.unbind(-1), strict=True):
             columns.setdefault(re.sub(r"\[\d+\]$", "", name), []).append(column)
-        vectors = {name for name, kind in self.kinds.items() if "[" in kind} | {n for n, c in columns.items() if c[1:]}
+        vectors = {name for name, block in self.support.blocks.items() if block.shape}
+        vectors |= {name for name, elements in columns.items() if elements[1:]}
         theta = {n: torch.stack(c, -1) if n in vectors else c[0] for n, c in columns.items()}
         dtype = torch.get_default_dtype()
         return {name: value.to(dtype) for name, value in {**theta, **self._complete(theta)}.items()}
