@@ -160,7 +160,7 @@ class ExactLikelihood(pl.Callback):
         def decoder(z: torch.Tensor) -> Any:
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
-        value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_volume
+        value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_jacobian
         mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
         model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 

@@ -350,7 +350,7 @@ def _resampled(model: Posterior, n: int, rows: Tensor | None, seed: int) -> Para
         print(
             "resample: k is above 0.7: the farthest tails are still not covered, or too few draws tell", file=sys.stderr
         )
-    return model.target.named(found.z if model.amortised else found.z.squeeze(1))
+    return model.target.by_name(found.z if model.amortised else found.z.squeeze(1))
 
 
 def _data_sets(model: Posterior, path: str) -> Tensor:

@@ -35,7 +35,7 @@ from .runs import beside
 from .support import Parameters
 from .tables import columns
 from .targets import Target
-from .targets.calls import Lenient
+from .targets.calls import TolerantDensity
 
 
 class Finding(NamedTuple):
@@ -114,7 +114,7 @@ def trust(model: Posterior, settings: Diagnosis) -> list[Finding]:
     if known is None:
         return findings
     try:
-        return [*findings, *compare(model.target, model.target.named(z), known, settings.folds)]
+        return [*findings, *compare(model.target, model.target.by_name(z), known, settings.folds)]
     except ConfigurationError as error:  # what the draws say of themselves is not lost
         return [*findings, Finding("reference", math.nan, str(error))]
 
@@ -127,7 +127,7 @@ def examine(target: Target, z: Tensor, seed: int = 0) -> list[Finding]:
         z: `(n, dim)`, independent draws in the unconstrained coordinates.
         seed: of all noise.
     """
-    look = Lenient(target)
+    look = TolerantDensity(target)
 
     def log_density(points: Tensor) -> Tensor:
         return look(points.to(z), most=64)  # far out, where chains begin, all points may raise
@@ -186,7 +186,7 @@ def by_search(target: Target, found: Elsewhere) -> Finding:
     """Whether chains from far away have found a mode that no draw has."""
     words, objection = f"none of {found.starts} chains from far away found more", ""
     if found.share > 0.02:
-        numbers, names = flat({name: value.unsqueeze(0) for name, value in target.named(found.where).items()})
+        numbers, names = flat({name: value.unsqueeze(0) for name, value in target.by_name(found.where).items()})
         near = ", ".join(
             f"{name} = {value:.3g}" for name, value in zip(names[:SHOWN], numbers[0].tolist(), strict=False)
         )
@@ -254,7 +254,7 @@ def weighted_share(inside: Tensor, log_weights: Tensor) -> tuple[Tensor, Tensor]
 
 def moments(target: Target, z: Tensor, moved: Tensor, say: DrawsDiagnosis) -> list[Finding]:
     """Mean and deviation of every parameter side by side: of the draws, after the chains, and by the weights."""
-    tables = [flat({name: of.double() for name, of in target.named(points).items()}) for points in (z, moved, say.z)]
+    tables = [flat({name: of.double() for name, of in target.by_name(points).items()}) for points in (z, moved, say.z)]
     names, (drawn, after, fresh) = tables[0][1], (table.cpu() for table, _ in tables)
     weight = say.smoothed.log_weights.double().cpu().exp().unsqueeze(-1)
     mean = (weight * fresh).sum(0)

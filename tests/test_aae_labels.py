@@ -12,8 +12,7 @@ from torch import nn
 from torch.distributions import Normal
 from worlds import perturbed
 
-from datamodules import Digits
-from datamodules.tensors import Split, TensorDataModule
+from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import AAE, Batch, DeterministicEncoder, MixturePrior, PetalPrior, Player, StandardNormal
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError

@@ -17,7 +17,7 @@ from lightning_avb.diagnosis import by_chains, by_search, by_weights, verdict
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import diagnose_draws, fit_density, look_elsewhere, move_draws
 from lightning_avb.targets import Gaussian, Mixture, Ring, Rosenbrock, StudentT, Target, Torus
-from lightning_avb.targets.calls import Lenient
+from lightning_avb.targets.calls import TolerantDensity
 
 SEEDS = range(int(os.environ.get("SEEDS", 1)))
 COUNT = 4000
@@ -28,7 +28,7 @@ class Bounded(Target):
 
     def __init__(self):
         super().__init__()
-        self.kinds = {"rate": "positive", "p": "unit_interval", "shares": "simplex[3]"}
+        self.constraints = {"rate": "positive", "p": "unit_interval", "shares": "simplex[3]"}
 
     beta, dirichlet = torch.distributions.Beta(0.7, 2.0), torch.distributions.Dirichlet(torch.tensor([0.5, 1.0, 4.0]))
 
@@ -83,7 +83,7 @@ def cut(z):
 
 def on_chains(target, z, seed, transitions=20, leapfrogs=8):
     """Shorter chains than `test` runs."""
-    moved = move_draws(z, Lenient(target), target.support.coordinates, transitions, leapfrogs, seed)
+    moved = move_draws(z, TolerantDensity(target), target.support.coordinates, transitions, leapfrogs, seed)
     return verdict(by_chains(moved))
 
 
@@ -92,7 +92,7 @@ def on_chains(target, z, seed, transitions=20, leapfrogs=8):
 def test_right_draws_are_not_objected_to(name, seed):
     target, z = exact(name, seed)
     assert on_chains(target, z, seed).value == 0
-    assert not by_search(target, look_elsewhere(z, Lenient(target), seed=seed)).objection
+    assert not by_search(target, look_elsewhere(z, TolerantDensity(target), seed=seed)).objection
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -138,7 +138,7 @@ def test_the_objection_names_what_is_wrong():
 def test_a_lost_mode_is_found_with_its_mass(lost, seed):
     target, z = exact("two modes", seed, 4 * COUNT)
     z = z[(z.sum(1) > 0) == (lost == "smaller")][:COUNT]
-    found = look_elsewhere(z, Lenient(target), seed=seed)
+    found = look_elsewhere(z, TolerantDensity(target), seed=seed)
     line = by_search(target, found)
     assert found.share == pytest.approx({"smaller": 0.3, "larger": 0.7}[lost], abs=0.15)
     assert line.objection == "a mode without draws" and "around z[0] = " in line.verdict
@@ -149,7 +149,7 @@ def test_modes_with_wrong_shares_are_seen_by_the_weights_alone():
     upper = z.sum(1) > 0
     z = torch.stack([z[upper][: COUNT // 2], z[~upper][: COUNT // 2]], 1).flatten(0, 1)
     assert on_chains(target, z, 0).value == 0
-    say = diagnose_draws(z, target.at)
+    say = diagnose_draws(z, target.log_prob)
     found = verdict(by_weights(z, say, target.support.coordinates))
     assert "shifted in z[" in found.verdict and "as weights have it" in found.verdict
     # KL(draws, p) = 0.5 log(0.5 / 0.3) + 0.5 log(0.5 / 0.7), less that of the draws from the flow.
@@ -159,7 +159,7 @@ def test_modes_with_wrong_shares_are_seen_by_the_weights_alone():
 def test_right_draws_have_no_shortfall_with_a_poor_flow():
     """A Gaussian for a banana: the bound loses more than a nat, and the draws' own mean nothing."""
     target, z = exact("banana", 0, COUNT)
-    say = diagnose_draws(z, target.at, fit_density(exact("banana", 1)[1], epochs=0))
+    say = diagnose_draws(z, target.log_prob, fit_density(exact("banana", 1)[1], epochs=0))
     assert say.evidence_bound < -0.3 and say.shortfall < 5 * say.shortfall_error
     assert verdict(by_weights(z, say, target.support.coordinates)).value == 0
 
@@ -169,7 +169,7 @@ def test_chains_leave_draws_of_the_target_what_they_are():
     errors = []
     for seed in range(20):
         target, z = exact("funnel", seed, 1000)
-        errors += [share.errors for share in move_draws(z, target.at, seed=seed, transitions=5).shares.values()]
+        errors += [share.errors for share in move_draws(z, target.log_prob, seed=seed, transitions=5).shares.values()]
     assert 0.7 < torch.tensor(errors).abs().quantile(0.6) < 2.0 and max(map(abs, errors)) < 4.5
 
 

@@ -39,7 +39,7 @@ class World:
             prior=self.prior,
             latent_dim=latent_dim,
             classes=0,
-            log_volume=torch.tensor(VOLUME),
+            log_jacobian=torch.tensor(VOLUME),
             density_ratio=self.density_ratio,
         )
 

@@ -83,7 +83,7 @@ class Table(TensorDataModule):
         self.classes, self.unlabelled, self.volume = classes, unlabelled, volume
 
     @property
-    def log_volume(self) -> float:
+    def log_jacobian(self) -> float:
         return self.volume
 
     def load(self) -> dict[str, Split]:
@@ -146,10 +146,10 @@ def test_a_prior_on_weights_without_width_is_refused(value):
 
 @float64
 @every_model
-def test_log_volume_moves_the_bounds_and_no_gradient(make):
+def test_log_jacobian_moves_the_bounds_and_no_gradient(make):
     model, batch = perturbed(make(data_shape=(3,))), Batch(torch.randn(5, 3))
     before = learned(model, batch)
-    model.log_volume.fill_(1.7)
+    model.log_jacobian.fill_(1.7)
     after = learned(model, batch)
     for name, score in after.scores.items():
         bound = name.startswith("elbo") or name == "iw_bound"
@@ -160,13 +160,13 @@ def test_log_volume_moves_the_bounds_and_no_gradient(make):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_log_volume_comes_from_the_data_and_stays_with_the_weights(tmp_path):
+def test_log_jacobian_comes_from_the_data_and_stays_with_the_weights(tmp_path):
     model = vae()
     run = trainer(tmp_path, max_steps=1)
     run.fit(model, Table(volume=-2.5))
-    assert model.log_volume == -2.5
+    assert model.log_jacobian == -2.5
     run.save_checkpoint(tmp_path / "x.ckpt")
-    assert VAE.load_from_checkpoint(tmp_path / "x.ckpt").log_volume == -2.5
+    assert VAE.load_from_checkpoint(tmp_path / "x.ckpt").log_jacobian == -2.5
 
 
 class UniformDecoder(Decoder):

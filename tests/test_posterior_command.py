@@ -30,7 +30,7 @@ def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
         "model:\n  class_path: lightning_avb.Posterior\n  init_args:\n    samples: 32\n    warmup: 10\n    target:\n"
         "      class_path: lightning_avb.targets.Function\n      init_args:\n"
         "        log_density: mine_of_the_test.log_density\n        derived: mine_of_the_test.derived\n"
-        "        kinds: {mu: real, sigma: positive}\ndata: datamodules.NoData\n"
+        "        constraints: {mu: real, sigma: positive}\ndata: datamodules.NoData\n"
     )
 
     def command(*args):

@@ -38,7 +38,7 @@ def test_the_nearest_normal_of_other_targets_is_finite(target):
     target = target()
     for seed in range(2):
         torch.manual_seed(seed)
-        found = nearest_normal(target.at, target.support.dim, torch.zeros(()))
+        found = nearest_normal(target.log_prob, target.support.dim, torch.zeros(()))
         assert torch.isfinite(found.loc).all() and torch.isfinite(found.scale_tril).all()
 
 
@@ -49,7 +49,7 @@ def test_the_density_in_coordinates_counts_their_volume():
     model.scale_tril.copy_(torch.tensor([[2.0, 0.0], [-0.7, 0.1]]))
     u = torch.randn(4, 1, 2)
     z = model.location + (model.scale_tril @ u.unsqueeze(-1)).squeeze(-1)
-    expected = model.target.at(z) + math.log(0.2)
+    expected = model.target.log_prob(z) + math.log(0.2)
     torch.testing.assert_close(model.log_density(u, torch.ones(1, 1)), expected)
 
 
@@ -85,7 +85,7 @@ def test_the_bound_is_that_of_the_target_during_the_warm_up_too():
     play = model.learn(avb.Batch(torch.ones(1, 1)))
     torch.manual_seed(0)
     u, log_q = model.encoder(torch.ones(1, 1)).rsample_and_log_prob((8,))
-    torch.testing.assert_close(play.scores["elbo"], model.target.at(u) - log_q)
+    torch.testing.assert_close(play.scores["elbo"], model.target.log_prob(u) - log_q)
     assert (play.losses["sampler"] < 100).all() and (play.scores["elbo"] < -1000).all()
 
 
@@ -98,7 +98,7 @@ def test_autocast_leaves_the_target_alone():
 
 
 class Far(Target):
-    kinds = {"year": "real", "depth": "real"}  # noqa: RUF012
+    constraints = {"year": "real", "depth": "real"}  # noqa: RUF012
 
     def log_density(self, *, year, depth):
         return -0.5 * (year - 20000.0).square() - 0.5 * ((depth + 3e4) / 100).square()

@@ -12,7 +12,7 @@ from monte_carlo import assert_mean
 import lightning_avb as avb
 from lightning_avb import PooledMixtureEncoder, Posterior, noise, targets
 from lightning_avb.diagnosis import Diagnosis, compare, trust
-from lightning_avb.distributions import DiagonalNormal, PooledMixture
+from lightning_avb.distributions import DiagonalNormal, SemiImplicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import resample_posterior
 from lightning_avb.targets import Gaussian, Mixture
@@ -119,4 +119,4 @@ class HalfAndHalf(PooledMixtureEncoder):
             loc = 3 * side.expand(-1, -1, 2)
             return DiagonalNormal(loc, torch.ones_like(loc))
 
-        return PooledMixture(components, x.shape[:1], torch.Size([2]))
+        return SemiImplicit(components, x.shape[:1], torch.Size([2]))

@@ -98,7 +98,7 @@ class RowEstimator(Estimator, abc.ABC):
 
     def volume(self, model: Any) -> Tensor:
         """What to add to have nats of the original units."""
-        return model.log_volume
+        return model.log_jacobian
 
     def collect(self, processes: int) -> None:
         found = self.metric.compute()

@@ -53,7 +53,7 @@ class Own(RowEstimator):
         return estimate
 
     def volume(self, model: Any) -> Tensor:
-        return torch.zeros_like(model.log_volume)  # it is in the scores
+        return torch.zeros_like(model.log_jacobian)  # it is in the scores
 
     def collect(self, processes: int) -> None:
         if self.name:

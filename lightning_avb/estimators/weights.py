@@ -153,7 +153,7 @@ class Bidirectional(Estimator):
         self.seconds = time.perf_counter() - begin
 
     def lines(self, model: Any) -> list[Line]:
-        lines, volume = list[Line](), model.log_volume.item()
+        lines, volume = list[Line](), model.log_jacobian.item()
         for side, (mean, error) in self.found.items():
             mean, name = mean if side == "gap" else mean + volume, f"{self.name}, {side}"
             seconds = 0.0 if lines else self.seconds

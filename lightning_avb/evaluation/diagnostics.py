@@ -129,8 +129,8 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         if hasattr(model, "density_ratio"):
             error = torch.cat([opinion(part) for part in z[:JUDGED].split(BLOCK)]).mean(0) - found.kl
     rows = {
-        exact: (found.log_likelihood + model.log_volume, "exact to the grid"),
-        elbo: (found.elbo + model.log_volume, side),
+        exact: (found.log_likelihood + model.log_jacobian, "exact to the grid"),
+        elbo: (found.elbo + model.log_jacobian, side),
         "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO of these rows"),
         **({"mass of q on the grid": (found.mass, "none: 1 if the grid holds q")} if has_density(q) else {}),
         **(
