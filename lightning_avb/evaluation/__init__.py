@@ -12,10 +12,21 @@ from .annealing import (
 )
 from .calibration import calibration_ranks, uniformity
 from .chains import Elsewhere, Moved, Share, look_elsewhere, move_draws
-from .diagnostics import Figure, diagnose
+from .clusters import ClusterCounts
+from .elbo import (
+    Decomposition,
+    critic_error,
+    decompose,
+    decompose_draws,
+    kl_of_aggregate,
+    kl_of_draws,
+    kl_to_posterior,
+    on_grid,
+)
 from .importance import Importance, importance_weighting, log_joint, resample
 from .inputs import has_density, prior_of
 from .likelihood import Annealer, LogLikelihood, log_likelihood
+from .neighbours import neighbour_entropy
 from .pareto import (
     DrawsDiagnosis,
     ParetoSmoothed,
@@ -25,17 +36,6 @@ from .pareto import (
     pareto_smoothed,
 )
 from .parzen import Parzen, parzen_window
-from .posterior import (
-    Decomposition,
-    critic_error,
-    decompose,
-    decompose_draws,
-    kl_of_aggregate,
-    kl_of_draws,
-    kl_to_posterior,
-    neighbour_entropy,
-    on_grid,
-)
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood_on_grid
 from .resampling import Resampled, resample_posterior
@@ -57,11 +57,11 @@ __all__ = [
     "Annealer",
     "Annealing",
     "Bidirectional",
+    "ClusterCounts",
     "Decomposition",
     "DefensiveStudent",
     "DrawsDiagnosis",
     "Elsewhere",
-    "Figure",
     "Importance",
     "LogLikelihood",
     "MomentErrors",
@@ -78,7 +78,6 @@ __all__ = [
     "critic_error",
     "decompose",
     "decompose_draws",
-    "diagnose",
     "diagnose_draws",
     "fit_density",
     "fit_generalised_pareto",

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .. import noise
 from ..errors import ConfigurationError, at_least
-from .posterior import log_distance, neighbour_entropy
+from .neighbours import log_distance, neighbour_entropy
 
 LogDensity = Callable[[Tensor], Tensor]
 """z `(n, dim)` -> log p(z) up to a constant, `(n,)`; -inf where p is 0, and where it cannot be worked out."""

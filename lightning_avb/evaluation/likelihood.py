@@ -58,6 +58,7 @@ class Annealer:
 
     Attributes:
         settings: the tuned ones.
+        gap: mean distance of the bounds that `certified` found, in nats; None: it was not called.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Annealer:
         self.target, self.start, self.simulated = target, start, simulated
         self.chains, self.chunk, self.seed = at_least(1, chains=chains), at_least(1, chunk=chunk), seed
         self.settings = self._tuned(betas, leapfrogs)
+        self.gap: float | None = None
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -100,7 +102,9 @@ class Annealer:
             z = exact[rows.index]
             return bidirectional(start, self.target(rows), z, self.settings, self.chains, scale_tril, self.chunk)
 
-        return over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
+        found = over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
+        self.gap = found.summary()["gap"][0]
+        return found
 
 
 class LogLikelihood(NamedTuple):
