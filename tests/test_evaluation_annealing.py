@@ -16,7 +16,7 @@ from lightning_avb import MLP, Batch, BernoulliDecoder, StandardNormal, noise
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import (
-    Annealing,
+    AnnealingSettings,
     DefensiveStudent,
     Quadrature,
     annealed_importance_sampling,
@@ -61,7 +61,7 @@ def small(float64):
 
 
 def fixed(steps, step_size, leapfrogs=2):
-    return Annealing(schedule(steps), (step_size,) * (steps + 1), leapfrogs)
+    return AnnealingSettings(schedule(steps), (step_size,) * (steps + 1), leapfrogs)
 
 
 # The estimate.

@@ -38,7 +38,7 @@ from .importance import CHUNK, LogDensity, effective_samples
 from .inputs import Decoder, Prior, prior_of, rows_of
 
 
-class Annealing(NamedTuple):
+class AnnealingSettings(NamedTuple):
     """The settings of an annealing run: plain numbers, made by `tune`.
 
     Attributes:
@@ -77,7 +77,7 @@ def schedule(steps: int, kind: Literal["linear", "sigmoid"] = "sigmoid", sharpne
     return tuple(((line - line[0]) / (line[-1] - line[0])).tolist())
 
 
-class Annealed(NamedTuple):
+class AnnealedEstimate(NamedTuple):
     """What annealing says.
 
     Attributes:
@@ -115,7 +115,7 @@ class Annealed(NamedTuple):
         return ((chains - 1) * others.var(0, correction=0)).sqrt()
 
 
-class Bidirectional(NamedTuple):
+class BidirectionalBounds(NamedTuple):
     """Bounds of log p(x) from both sides, `(batch,)` each, in nats.
 
     Attributes:
@@ -135,11 +135,11 @@ class Bidirectional(NamedTuple):
 def annealed_importance_sampling(
     start: Distribution,
     log_target: LogDensity,
-    settings: Annealing,
+    settings: AnnealingSettings,
     chains: int,
     scale_tril: Tensor | None = None,
     chunk: int = CHUNK,
-) -> Annealed:
+) -> AnnealedEstimate:
     """Annealed importance sampling from `start` to `log_target`.
 
     Args:
@@ -163,17 +163,17 @@ def bidirectional(
     start: Distribution,
     log_target: LogDensity,
     exact: Tensor,
-    settings: Annealing,
+    settings: AnnealingSettings,
     chains: int,
     scale_tril: Tensor | None = None,
     chunk: int = CHUNK,
-) -> Bidirectional:
+) -> BidirectionalBounds:
     """Bidirectional Monte Carlo (Grosse et al. 2015, 2016): log p(x) from below and from above.
 
     It certifies a setting (schedule, step sizes, number of chains), on simulated data and in expectation: there the two
     means enclose the mean of log p(x), so that their distance limits the error of both. On data that the model did not
     make no exact posterior draw exists, hence no upper bound; that a setting works as well there is a conjecture. The
-    rows are independent: `Bidirectional.summary` has standard errors.
+    rows are independent: `BidirectionalBounds.summary` has standard errors.
 
     Args:
         start, log_target, settings, chains, scale_tril, chunk: see `annealed_importance_sampling`; for the x of
@@ -185,7 +185,7 @@ def bidirectional(
     forward = _anneal(path, start.sample((at_least(1, chains=chains),)), settings)
     backward = settings._replace(betas=settings.betas[::-1], step_sizes=settings.step_sizes[::-1])
     reverse = _anneal(path, exact.expand(chains, *exact.shape), backward)
-    return Bidirectional(forward.bound, -reverse.bound)
+    return BidirectionalBounds(forward.bound, -reverse.bound)
 
 
 @torch.no_grad()
@@ -217,7 +217,7 @@ def tune(
     knots: int = 12,
     transitions: int = 20,
     chunk: int = CHUNK,
-) -> Annealing:
+) -> AnnealingSettings:
     """Step sizes that have the wanted acceptance on pilot rows, to be used for all rows.
 
     Chains of the pilot rows walk along `knots` temperatures spread evenly over the schedule; at each the logarithm of
@@ -254,7 +254,7 @@ def tune(
         log_step = sum(visited[transitions // 2 :]) / len(visited[transitions // 2 :])
         log_steps.append(log_step)
     step_sizes = [math.exp(step) for step in _resized(log_steps, len(betas))]
-    return Annealing(tuple(betas), tuple(step_sizes), leapfrogs)
+    return AnnealingSettings(tuple(betas), tuple(step_sizes), leapfrogs)
 
 
 def _resized(values: Sequence[float], count: int) -> list[float]:
@@ -264,7 +264,7 @@ def _resized(values: Sequence[float], count: int) -> list[float]:
 
 
 @torch.no_grad()
-def _anneal(path: AnnealingPath, z: Tensor, settings: Annealing) -> Annealed:
+def _anneal(path: AnnealingPath, z: Tensor, settings: AnnealingSettings) -> AnnealedEstimate:
     """The walk along the temperatures of `settings`, forwards or backwards."""
     betas, point = settings.betas, path(z)
     log_weight = torch.zeros_like(point.log_start, dtype=torch.float64)
@@ -276,4 +276,4 @@ def _anneal(path: AnnealingPath, z: Tensor, settings: Annealing) -> Annealed:
             acceptance += rate
     transitions = len(betas) - 2
     acceptance = acceptance.mean(0) / transitions if transitions else acceptance.mean(0) + 1
-    return Annealed(log_weight.to(z.dtype), point.z, acceptance.to(z.dtype))
+    return AnnealedEstimate(log_weight.to(z.dtype), point.z, acceptance.to(z.dtype))

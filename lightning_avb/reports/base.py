@@ -22,10 +22,10 @@ class Figure(NamedTuple):
     """A line of a report, and an object of its JSON file.
 
     Attributes:
-        name: what was estimated, and how.
+        name: what it is.
         value: the number.
         standard_error: of `value`, over rows; nan for what is one number of all rows.
-        rows: `value` is a mean over so many; 0: it is not a mean over rows of data.
+        rows: how many rows of data `value` is a mean over; 0: it is not such a mean.
         subset: the `first` rows of the test data, those that are `different`, or data `simulated` from the model;
             empty: all that the report was to evaluate.
         expected: on which side of the truth it lies (`below, in expectation`), or what it should be (`0.07 to 0.14`).
@@ -128,7 +128,7 @@ def _cell(figure: Figure, column: str, number: str) -> str:
 
 
 def align(rows: Sequence[Sequence[str]]) -> str:
-    """Cells one below the other."""
+    """Columns of equal width, two spaces apart."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 

@@ -50,7 +50,7 @@ class Likelihood(pl.Callback):
             simulated from the model, with the reverse chain, whose gap tells how far below the truth `annealing` may
             be; `quadrature`: exact, for 1 or 2 latent dimensions; `parzen`: the Parzen window. Or classes of your own,
             subclasses of `LikelihoodEstimator`.
-        rows: evaluate the first so many rows of the test data; None: all.
+        rows: how many rows of the test data to evaluate, from the first; None: all.
         samples: of the importance-weighted bound.
         chains: of annealing, for every row.
         steps: temperatures of annealing.

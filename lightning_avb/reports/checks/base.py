@@ -7,7 +7,7 @@ from functools import cached_property
 
 from torch import Tensor
 
-from ...evaluation import DrawsDiagnosis, Moved, diagnose_draws, move_draws
+from ...evaluation import DrawsDiagnosis, MovedDraws, diagnose_draws, move_draws
 from ...models import Posterior
 from ...support import Parameters
 from ...targets import Target
@@ -68,7 +68,7 @@ class PosteriorDraws:
         return self._calls(points.to(self.z), most=64)  # far out, where chains begin, all points may raise
 
     @cached_property
-    def moved(self) -> Moved:
+    def moved(self) -> MovedDraws:
         """What short Hamiltonian chains from every draw changed."""
         return move_draws(self.z, self.log_density, self.coordinates, self.transitions, self.leapfrogs, self.seed)
 

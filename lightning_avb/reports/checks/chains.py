@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...draws import flat
-from ...evaluation import look_elsewhere
+from ...evaluation import find_missed_mode
 from ..base import Figure
 from .base import ERRORS, PosteriorCheck, PosteriorDraws
 
@@ -55,7 +55,7 @@ class ModeSearch(PosteriorCheck):
     name = "search"
 
     def figures(self, draws: PosteriorDraws) -> list[Figure]:
-        found = look_elsewhere(draws.z, draws.log_density, seed=draws.seed)
+        found = find_missed_mode(draws.z, draws.log_density, seed=draws.seed)
         note, objection = f"none of {found.starts} chains from far away found more", ""
         if found.share > 0.02:
             numbers, names = flat({name: value.unsqueeze(0) for name, value in draws.target.named(found.where).items()})

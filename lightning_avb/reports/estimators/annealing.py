@@ -148,7 +148,7 @@ class BidirectionalMonteCarlo(LikelihoodEstimator):
 
     def begin(self, run: Run) -> None:
         begin = time.perf_counter()
-        self.found = self.options.annealer(run).certified(self.simulated).summary()
+        self.found = self.options.annealer(run).certify(self.simulated).summary()
         self.seconds = time.perf_counter() - begin
 
     def figures(self, run: Run) -> list[Figure]:

@@ -42,7 +42,7 @@ class Run:
 
     Attributes:
         trainer, model: those of the test.
-        rows: the first so many rows of the test data are evaluated; None: all.
+        rows: how many rows of the test data are evaluated, from the first; None: all.
         chunk: pairs (draw, row) that the decoder gets at a time.
         seed: every figure is a function of (seed, row).
     """
@@ -95,7 +95,7 @@ class RowEstimator(LikelihoodEstimator, abc.ABC):
     """An estimate for every row.
 
     Attributes:
-        side: of log p(x) on which it lies.
+        side: on which side of log p(x) it lies.
         columns: how many numbers `estimate` gives for a row.
         copies: draws of a row that one call of the decoder gets at least.
         settings: what it is made with, for the table.

@@ -93,7 +93,7 @@ def bound_terms(model: Any, batch: Batch, seed: int, rows: int | None = None) ->
         model: with `encoder`, `decoder` and `prior`.
         batch: with its `index`. Equal rows count once if there are few different ones.
         seed: of the draws.
-        rows: fill a grid for no more than so many rows.
+        rows: fill a grid for no more rows than these.
     """
     whole = batch._replace(x=batch.x.clone())
     batch = _distinct(whole, bool(model.classes))
@@ -123,7 +123,7 @@ def _seeded(seed: int, name: str, batch: Batch) -> Iterator[None]:
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:
-    """Each row once, where there are few different ones: a data set of four points, say."""
+    """Each row once, where there are few different ones: as in a data set of four points."""
     rows = batch.x.flatten(1)
     if with_labels and batch.y is not None:
         rows = torch.cat([rows, batch.y.unsqueeze(1).to(rows)], 1)
