@@ -15,8 +15,18 @@ import torch
 from lightning_avb import targets
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import diagnose_draws, fit_density, move_draws
-from lightning_avb.reports.checks import ChainCheck, ModeSearch, PosteriorDraws, WeightCheck
-from lightning_avb.reports.posterior import conclusion
+from lightning_avb.reports import (
+    ChainCheck,
+    Diagnosis,
+    Figure,
+    ModeSearch,
+    PosteriorCheck,
+    PosteriorDraws,
+    ReferenceComparison,
+    SimulationBasedCalibration,
+    WeightCheck,
+)
+from lightning_avb.reports.posterior import conclusion, examine
 from lightning_avb.targets import Gaussian, Mixture, Ring, Rosenbrock, StudentT, Target, Torus
 
 SEEDS = range(int(os.environ.get("SEEDS", 1)))
@@ -163,6 +173,52 @@ def test_right_draws_have_no_shortfall_with_a_poor_flow():
     draws.weighted = found = diagnose_draws(z, target.at, fit_density(exact("banana", 1)[1], epochs=0))
     assert found.evidence_bound < -0.3 and found.shortfall < 5 * found.shortfall_error
     assert conclusion(WeightCheck().figures(draws)).value == 0
+
+
+class MeanCheck(PosteriorCheck):
+    """A check of the user's own: the mean of the draws is 0."""
+
+    name = "own"
+
+    def figures(self, draws):
+        mean = draws.z.mean(0).norm().item()
+        return [Figure("own mean", mean, expected="0", objection="" if mean < 0.1 else "away from the middle")]
+
+
+def test_a_check_of_the_user_s_own_is_one_class():
+    """It counts in the first line; others of the list come as they are asked for."""
+    draws = PosteriorDraws(*exact("correlated", 0))
+    draws._z += 0.3
+    first, *rest = examine(draws, Diagnosis(checks=["chains", MeanCheck()]).checks)
+    assert first.name == "shift, z[0]" or first.name == "shift, z[1]"
+    assert rest[-1].name == "own mean" and rest[-1].objection
+    assert conclusion(rest).note.endswith("away from the middle")
+
+
+def test_a_check_without_its_needs_is_left_out():
+    target, z = exact("correlated", 0, 200)
+    draws = PosteriorDraws(target, z)
+    assert SimulationBasedCalibration().missing(draws) == "a sampler of a family of posteriors"
+    family = PosteriorDraws(targets.Parabola(), None)
+    for check in Diagnosis().checks[:5]:
+        assert check.missing(family) == "draws of one posterior"
+    target.reference = lambda count: None
+    assert ReferenceComparison().missing(draws) == "reference draws"
+    assert examine(draws, [ReferenceComparison(), SimulationBasedCalibration()]) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"checks": ["chain"]}, "diagnosis.checks: 'chain' is none of chains, search"),
+        ({"folds": 1}, "diagnosis.folds: 1 is below 2"),
+        ({"simulations": 99}, "diagnosis.simulations: 99 is below 100"),
+        ({"draws": 100}, "diagnosis.draws: 100 is below 200"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_refused(arguments, message):
+    with pytest.raises(ConfigurationError, match=message):
+        Diagnosis(**arguments)
 
 
 def test_chains_leave_draws_of_the_target_what_they_are():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import sys
 from functools import partial
@@ -22,7 +23,7 @@ from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli
 from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation.metrics import MeanOverRows
-from lightning_avb.reports import Figure, ImportanceWeighting, Likelihood, Run
+from lightning_avb.reports import Figure, GridQuadrature, ImportanceWeighting, Likelihood, Run
 from lightning_avb.reports.base import table
 from lightning_avb.reports.likelihood import HEADINGS
 
@@ -168,6 +169,29 @@ def test_an_estimator_of_the_user_s_own_is_one_class(finished, monkeypatch, caps
     assert any(name.startswith("best of some - elbo") for name in lines)
 
 
+def test_the_estimator_of_the_documentation_works_and_says_what_it_needs(tmp_path, monkeypatch):
+    """With the exact posterior as q every weight is p(x)."""
+    text = (CONFIGS.parent / "docs" / "likelihood.md").read_text()
+    (example,) = (part for part in re.findall(r"```python\n(.*?)```", text, re.S) if "RowEstimator" in part)
+    exec(example, names := {"__name__": "example"})
+    monkeypatch.chdir(tmp_path)
+    world, model, data = linear_gaussian(60)
+    likelihood = Likelihood([names["FromPosterior"](7)], rows=4)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    figures = {figure.name: figure for figure in likelihood.figures}
+    x = torch.cat([batch[0] for batch in data.test_dataloader()])[:4]
+    assert abs(figures["from q"].value - (world.log_marginal(x) + data.log_volume).mean()) < 1e-4
+    assert figures["from q"].diagnostics == pytest.approx({"effective samples": 7}) and "from q - elbo" in figures
+    monkeypatch.setattr(type(model), "classes", 3)
+    with pytest.raises(ConfigurationError, match=r"^likelihood.estimators: 'from q' needs a model without labels$"):
+        likelihood.on_test_start(SimpleNamespace(world_size=1), model)
+
+
+def test_a_grid_in_three_dimensions_is_refused():
+    model = SimpleNamespace(latent_dim=3)
+    assert "the model has 3" in GridQuadrature().missing(Run(None, model, None, chunk=1, seed=0))
+
+
 def test_a_row_that_is_none_of_the_data_counts_nowhere():
     """An index of -1 stands in where a process has no row."""
     batch = Batch(torch.rand(4, 2), index=torch.tensor([3, -1, 7, 0]))
@@ -184,7 +208,11 @@ def test_a_row_that_is_none_of_the_data_counts_nowhere():
     ("arguments", "message"),
     [
         ({"estimators": ["import"]}, "likelihood.estimators: 'import'"),
+        ({"estimators": ["no.Such"]}, "likelihood.estimators: 'no.Such' is none of importance, .* no path of a class"),
         ({"chains": 0}, "likelihood.chains: 0"),
+        ({"start": "middle"}, "likelihood.start: 'middle'"),
+        ({"path": "straight"}, "likelihood.path: 'straight'"),
+        ({"parzen_samples": 0}, "likelihood.parzen_samples: 0"),
         ({"simulated": 1}, "likelihood.simulated: 1"),
     ],
 )
