@@ -135,7 +135,7 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
 
 def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str, list[Figure]]:
     n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
-    grid = Quadrature.grid(model.latent_dim, device=batch.x.device)
+    grid, has_critic = Quadrature.grid(model.latent_dim, device=batch.x.device), hasattr(model, "judge")
 
     def decoder(z: Tensor) -> Distribution:
         return model.decoder(z.expand(-1, n, -1), batch.y) if model.classes else model.decoder(z)
@@ -149,13 +149,13 @@ def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str
         how, side, elbo = "on a grid", "below, to within the grid", "ELBO, on a grid"
         log_q = on_grid(q.log_prob, grid, n)
         found = decompose(log_q, decoder, model.prior, batch.x, grid)
-        if hasattr(model, "judge"):
+        if has_critic:
             error = critic_error(on_grid(critic_kl, grid, n), log_q, model.prior, grid)
     else:
         z = _draws(q, DRAWS // n)
         how, side, elbo = _neighbours(z), "either, by the error of the entropy of q", "ELBO, by neighbours"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
-        if hasattr(model, "judge"):
+        if has_critic:
             error = torch.cat([critic_kl(part) for part in z[:CRITIC_DRAWS].split(BLOCK)]).mean(0) - found.kl
     rows = {
         exact: (found.log_likelihood + model.log_volume, "exact to the grid"),
