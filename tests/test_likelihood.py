@@ -23,7 +23,14 @@ from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli
 from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation.metrics import MeanOverRows
-from lightning_avb.reports import Figure, GridQuadrature, ImportanceWeighting, Likelihood, Run
+from lightning_avb.reports import (
+    AnnealedImportanceSampling,
+    Figure,
+    GridQuadrature,
+    ImportanceWeighting,
+    Likelihood,
+    Run,
+)
 from lightning_avb.reports.base import table
 from lightning_avb.reports.likelihood import HEADINGS
 
@@ -334,6 +341,20 @@ def test_a_line_says_itself_that_it_is_not_to_be_trusted(tmp_path, monkeypatch, 
         line for line in json.loads(next(tmp_path.glob("*.json")).read_text()) if line["name"] == "importance"
     )
     assert bool(written["objection"]) != trusted and written["diagnostics"]["effective samples"] <= samples
+
+
+def test_a_gap_speaks_against_the_annealing_with_its_options_alone(tmp_path, monkeypatch):
+    """Four temperatures from the prior leave a gap; chains with other options are not concerned."""
+    monkeypatch.chdir(tmp_path)
+    _, model, data = linear_gaussian(100)
+    options = {"chains": 2, "steps": 4, "leapfrogs": 1, "start": "prior"}
+    other = AnnealedImportanceSampling(**{**options, "steps": 8})
+    likelihood = Likelihood(["annealing", other, "bidirectional"], rows=5, simulated=8, **options)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    gap = next(figure.value for figure in likelihood.figures if figure.name == "bidirectional, gap")
+    annealing = {figure.note: figure.objection for figure in likelihood.figures if figure.name == "annealing"}
+    found = {"4 steps" in note: f"a gap of {gap:.2f} nats" in objection for note, objection in annealing.items()}
+    assert gap > 0.25 and found == {True: True, False: False}
 
 
 def test_every_test_tunes_anew(tmp_path, monkeypatch):
