@@ -29,10 +29,10 @@ import lightning_avb as avb
 from datamodules import NoData
 from lightning_avb import noise, targets
 from lightning_avb.cli import keep_freed_memory
-from lightning_avb.diagnosis import compare
-from lightning_avb.draws import flat
+from lightning_avb.draws import to_table
 from lightning_avb.evaluation import diagnose_draws, resample_posterior
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
+from lightning_avb.reports.checks import compare
 from lightning_avb.support import Parameters
 
 POSTERIORDB = {
@@ -198,11 +198,11 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
     line: dict[str, Any] = {"seconds": seconds, "not_finite": int((~finite).sum())}
     z = z[finite]
     drawn, known = target.by_name(z), reference(name, target, 10000, folder)
-    usable = torch.isfinite(flat(drawn)[0]).all(-1)
+    usable = torch.isfinite(to_table(drawn)[0]).all(-1)
     if usable.sum() < 20:
         return {**line, "failed": "no finite draws"}
     drawn = {key: value[usable] for key, value in drawn.items()}
-    line |= {finding.quantity: finding.value for finding in compare(target, drawn, known, folds)}
+    line |= {figure.name: figure.value for figure in compare(target, drawn, known, folds)}
     if name == "far_modes":
         line["P(lower mode)"] = (drawn["z"].sum(-1) < 0).double().mean().item()
     if name in ("grid", "funnel", "student"):

@@ -32,7 +32,7 @@ from torch.distributions import Distribution
 
 from lightning_avb import MLP, BernoulliDecoder, GaussianEncoder, StandardNormal, cli, noise
 from lightning_avb.evaluation import (
-    Annealing,
+    AnnealingSettings,
     annealed_importance_sampling,
     bidirectional,
     fitted_proposal,
@@ -111,7 +111,7 @@ def speed(model: Model, options: argparse.Namespace) -> None:
     for name, (start, scale_tril) in data.starts().items():
         for leapfrogs in (1, 2, 5):
             steps = 1 + 20 // leapfrogs
-            settings = Annealing(schedule(steps), (0.1,) * (steps + 1), leapfrogs)
+            settings = AnnealingSettings(schedule(steps), (0.1,) * (steps + 1), leapfrogs)
             times = []
             for _ in range(options.rounds + 1):
                 begin = time.perf_counter()

@@ -30,17 +30,17 @@ from torch import Tensor
 import datamodules
 
 from . import draws, noise, pictures, processes, runs
-from .callbacks import Checkpoint, Pictures, SaveFigures, SavePredictions
+from .callbacks import Checkpoint, Pictures
 from .checkpoints import AtomicCheckpointIO, load, load_data, load_datamodule, read_checkpoint, resolve
-from .diagnosis import Diagnosis
 from .errors import ConfigurationError, DensityError, NonFiniteLossError, UnwritableError, at_least
 from .evaluation import resample_posterior, restoration
 from .evaluation.restoration import visible
 from .game import Game
-from .likelihood import Likelihood, lacking
 from .models import Posterior
 from .recipes import locate
 from .records import Records
+from .reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
+from .reports.likelihood import why_no_likelihood
 from .support import Parameters
 
 
@@ -201,7 +201,7 @@ class CLI(LightningCLI):
         if "--trainer.logger" not in typed:
             config.trainer.logger = False
         if "verbose" in config and "--verbose" not in typed:
-            config.verbose = False  # Lightning's table does not tell the rows, `SaveFigures` does
+            config.verbose = False  # Lightning's table does not tell the rows, `SaveMetrics` does
 
     def _accept(self, config: Any, checkpoint: dict[str, Any]) -> None:
         theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
@@ -262,7 +262,7 @@ class CLI(LightningCLI):
         """What writes down the outcome of a stage."""
         if stage == "fit":
             return self.records
-        return SavePredictions() if stage == "predict" else SaveFigures()
+        return SavePredictions() if stage == "predict" else SaveMetrics()
 
 
 def sample(
@@ -500,7 +500,7 @@ def denoise(
 
 
 def _require_density(model: Any, task: str) -> None:
-    missing = lacking(model)
+    missing = why_no_likelihood(model)
     if missing:
         raise ConfigurationError(f"{type(model).__name__} cannot {task}: {missing}")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from .batch import Batch, Shape
-from .draws import flat
+from .draws import to_table
 from .errors import ConfigurationError, at_least
 
 Picture = Tensor
@@ -162,7 +162,7 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
     def table(named: dict[str, Tensor] | None) -> tuple[Tensor, list[str]] | None:
         if named is None:
             return None
-        rows, names = flat({name: value if x is None else value.squeeze(1) for name, value in named.items()})
+        rows, names = to_table({name: value if x is None else value.squeeze(1) for name, value in named.items()})
         return rows.float().cpu(), names
 
     rows, names = table(model.draw(count, x))  # type: ignore[misc]

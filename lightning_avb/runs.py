@@ -28,12 +28,19 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
     return Path(folder) if folder is not None else None
 
 
-def beside(trainer: pl.Trainer, kind: str) -> Path:
-    """A new JSON file beside the checkpoint, or in the run's folder."""
+def beside(trainer: pl.Trainer, kind: str, suffix: str = "json", replace: bool = False) -> Path:
+    """A file beside the checkpoint, or in the run's folder: STEM.KIND.SUFFIX. To be asked for on every process.
+
+    Args:
+        trainer: knows the checkpoint.
+        kind: what the file holds.
+        suffix: of its name.
+        replace: a file of that name is overwritten; else the next free one is taken, STEM.KIND_1.SUFFIX.
+    """
     checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
     stem, number = checkpoint.stem if checkpoint else "model", 0
-    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.json").exists():
+    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.{suffix}").exists() and not replace:
         number += 1
     folder.mkdir(parents=True, exist_ok=True)
     return path

@@ -17,11 +17,11 @@ from datamodules import NoData, Simulated
 from lightning_avb import PooledMixtureEncoder, Posterior, draws, noise, pictures, targets
 from lightning_avb.callbacks import Pictures
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast
-from lightning_avb.diagnosis import compare
 from lightning_avb.distributions import DiagonalNormal, SemiImplicit, pairwise_log_prob
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import calibration_ranks, uniformity
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
+from lightning_avb.reports.checks import compare
 from lightning_avb.targets import Family, Function, Gaussian, Mixture, NormalMean, Parabola, Target
 
 float64 = pytest.mark.usefixtures("float64")
@@ -343,11 +343,11 @@ def test_matrices_are_learned_compared_drawn_and_written(tmp_path):
         off = (drawn[name].mean(0) - known[name].mean(0)).abs()
         assert (off <= 0.5 * known[name].std(0) + 1e-6).all(), name
     few = {name: value[:600] for name, value in drawn.items()}
-    found = {f.quantity: f.value for f in compare(model.target, few, model.target.reference(600), folds=2)}
+    found = {f.name: f.value for f in compare(model.target, few, model.target.reference(600), folds=2)}
     assert all(math.isfinite(value) for value in found.values()) and found["C2ST"] < 0.65
     assert "KL(draws, reference)" in found
     assert pictures.posterior(model, 300).std() > 0.05
-    table, names = draws.flat(few)
+    table, names = draws.to_table(few)
     assert table.shape == (600, len(names)) and "tril[2,1]" in names
     draws.write(tmp_path / "draws.npz", few)
     draws.write(tmp_path / "draws.csv", few)

@@ -15,8 +15,8 @@ import lightning_avb as avb
 from datamodules import NoData, Simulated
 from lightning_avb import ConvNet, Posterior, draws
 from lightning_avb.contrasts import PriorContrast
-from lightning_avb.diagnosis import Diagnosis, trust
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
+from lightning_avb.reports import Diagnosis
 from lightning_avb.targets import Function, Gaussian, NormalMean, Parabola, Target
 
 
@@ -247,7 +247,7 @@ def test_reference_draws_of_ones_own_are_of_a_function_or_a_file(tmp_path):
     assert found["tau"][7] == drawn["tau"][row] and found["mu"].shape == (100,)
     assert torch.equal(model.target.reference(1000)["mu"].sort().values, drawn["mu"].sort().values)
     with torch.inference_mode(False):
-        assert {"C2ST", "worst mean"} <= {f.quantity for f in trust(model, Diagnosis(draws=300, folds=2))}
+        assert {"C2ST", "worst mean"} <= {f.name for f in Diagnosis(draws=300, folds=2).of(model)}
 
 
 @pytest.mark.parametrize(

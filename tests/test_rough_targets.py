@@ -13,10 +13,10 @@ from games import trainer
 
 from datamodules import NoData
 from lightning_avb import PooledMixtureEncoder, Posterior, cli
-from lightning_avb.diagnosis import Diagnosis, trust
-from lightning_avb.draws import flat
+from lightning_avb.draws import to_table
 from lightning_avb.errors import ConfigurationError, DensityError
 from lightning_avb.models.nearest_normal import nearest_normal
+from lightning_avb.reports import Diagnosis
 from lightning_avb.targets import Function, Target
 from lightning_avb.targets.calls import TolerantDensity
 
@@ -150,7 +150,7 @@ def test_a_density_without_any_start_has_no_nearest_normal():
 )
 def test_recursions_that_overflow_are_placed(tmp_path, target, centre):
     """Within 4 deviations of the parameters that made the data."""
-    drawn, names = flat(fitted(target, tmp_path).draw(4000))
+    drawn, names = to_table(fitted(target, tmp_path).draw(4000))
     truth = torch.tensor([centre[name] for name in names])
     assert ((drawn.mean(0) - truth).abs() < 4 * drawn.std(0)).all()
     assert (drawn.std(0) < 0.8).all()
@@ -233,8 +233,8 @@ def test_what_a_derived_quantity_raises_is_named(tmp_path):
 
 def test_what_raises_among_the_draws_of_the_diagnosis_counts_as_nothing():
     with pytest.warns(UserWarning, match=r"log-density of Raising fails at \d+ points"):
-        findings = trust(Posterior(partial(Raising, beyond=4.0)), Diagnosis(draws=500))
-    found = {finding.quantity: finding.value for finding in findings}
+        figures = Diagnosis(draws=500).of(Posterior(partial(Raising, beyond=4.0)))
+    found = {figure.name: figure.value for figure in figures}
     assert abs(found["log evidence"] - math.log(2 * math.pi)) < 0.1
 
 

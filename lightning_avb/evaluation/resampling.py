@@ -14,7 +14,7 @@ that leave p invariant, so that those which were chosen twice part (Gilks & Berz
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,11 +22,13 @@ from torch import Tensor
 from .. import noise
 from ..distributions import DiagonalNormal, SemiImplicit, pairwise_log_prob
 from ..errors import ConfigurationError, at_least
-from ..models import Posterior
 from ..targets.calls import TolerantDensity
 from .chains import Chains
 from .importance import effective_samples
 from .pareto import pareto_smoothed
+
+if TYPE_CHECKING:
+    from ..models import Posterior
 
 STRETCHES = ((0.6, 1.0, 1.0), (0.2, 1.4, 1.5), (0.2, 2.0, 2.0))
 """Shares of the components, and how many times as wide as the sampler's their noise is, and their scales."""

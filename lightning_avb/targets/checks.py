@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draws import flat
+from ..draws import to_table
 from ..errors import ConfigurationError
 from ..support import Parameters
 from .base import Target
@@ -79,7 +79,7 @@ def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) ->
     for key in [*theta, *derived]:
         if key in RESERVED_NAMES or (key in theta and key in derived):
             raise ConfigurationError(f"target: {name} names a quantity {key!r}, which is the name of something else")
-    columns = flat({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
+    columns = to_table({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
     if missing := [column for column in target.plot_columns or () if column not in columns]:
         raise ConfigurationError(f"target: plot_columns of {name} has {missing[0]!r}, none of {', '.join(columns)}")
     if known is not None:
