@@ -19,7 +19,7 @@ from monte_carlo import assert_mean
 
 import lightning_avb as avb
 from datamodules import NoData, Simulated
-from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, cli, draws, noise, pictures, targets
+from lightning_avb import ConvNet, PooledMixtureEncoder, Posterior, checkpoints, cli, draws, noise, pictures, targets
 from lightning_avb.callbacks import Pictures
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
 from lightning_avb.diagnosis import Diagnosis, compare, trust
@@ -769,7 +769,7 @@ def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path, monkeypa
     )
     found = subprocess.run([sys.executable, "script_of_the_test.py"], cwd=tmp_path, capture_output=True, text=True)
     assert found.returncode == 0 and found.stdout.count("begin") == 1, found.stderr
-    known = cli.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
+    known = checkpoints.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
     assert known["init_args"]["log_density"] == "script_of_the_test.log_density"
     Path(tmp_path, "script_of_the_test.py").write_text("def log_density(mu):\n    return -(mu**2)\n")
     monkeypatch.chdir(tmp_path)
