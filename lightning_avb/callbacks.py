@@ -14,9 +14,9 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from . import noise, pictures
 from .batch import Batch
-from .checkpoints import save
+from .checkpoints import save_whole
 from .evaluation import Quadrature, log_likelihood_on_grid
-from .runs import beside, run_folder
+from .runs import path_beside_checkpoint, run_folder
 from .tables import columns
 
 
@@ -222,7 +222,7 @@ class SaveFigures(pl.Callback):
             count = rows[int(loader)] if several else rows.sum()
             table.append((name, f"{value:.4f}", str(int(count))))
         print(columns(table))
-        path = beside(trainer, kind)
+        path = path_beside_checkpoint(trainer, kind)
         path.write_text(json.dumps(found, indent=1))
         print(f"{kind}: {path}")
 
@@ -268,5 +268,5 @@ class SavePredictions(pl.Callback):
         self.outputs = []
         suffix = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = folder / f"{checkpoint.stem if checkpoint else 'model'}.predictions{suffix}.pt"
-        save(joined, path)
+        save_whole(joined, path)
         print(f"predictions: {path}")

@@ -31,7 +31,7 @@ from .evaluation import (
     uniformity,
 )
 from .models import Posterior
-from .runs import beside
+from .runs import path_beside_checkpoint
 from .support import Parameters
 from .tables import columns
 from .targets import Target
@@ -89,7 +89,7 @@ class Diagnosis(pl.Callback):
             findings = calibration(pl_module, self) if pl_module.amortised else trust(pl_module, self)
         rows = [(f.quantity, f"{f.value:.4g}", f.bar, f.verdict) for f in findings]
         print(columns([("quantity", "value", "should be", ""), *rows]))
-        path = beside(trainer, "diagnosis")
+        path = path_beside_checkpoint(trainer, "diagnosis")
         path.write_text(json.dumps([_plain(finding) for finding in findings], indent=1))
         print(f"diagnosis: {path} ({time.perf_counter() - begin:.0f} s)")
 

@@ -25,7 +25,7 @@ from .estimators import (
 )
 from .estimators.base import evaluated
 from .evaluation import has_density, schedule
-from .runs import beside
+from .runs import path_beside_checkpoint
 from .tables import Line, table, write
 
 Name = Literal["importance", "annealing", "bidirectional", "quadrature", "parzen"]
@@ -145,7 +145,7 @@ class Likelihood(pl.Callback):
         self.bar.close()
         for estimator in self.running:
             estimator.collect(trainer.world_size)
-        path = beside(trainer, "likelihood")
+        path = path_beside_checkpoint(trainer, "likelihood")
         if not trainer.is_global_zero:
             return
         *estimators, parts = self.running

@@ -14,15 +14,16 @@ import pytorch_lightning as pl
 import torch
 from jsonargparse import DefaultHelpFormatter
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from .. import datamodules, models, processes, runs  # noqa: F401  `--data Digits` is one of the classes known here
 from ..callbacks import Checkpoint, Pictures, SaveFigures, SavePredictions
-from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve
+from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..diagnosis import Diagnosis
 from ..errors import ConfigurationError
 from ..game import Game
+from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
 from ..likelihood import Likelihood
 from ..recipes import locate
 from ..records import Records
@@ -42,18 +43,18 @@ class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
         return super().parse_args(with_files(list(sys.argv[1:] if args is None else args)), *more, **options)
 
 
-class CLI(LightningCLI):
+class CLI(ConfigurationOverCheckpoint):
     """LightningCLI with this library's defaults. The configuration and the command line win over a checkpoint."""
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
-        self.claimed: Path | None = None  # the folder that this start has made
+        self.made_folder: Path | None = None  # the folder that this start has made
         self.records = Records()
         try:
             self._run(args)
         except BaseException:
-            if self.claimed is not None and not self.records.begun:
-                shutil.rmtree(self.claimed, ignore_errors=True)
+            if self.made_folder is not None and not self.records.begun:
+                shutil.rmtree(self.made_folder, ignore_errors=True)
             raise
 
     def _run(self, args: list[str] | None) -> None:
@@ -97,9 +98,6 @@ class CLI(LightningCLI):
             help="torch.set_float32_matmul_precision: 'medium' is faster where the processor has bfloat16 products.",
         )
 
-    def _parse_ckpt_path(self) -> None:
-        """The hyper-parameters of a checkpoint do not enter the configuration."""
-
     def before_instantiate_classes(self) -> None:
         """Checks what was asked for, and says where the run is, before anything is built."""
         config = self.config[self.config.subcommand]
@@ -111,29 +109,29 @@ class CLI(LightningCLI):
         if config.trainer.accumulate_grad_batches != 1:
             raise ConfigurationError("trainer.accumulate_grad_batches: set model.accumulate, which splits a batch")
         torch.set_float32_matmul_precision(config.matmul_precision)
-        self._place(config)
+        self._prepare_folders(config)
 
-    def _place(self, config: Any) -> None:
+    def _prepare_folders(self, config: Any) -> None:
         """Finds the checkpoint, and the folder where this run leaves what it leaves."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
-        runs.name(trainer, self._run_name(config))
+        runs.name_loggers(trainer, self._run_name(config))
         # What follows belongs to this start alone.
-        self.records.config = partial(self._parser(self.subcommand).dump, config.clone(), skip_none=False)
-        runs.place(trainer)
+        self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_none=False)
+        runs.place_loggers(trainer)
         asked = config.get("ckpt_path")
-        checkpoint = resolve(asked, runs.kept(trainer, dirpath), fit)
+        checkpoint = resolve_ckpt_path(asked, runs.checkpoint_folder(trainer, dirpath), fit)
         if checkpoint is not None:
             config.ckpt_path = str(checkpoint)
-            self._accept(config, read_checkpoint(checkpoint))
+            self._check_checkpoint(config, read_checkpoint(checkpoint))
         if not fit:
-            self._place_beside(config, checkpoint)
+            self._prepare_evaluation(config, checkpoint)
         elif not trainer.fast_dev_run:
-            for key, folder in runs.places(trainer, dirpath):
+            for key, folder in runs.written_folders(trainer, dirpath):
                 runs.require_writable(key, Path(folder))
             runs.require_free(trainer, dirpath, checkpoint, again=asked == "last" or runs.restarted())
-            self.claimed = runs.claim(trainer) if runs.first_process() else None
+            self.made_folder = runs.make_run_folder(trainer) if runs.is_first_process() else None
 
-    def _place_beside(self, config: Any, checkpoint: Path | None) -> None:
+    def _prepare_evaluation(self, config: Any, checkpoint: Path | None) -> None:
         """What is made of a checkpoint stands beside it: no folder of a run, and no logger that nobody asked for."""
         if checkpoint is None:
             raise ConfigurationError(
@@ -147,11 +145,11 @@ class CLI(LightningCLI):
         if "verbose" in config and "--verbose" not in typed:
             config.verbose = False  # Lightning's table does not tell the rows, `SaveFigures` does
 
-    def _accept(self, config: Any, checkpoint: dict[str, Any]) -> None:
+    def _check_checkpoint(self, config: Any, checkpoint: dict[str, Any]) -> None:
         theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
         if locate(theirs) is not locate(ours):
             raise ConfigurationError(f"model: the checkpoint holds a {theirs}, the configuration asks for {ours}")
-        for kind, arguments in runs.loggers(config.trainer):
+        for kind, arguments in runs.configured_loggers(config.trainer):
             if kind == "WandbLogger" and "wandb_id" in checkpoint and arguments.get("id") is None:
                 arguments["id"], arguments["resume"] = checkpoint["wandb_id"], "allow"
 
@@ -174,23 +172,24 @@ class CLI(LightningCLI):
             raise ConfigurationError(f"{error}{cure}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
-        config = self._get(self.config_init, "trainer")
+        config_of_command = self.config_init[self.subcommand]
+        config = config_of_command["trainer"]
         fit, trial = self.subcommand == "fit", config.get("fast_dev_run")
         # The pictures come first: a callback that averages weights takes the average away again when validation ends.
-        callbacks = [] if trial else [self._get(self.config_init, "pictures")]
+        callbacks = [] if trial else [config_of_command["pictures"]]
         given = config.get("callbacks") or []
         callbacks += given if isinstance(given, list) else [given]
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(TQDMProgressBar(refresh_rate=10))
         if self.subcommand == "test":
-            callbacks += [self._get(self.config_init, "likelihood"), self._get(self.config_init, "diagnosis")]
+            callbacks += [config_of_command["likelihood"], config_of_command["diagnosis"]]
         if not trial:
-            callbacks.append(self._record(str(self.subcommand)))
+            callbacks.append(self._recorder(str(self.subcommand)))
         if not fit:  # what writes checkpoints has nothing to do, and would look for its folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
             kwargs["enable_checkpointing"] = False
         elif config.get("enable_checkpointing") is not False and not trial:
-            callbacks.append(self._get(self.config_init, "checkpoint"))
+            callbacks.append(config_of_command["checkpoint"])
         plugins = config.get("plugins") or []
         plugins = [*plugins] if isinstance(plugins, list) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
@@ -202,7 +201,7 @@ class CLI(LightningCLI):
         processes.check(trainer)
         return trainer
 
-    def _record(self, stage: str) -> pl.Callback:
+    def _recorder(self, stage: str) -> pl.Callback:
         """What writes down the outcome of a stage."""
         if stage == "fit":
             return self.records
