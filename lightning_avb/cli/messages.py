@@ -80,7 +80,7 @@ def _classes() -> list[type]:
     """The classes that a configuration usually names."""
     modules = [import_module(name) for name in ("lightning_avb", "lightning_avb.datamodules", "torch.optim")]
     exported = [getattr(module, name) for module in modules for name in module.__all__]
-    return [part for part in exported if isinstance(part, type)]
+    return [part for part in exported if isinstance(part, type) and not issubclass(part, Exception)]
 
 
 def _argument_names() -> set[str]:

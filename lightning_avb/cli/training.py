@@ -67,11 +67,11 @@ class CLI(ConfigurationOverCheckpoint):
             parser_class=StageParser,
             parser_kwargs={
                 "prog": "lightning-avb",
+                "formatter_class": HelpFormatter,  # of every command
                 **{
                     stage: {
                         "usage": f"lightning-avb {stage} --config NAME_OR_FILE [--KEY VALUE ...]",
                         "description": description,
-                        "formatter_class": HelpFormatter,
                     }
                     for stage, description in DESCRIPTIONS.items()
                 },
@@ -116,7 +116,7 @@ class CLI(ConfigurationOverCheckpoint):
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name_loggers(trainer, self._run_name(config))
         # What follows belongs to this start alone.
-        self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_none=False)
+        self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_unset=False)
         runs.place_loggers(trainer)
         asked = config.get("ckpt_path")
         checkpoint = resolve_ckpt_path(asked, runs.checkpoint_folder(trainer, dirpath), fit)
