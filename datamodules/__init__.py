@@ -14,7 +14,7 @@ from lightning_avb.datamodules import *  # noqa: F403
 from lightning_avb.datamodules import __all__ as __all__
 
 _folders: list[str] = list(extend_path([], __name__))
-__path__ = [folder for folder in _folders if not Path(folder).samefile(Path(__file__).parent)]
+__path__ = [folder for folder in _folders if not Path(folder, "__init__.py").exists()]
 
 for _name, _module in list(sys.modules.items()):
     _parent, _, _child = _name.rpartition(".")

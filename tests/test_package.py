@@ -173,6 +173,7 @@ class Mine(lightning_avb.datamodules.Digits):
 
 BOTH = """
 import os, sys
+import matplotlib.figure, sklearn.datasets  # once, before the forks
 from pathlib import Path
 import lightning_avb.datamodules
 from lightning_avb import checkpoints
@@ -189,12 +190,14 @@ for kind, theirs in names.items():
             continue
         os.chdir(kind)
         sys.path[0] = first or os.getcwd()
-        for way, given in (("ours", []), ("theirs", ["--data", theirs])):
+        ways = {"theirs": ["--data", theirs], **({"ours": []} if kind == "package" else {})}
+        for way, given in ways.items():
             root = f"{way}_{first is None}"
-            options = [*given, "--trainer.max_steps=1", "--trainer.limit_val_batches=1", "--pictures.every_n_epochs=0"]
+            options = [*given, "--trainer.max_steps=1", "--trainer.limit_val_batches=0", "--pictures.count=1"]
             main(["fit", "--config", "digits/vae", "--trainer.default_root_dir", root, *options])
             (last,) = Path(root).rglob("last.ckpt")
-            main(["reconstruct", "--ckpt_path", str(last), "--output", f"{root}.png"])
+            if way == "theirs":
+                main(["reconstruct", "--ckpt_path", str(last), "--output", f"{root}.png"])
             cls = type(checkpoints.load_datamodule(last))
             assert isinstance(checkpoints.load_datamodule(last), lightning_avb.datamodules.Digits)
             named = "lightning_avb.datamodules.digits.Digits" if way == "ours" else theirs
