@@ -30,7 +30,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lightning_avb import MLP, BernoulliDecoder, GaussianEncoder, StandardNormal, cli, noise
+from lightning_avb import MLP, BernoulliDecoder, GaussianEncoder, StandardNormal, cli, load, noise
 from lightning_avb.evaluation import (
     AnnealingSettings,
     annealed_importance_sampling,
@@ -187,7 +187,7 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, float32")
     if options.ckpt_path:
-        trained = cli.load(options.ckpt_path).requires_grad_(False)
+        trained = load(options.ckpt_path).requires_grad_(False)
         model = Model(trained.decoder, trained.prior, trained.encoder)
     else:
         with torch.enable_grad():

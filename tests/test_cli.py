@@ -16,6 +16,7 @@ from games import MODELS
 from PIL import Image
 
 from lightning_avb import cli
+from lightning_avb.cli.training import CLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -62,7 +63,7 @@ def test_every_config_builds_its_model(path, monkeypatch):
     assert path.read_text().splitlines()[1].startswith("# Command   lightning-avb fit --config configs/")
     built = []
 
-    class Instantiate(cli.CLI):
+    class Instantiate(CLI):
         def _run_subcommand(self, subcommand):
             built.append((self.model, self.datamodule))
 

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 
 from datamodules import Arrays
 from datamodules.tables import encode_labels
-from lightning_avb import cli
+from lightning_avb import checkpoints, cli
 from lightning_avb.errors import ConfigurationError
 
 MEAN = torch.tensor([-3.0, 1000.0, 0.02], dtype=torch.float64)
@@ -329,4 +329,4 @@ def test_from_the_command_line(table, tmp_path, monkeypatch, kind):
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["hyper_parameters"]["data_shape"] == ([3] if kind == "Arrays" else [3, 12, 10])
     assert ("mean" in checkpoint.get(kind, {})) == (kind == "Arrays")
-    assert cli.load_data(last).x.shape[1:] == ((3,) if kind == "Arrays" else (3, 12, 10))
+    assert checkpoints.load_data(last).x.shape[1:] == ((3,) if kind == "Arrays" else (3, 12, 10))

@@ -12,7 +12,7 @@ import torch
 from games import trainer
 
 from datamodules import NoData
-from lightning_avb import PooledMixtureEncoder, Posterior, cli
+from lightning_avb import PooledMixtureEncoder, Posterior, checkpoints, cli
 from lightning_avb.draws import to_table
 from lightning_avb.errors import ConfigurationError, DensityError
 from lightning_avb.models.nearest_normal import nearest_normal
@@ -277,4 +277,4 @@ def test_the_command_prints_a_line_and_keeps_the_checkpoint(tmp_path, monkeypatc
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: target: the log-density of Function fails at mu = ") and "no more" in message
     (last,) = tmp_path.rglob("last.ckpt")
-    assert cli.read_checkpoint(last)["global_step"] == 3
+    assert checkpoints.read_checkpoint(last)["global_step"] == 3

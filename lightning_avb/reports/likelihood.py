@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from ..batch import Batch
 from ..errors import ConfigurationError, at_least
 from ..evaluation import has_density
-from ..runs import beside
+from ..runs import path_beside_checkpoint
 from .base import Figure, selected, table, write_json
 from .estimators import (
     AnnealedImportanceSampling,
@@ -146,7 +146,7 @@ class Likelihood(pl.Callback):
         self.bar.close()
         for estimator in self._all():
             estimator.gather(self.run)
-        path = beside(trainer, "likelihood")
+        path = path_beside_checkpoint(trainer, "likelihood")
         if not trainer.is_global_zero:
             return
         found = {estimator: estimator.figures(self.run) for estimator in (self.bound, *self.estimators)}

@@ -12,7 +12,7 @@ import torch
 from .. import noise
 from ..errors import ConfigurationError, at_least
 from ..models import Posterior
-from ..runs import beside
+from ..runs import path_beside_checkpoint
 from .base import Figure, selected, table, write_json
 from .checks import (
     ChainCheck,
@@ -82,7 +82,7 @@ class Diagnosis(pl.Callback):
         with noise.use(noise.seeded(self.seed, "diagnosis")), torch.inference_mode(False):
             figures = self.of(pl_module)
         print(table(figures, HEADINGS))
-        path = beside(trainer, "diagnosis")
+        path = path_beside_checkpoint(trainer, "diagnosis")
         write_json(figures, path)
         print(f"diagnosis: {path} ({time.perf_counter() - begin:.0f} s)")
 

@@ -10,8 +10,8 @@ import pytorch_lightning as pl
 import torch
 
 from ..batch import Batch
-from ..checkpoints import save
-from ..runs import beside
+from ..checkpoints import save_whole
+from ..runs import path_beside_checkpoint
 from .base import align
 
 
@@ -50,7 +50,7 @@ class SaveMetrics(pl.Callback):
             count = rows[int(loader)] if several else rows.sum()
             lines.append((name, f"{value:.4f}", str(int(count))))
         print(align(lines))
-        path = beside(trainer, kind)
+        path = path_beside_checkpoint(trainer, kind)
         path.write_text(json.dumps(found, indent=1))
         print(f"{kind}: {path}")
 
@@ -85,7 +85,7 @@ class SavePredictions(pl.Callback):
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         rank = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = beside(trainer, f"predictions{rank}", "pt", replace=True)
+        path = path_beside_checkpoint(trainer, f"predictions{rank}", "pt", replace=True)
         if not self.outputs:
             return
         joined = {
@@ -94,5 +94,5 @@ class SavePredictions(pl.Callback):
             if value is not None
         }
         self.outputs = []
-        save(joined, path)
+        save_whole(joined, path)
         print(f"predictions: {path}")
