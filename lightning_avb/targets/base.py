@@ -185,6 +185,7 @@ def _from_file(path: Path, count: int, seed: int) -> Parameters:
 
 
 def function_at(name: str, path: str) -> Callable[..., Any]:
+    """The Python function of that import path; `name` is that of the option."""
     found = locate(path, name)
     # A path may come from a checkpoint: no class and no built-in is called on its word.
     if not isinstance(found, FunctionType):
