@@ -38,8 +38,7 @@ format: $(BIN)/.ready
 	$(BIN)/ruff format .
 
 docs: $(BIN)/.docs
-	$(BIN)/python -m mkdocs build --quiet
-	@echo "site/index.html"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 # The environment, made anew when the dependencies change.
 $(BIN)/.ready: setup.cfg

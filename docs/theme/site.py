@@ -15,16 +15,18 @@ import griffe
 import ziamath
 from fontTools.subset import Options, Subsetter
 from fontTools.ttLib import TTFont
-from math_core import LatexToMathML
+from math_core import LatexError, LatexToMathML
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).parents[2]
 TOP = ("README.md", "RESULTS.md", "CHANGELOG.md", "CONTRIBUTING.md")
 PACKAGES = ("lightning_avb", "datamodules")
 OUTSIDE = re.compile(r"\]\(\.\./([^)#]+)")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>([.,;:)]*)', re.DOTALL)
-LATEX = LatexToMathML()
+LATEX = LatexToMathML(fancy_error=False)
 CHARACTERS: set[str] = set()
 ITALIC = [0x210E, *range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C)]
 """What browsers draw for a letter that stands alone."""
@@ -56,11 +58,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace("](../", "](")
 
 
-def on_page_content(content: str, **_: Any) -> str:
+def on_page_content(content: str, page: Page, **_: Any) -> str:
     """Formulas as MathML, which browsers draw by themselves; one that is not LaTeX ends the build."""
 
     def mathml(found: re.Match[str]) -> str:
-        drawn = LATEX.convert_with_local_state(html.unescape(found[3]), displaystyle=found[2] == "[")
+        try:
+            drawn = LATEX.convert_with_local_state(html.unescape(found[3]), displaystyle=found[2] == "[")
+        except LatexError as error:
+            raise PluginError(f"{page.file.src_uri}: {html.unescape(found[3])}: {error}") from error
         CHARACTERS.update(html.unescape(re.sub("<[^>]*>", "", drawn)))
         return f'<{found[1]} class="formula">{drawn}{found[4]}</{found[1]}>'
 
