@@ -91,6 +91,12 @@ def test_the_gallery_shows_every_picture():
     assert sorted(shown) == sorted(path.name for path in (ROOT / "docs/images").iterdir())
 
 
+def test_the_citation_is_of_this_version():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == avb.__version__
+    assert [author["name"].lower() for author in citation["authors"]] == ["the lightning_avb authors"]
+
+
 # Commands.
 
 
