@@ -7,14 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .adversarial import AdversarialObjective
     from .batch import Batch
     from .checkpoints import load
     from .conditionals import (
         AuxiliaryEncoder,
         BernoulliDecoder,
         BoundedNoiseEncoder,
+        Decoder,
         DeterministicEncoder,
         DiscretizedLogisticDecoder,
+        Encoder,
         FlowEncoder,
         FlowPrior,
         FullGaussianEncoder,
@@ -30,11 +33,46 @@ if TYPE_CHECKING:
         StandardNormal,
         SwissRollPrior,
     )
-    from .contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
-    from .errors import ConfigurationError
+    from .contrasts import (
+        Contrast,
+        FlowContrast,
+        FullGaussianContrast,
+        GaussianContrast,
+        PriorContrast,
+        Reference,
+    )
+    from .density_ratio import DensityRatio
+    from .errors import ConfigurationError, DensityError, NonFiniteLossError
     from .game import Game
-    from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE, Posterior
-    from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, InputNoise, ResidualCritic, ResidualMLP
+    from .models import (
+        AAE,
+        AVB,
+        GAN,
+        VAE,
+        AAEPlayers,
+        AVBPlayers,
+        BiGAN,
+        BiGANPlayers,
+        CategoricalAAE,
+        CategoricalAAEPlayers,
+        EncodingModel,
+        GANPlayers,
+        GenerativeModel,
+        LatentVariableModel,
+        Posterior,
+        PosteriorPlayers,
+        VAEPlayers,
+    )
+    from .networks import (
+        MLP,
+        ConvNet,
+        Critic,
+        DeconvNet,
+        InnerProductCritic,
+        InputNoise,
+        ResidualCritic,
+        ResidualMLP,
+    )
     from .players import Cosine, Phase, PhaseResult, Player
 
 __version__ = "0.2.0"
@@ -45,32 +83,48 @@ __all__ = [
     "GAN",
     "MLP",
     "VAE",
+    "AAEPlayers",
+    "AVBPlayers",
+    "AdversarialObjective",
     "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",
     "BiGAN",
+    "BiGANPlayers",
     "BoundedNoiseEncoder",
     "CategoricalAAE",
+    "CategoricalAAEPlayers",
     "ConfigurationError",
+    "Contrast",
     "ConvNet",
     "Cosine",
+    "Critic",
+    "Decoder",
     "DeconvNet",
+    "DensityError",
+    "DensityRatio",
     "DeterministicEncoder",
     "DiscretizedLogisticDecoder",
+    "Encoder",
+    "EncodingModel",
     "FlowContrast",
     "FlowEncoder",
     "FlowPrior",
     "FullGaussianContrast",
     "FullGaussianEncoder",
+    "GANPlayers",
     "Game",
     "GaussianContrast",
     "GaussianDecoder",
     "GaussianEncoder",
+    "GenerativeModel",
     "InnerProductCritic",
     "InputNoise",
+    "LatentVariableModel",
     "MixturePrior",
     "NoiseBasisEncoder",
     "NoiseInjectionEncoder",
+    "NonFiniteLossError",
     "NormalPrior",
     "PetalPrior",
     "Phase",
@@ -78,16 +132,31 @@ __all__ = [
     "Player",
     "PooledMixtureEncoder",
     "Posterior",
+    "PosteriorPlayers",
     "PriorContrast",
+    "Reference",
     "ResidualCritic",
     "ResidualMLP",
     "SemiImplicitEncoder",
     "StandardNormal",
     "SwissRollPrior",
+    "VAEPlayers",
     "load",
 ]
 
-_MODULES = ("batch", "checkpoints", "conditionals", "contrasts", "errors", "game", "models", "networks", "players")
+_MODULES = (
+    "adversarial",
+    "batch",
+    "checkpoints",
+    "conditionals",
+    "contrasts",
+    "density_ratio",
+    "errors",
+    "game",
+    "models",
+    "networks",
+    "players",
+)
 """Where the classes are."""
 
 

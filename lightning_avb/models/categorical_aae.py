@@ -222,8 +222,10 @@ class CategoricalAAE(LatentVariableModel):
         return head_distance_penalty(self.encoder.cluster_heads.weight.T, self.head_distance)
 
     def terms(self, logits: Tensor, z: Tensor) -> dict[str, AdversarialTerms]:
-        """What the discriminators give for categories and styles, as the encoder's heads give them, next to draws of
-        their priors. Those of weight 0 are left out.
+        """What the discriminators give for a batch, next to draws of their priors; those of weight 0 are left out.
+
+        Args:
+            logits, z: categories and styles, as the encoder's heads give them.
         """
         found = {}
         for part, discriminator in self.discriminators.items():
