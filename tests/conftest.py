@@ -39,9 +39,26 @@ def float64():
     torch.set_default_dtype(previous)
 
 
+@pytest.fixture(scope="session")
+def parsers():
+    return {}
+
+
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch, parsers):
+    """`lightning-avb` within this process. All commands share one parser, which is long in the making."""
     from lightning_avb import cli
+
+    make = cli.CLI.setup_parser
+
+    def setup_parser(self, *given):
+        if not parsers:
+            before = {**vars(self)}
+            make(self, *given)
+            parsers.update({name: value for name, value in vars(self).items() if name not in before})
+        vars(self).update(parsers)
+
+    monkeypatch.setattr(cli.CLI, "setup_parser", setup_parser)
 
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])

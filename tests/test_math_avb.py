@@ -323,7 +323,7 @@ LEARNERS = {
 }
 
 
-def learned_divergence(contrast, critic, method, steps=300):
+def learned_divergence(contrast, critic, method, steps):
     """What a small critic says of KL(q, p) after some steps on its own loss, for x = 0 and x = 1."""
     critic = partial(critic, width=32, network=LINEAR)
     if issubclass(contrast, FlowContrast):
@@ -346,7 +346,8 @@ def learned_divergence(contrast, critic, method, steps=300):
 
 @pytest.mark.parametrize(("correct", "contrast", "critic", "method"), LEARNERS.values(), ids=LEARNERS)
 def test_a_learned_critic_finds_the_divergence_and_a_broken_one_does_not(correct, contrast, critic, method):
-    found, truth = learned_divergence(contrast, critic, method)
+    # A critic without a contrast has more to learn.
+    found, truth = learned_divergence(contrast, critic, method, 300 if contrast is PriorContrast else 150)
     distance = (found - truth).abs().max()
     assert distance < TOLERANCE if correct else distance > 2 * TOLERANCE
 
