@@ -47,7 +47,6 @@ from lightning_avb.models.avb import AVBPlayers, Verdict
 from lightning_avb.networks import Critic
 from lightning_avb.objectives import density_ratio_loss
 
-float64 = pytest.mark.usefixtures("float64")
 SMALL = partial(MLP, hidden=(8,))
 CONTRASTS = {
     "prior": PriorContrast,
@@ -129,7 +128,7 @@ def judged(model, x, z=None):
 # With the optimal critic.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_the_optimal_critic_gives_the_divergence(posterior, contrast):
@@ -142,7 +141,7 @@ def test_the_optimal_critic_gives_the_divergence(posterior, contrast):
     assert_mean(found, kl(x).detach(), resolution=0.1)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_the_optimal_critic_cannot_be_improved(posterior, contrast):
@@ -156,7 +155,7 @@ def test_the_optimal_critic_cannot_be_improved(posterior, contrast):
     assert_mean(slope, 0.0, resolution=0.05)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
@@ -174,7 +173,7 @@ def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
     assert_mean(draws, 0.0, resolution=0.1)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_gradient_through_the_draws_is_that_of_the_divergence(posterior, contrast):
@@ -187,7 +186,7 @@ def test_gradient_through_the_draws_is_that_of_the_divergence(posterior, contras
     assert_mean(draws, truth, resolution=0.15)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 def test_gradient_of_the_divergence_reaches_a_learned_prior(contrast):
     """Also where the prior is the reference, and T* depends on it."""
@@ -436,7 +435,7 @@ def assert_every_player_gets_the_gradient_of_its_own_loss(model, batch):
     assert_same_gradients(model, of_play, of_losses)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_encoder
 @pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
@@ -445,7 +444,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss(encoder, contrast, criti
     assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 def test_a_learned_prior_plays_with_the_model(prior, contrast):
@@ -453,7 +452,7 @@ def test_a_learned_prior_plays_with_the_model(prior, contrast):
     assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
 def test_every_player_is_told_the_label(contrast, critic):
@@ -462,7 +461,7 @@ def test_every_player_is_told_the_label(contrast, critic):
     assert_every_player_gets_the_gradient_of_its_own_loss(model, batch)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_encoder
 def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
@@ -539,7 +538,7 @@ class Quadratic(Critic):
         return 0.5 * self.a * z.square().sum(-1) + (weight * z).sum(-1)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 def test_gradient_penalty_by_hand(contrast):
     """gamma/2 |a z + b sum(x) + c sum(context)|^2 at q's draws as the critic sees them; nobody else feels it."""
@@ -569,7 +568,7 @@ def test_gradient_penalty_by_hand(contrast):
     torch.testing.assert_close(of_found, of_without + of_penalty, rtol=1e-9, atol=1e-12)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_penalty_smooths_every_step_of_the_critic_and_is_not_reported():
     model, batch = small_game(GaussianEncoder, GaussianContrast), Batch(torch.randn(5, 3))
 
@@ -600,7 +599,7 @@ class Watching(ResidualCritic):
         return super().forward(x, z, context)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("contrast", [GaussianContrast, CONTRASTS["flow"]], ids=["gaussian", "flow"])
 def test_moments_come_from_other_draws_than_those_scored(contrast):
     """Found again from the noise that was handed out."""
@@ -635,7 +634,7 @@ def test_accuracy_of_a_critic():
     assert Verdict(t, 0 * t, 0 * t, {}).accuracy.tolist() == [[0.5, 0.5]]
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 def test_scores_add_up(contrast):
     model = small_game(ENCODERS["noise injection"], contrast, samples=3, kl_warmup=5)
@@ -666,7 +665,7 @@ def exact_gradient(decoder, x):
     return flat_gradient(-log_marginal.mean(), [*decoder.parameters()])
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("at_equilibrium", [True, False])
 def test_equilibrium_is_maximum_likelihood_with_the_posterior(at_equilibrium):
     """At any decoder the best critic and encoder make AVB's gradient that of log p(x); it vanishes at the maximum."""
@@ -692,7 +691,7 @@ def test_equilibrium_is_maximum_likelihood_with_the_posterior(at_equilibrium):
         assert draws.mean(0).abs().max() > 0.1
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_an_encoder_that_is_no_posterior_is_pulled_towards_it():
     """Beside its own best critic the model's gradient is that of KL(q, posterior)."""
     world = LinearGaussian.example()
