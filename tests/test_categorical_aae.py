@@ -17,9 +17,6 @@ from lightning_avb.conditionals.categorical import CategoricalEncoder, head_dist
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.categorical_aae import CategoricalAAEPlayers
 
-float64 = pytest.mark.usefixtures("float64")
-
-
 # Categories: clusters, labels, rows, codes.
 
 
@@ -132,7 +129,7 @@ def test_categories_are_drawn_uniformly_and_in_turn():
         model.sample(4, [5])
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_heads_that_are_too_near_pay_what_is_missing():
     """Distances 5 and about 45 and 50 with 7 asked for: 2 in all, and both of the near ones are pushed apart."""
     model = categorical(code="sum", head_distance=7.0, data_shape=(3,), classes=CLASSES)

@@ -24,6 +24,7 @@ from games import trainer
 import datamodules
 import lightning_avb as avb
 from lightning_avb import cli
+from lightning_avb.cli.training import CLI
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -128,7 +129,7 @@ def parser():
     """The attributes of a CLI that has made its parser, which takes seconds."""
     made: dict[str, Any] = {}
 
-    class First(cli.CLI):
+    class First(CLI):
         def parse_arguments(self, parser: Any, args: Any) -> None:
             made.update(vars(self))
             raise Parsed
@@ -163,7 +164,7 @@ def examples(tmp_path, monkeypatch):
 def parse(parser, examples, monkeypatch):
     """Parses the arguments of `lightning-avb`, in a folder with what the pages speak of, up to where it would begin."""
 
-    class Unbegun(cli.CLI):
+    class Unbegun(CLI):
         def setup_parser(self, *_: Any) -> None:
             vars(self).update({key: value for key, value in parser.items() if key not in vars(self)})
 
@@ -177,7 +178,7 @@ def parse(parser, examples, monkeypatch):
 
         return refuse
 
-    monkeypatch.setattr(cli, "CLI", Unbegun)
+    monkeypatch.setattr("lightning_avb.cli.training.CLI", Unbegun)
     for name, command in cli.COMMANDS.items():
         monkeypatch.setitem(cli.COMMANDS, name, unbegun(command))
     Path("configs").symlink_to(ROOT / "configs")

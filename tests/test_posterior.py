@@ -24,8 +24,6 @@ from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
 from lightning_avb.reports.checks import compare
 from lightning_avb.targets import Family, Function, Gaussian, Mixture, NormalMean, Parabola, Target
 
-float64 = pytest.mark.usefixtures("float64")
-
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -37,7 +35,7 @@ def pooled(loc, scale):
 # The sampler's bound.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_a_draw_is_weighed_by_all_components_of_its_row():
     loc, scale = torch.randn(5, 3, 2), 0.5 + torch.rand(5, 3, 2)
     z, log_q = pooled(loc, scale).rsample_and_log_prob((5,))
@@ -71,7 +69,7 @@ def test_rows_far_apart_are_paired_as_exactly_as_near_ones():
         assert torch.equal(pairwise_log_prob(own, z), found)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("samples", [4, 64])
 def test_the_weight_of_a_draw_bounds_its_log_density_from_above(samples):
     """z = e + eps / 2 with normal e: the marginal density is N(0, 1.25)."""
@@ -89,7 +87,7 @@ def test_the_weight_of_a_draw_bounds_its_log_density_from_above(samples):
     assert abs(weights.mean().item() - 1) < 5 * weights.std().item() / math.sqrt(rows)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_sampler_is_normal_at_first():
     encoder = PooledMixtureEncoder((1,), 2, start=2.0, narrow=0.5)
     z = encoder(torch.ones(1, 1)).rsample((40000,)).squeeze(1)

@@ -17,10 +17,8 @@ from lightning_avb.distributions import TriangularNormal
 from lightning_avb.models.nearest_normal import nearest_normal
 from lightning_avb.targets import Gaussian, Mixture, Target
 
-float64 = pytest.mark.usefixtures("float64")
 
-
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("distance, width", [(0.0, 1.0), (30.0, 1.0), (3.0, 1e-3)])
 def test_the_nearest_normal_of_a_normal_target_is_itself(distance, width):
     tril = width * torch.tensor([[1.0, 0.0, 0.0], [0.95, 0.3, 0.0], [-0.5, 2.0, 4.0]])
@@ -42,7 +40,7 @@ def test_the_nearest_normal_of_other_targets_is_finite(target):
         assert torch.isfinite(found.loc).all() and torch.isfinite(found.scale_tril).all()
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_density_in_coordinates_counts_their_volume():
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]))
     model.location.copy_(torch.tensor([1.0, -2.0]))
@@ -53,7 +51,7 @@ def test_the_density_in_coordinates_counts_their_volume():
     torch.testing.assert_close(model.log_density(u, torch.ones(1, 1)), expected)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_bridge_leads_from_the_start_to_the_target():
     """Half way of a warm-up it is the geometric mean of N(0, I) and p; afterwards, and in validation, p."""
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]), warmup=2)
@@ -67,7 +65,7 @@ def test_the_bridge_leads_from_the_start_to_the_target():
     torch.testing.assert_close(p.log_prob(u), model.log_density(u, x))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("steps", "bridged"), [(4, 2), (100, 3)])
 def test_a_warm_up_is_at_most_half_of_the_run(tmp_path, steps, bridged):
     """Otherwise the sampler of a short run would follow the bridge."""
@@ -78,7 +76,7 @@ def test_a_warm_up_is_at_most_half_of_the_run(tmp_path, steps, bridged):
     assert seen == [min(1.0, (step + 1) / bridged) for step in range(steps)]
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_bound_is_that_of_the_target_during_the_warm_up_too():
     model = Posterior(partial(Gaussian, mean=[50.0, 50.0]), SMALL, samples=8, warmup=1000)
     torch.manual_seed(0)
