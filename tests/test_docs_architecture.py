@@ -120,14 +120,13 @@ def test_no_file_imports_itself_by_way_of_others():
 
 
 def test_what_is_said_of_the_imports_of_other_folders():
-    (models,) = re.findall(r"Models import nothing of (.*?);", section("## Rooms"), re.S)
+    (models,) = re.findall(r"Models import nothing of (.*?), and", section("## Rooms"), re.S)
     (data,) = re.findall(r"`datamodules` imports (.*?)\s+of the package", section("## Rooms"), re.S)
     used = {name for path in (PACKAGE / "models").glob("*.py") for name in imported(path)}
     assert codes(models) and not {room(name).removesuffix("/").removesuffix(".py") for name in used} & {*codes(models)}
     used = {name for path in (ROOT / "datamodules").glob("*.py") for name in imported(path)}
-    assert {room(name).removesuffix(".py").removesuffix("/") for name in used if name.startswith("lightning_avb")} == {
-        *codes(data)
-    }
+    rooms = {room(name).removesuffix(".py").removesuffix("/") for name in used if name.startswith("lightning_avb")}
+    assert rooms - {"datamodules"} == {*codes(data)}
 
 
 def test_every_file_of_evaluation_is_in_its_table():
@@ -137,10 +136,12 @@ def test_every_file_of_evaluation_is_in_its_table():
 
 def test_every_distribution_of_the_table_is_one_of_the_library():
     named = {codes(row[0])[0] for row in table("### Distributions")}
-    tree = ast.parse((PACKAGE / "distributions.py").read_text())
-    classes = [getattr(avb.distributions, node.name) for node in tree.body if isinstance(node, ast.ClassDef)]
-    written = {kind.__name__ for kind in classes if issubclass(kind, torch.distributions.Distribution)}
-    assert named == {name for name in written if not name.startswith("_")}
+    written = {
+        name
+        for name, kind in vars(avb.distributions).items()
+        if isinstance(kind, type) and issubclass(kind, torch.distributions.Distribution)
+    }
+    assert named == written
 
 
 # Dependencies.
@@ -230,7 +231,8 @@ def test_every_name_that_is_logged_is_in_the_table_and_no_other(logged):
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("wrong", ["label", "value"])
 def test_labels_are_checked_in_every_batch_and_values_in_the_first(tmp_path, wrong, first):
-    assert "Labels are checked in every batch" in PAGE and "in the first batch of every epoch" in PAGE
+    text = " ".join(PAGE.split())
+    assert "Labels are checked in every batch" in text and "checked in the first batch of every epoch" in text
     good = Batch(torch.ones(4, 3), torch.zeros(4, dtype=torch.int64), torch.arange(4))
     bad = good._replace(y=good.y - 1) if wrong == "label" else good._replace(x=good.x + 0.5)
     batches = [bad, good] if first else [good, bad]
