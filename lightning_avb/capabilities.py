@@ -1,6 +1,6 @@
 """What a part, a model or a DataModule can do beyond what it must: the questions that other files ask, in one place.
 
-`isinstance(q, ScoredDraws)` is true for every object with these attributes; no class has to inherit from here.
+`can(q, ScoredDraws)` is true for every object with these attributes; no class has to inherit from here.
 """
 
 from __future__ import annotations
@@ -9,8 +9,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Size, Tensor
+from torch import Tensor
 from torch.distributions import Distribution
+
+
+def can(thing: Any, *capabilities: Any) -> bool:
+    """Whether it has all of these capabilities, which are protocols of this file."""
+    return all(isinstance(thing, capability) for capability in capabilities)
+
 
 # Distributions.
 
@@ -19,7 +25,7 @@ from torch.distributions import Distribution
 class ScoredDraws(Protocol):
     """A q(z|x) whose draws come with their log-density, or with a bound of it in expectation."""
 
-    def rsample_and_log_prob(self, sample_shape: Size = ...) -> tuple[Tensor, Tensor]: ...
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ...) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable
@@ -66,12 +72,27 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
-class HasLikelihood(Protocol):
+class HasCodes(Protocol):
+    """A model that draws codes from its prior and puts them together from z and a label."""
+
+    def codes(self, count: int, y: Tensor | None = None) -> Tensor: ...
+
+    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPrior(Protocol):
+    """A model with p(z), a module that returns a distribution."""
+
+    prior: Any
+
+
+@runtime_checkable
+class HasLikelihood(HasPrior, Protocol):
     """A model with q(z|x), p(x|z) and p(z), modules that return distributions."""
 
     encoder: Any
     decoder: Any
-    prior: Any
 
 
 @runtime_checkable

@@ -33,7 +33,7 @@ from torch.nn.functional import one_hot
 
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
-from ..capabilities import HasParts
+from ..capabilities import HasParts, can
 from ..conditionals import (
     BernoulliDecoder,
     DecoderRecipe,
@@ -138,7 +138,7 @@ class AAE(LatentVariableModel):
         if self.labels != "prior":
             return 0
         classes = self.hparams["classes"]
-        parts = self.prior.parts if isinstance(self.prior, HasParts) else 0
+        parts = self.prior.parts if can(self.prior, HasParts) else 0
         if parts < classes:
             raise ConfigurationError(
                 f"labels: 'prior' needs a prior with a part for each of {classes} labels, as PetalPrior and "

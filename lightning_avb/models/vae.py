@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from ..batch import Batch
-from ..capabilities import ScoredDraws
+from ..capabilities import ScoredDraws, can
 from ..conditionals import (
     BernoulliDecoder,
     DecoderRecipe,
@@ -117,10 +117,8 @@ class VAE(LatentVariableModel):
 
     def terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p(x|z) `(samples, batch)`, and the KL term of the chosen estimator, `(batch,)` or `(samples, batch)`."""
-        p = self.prior()
-        q: Any = self.encoder(batch.x, batch.y)
-        scored = isinstance(q, ScoredDraws)
-        if not scored:
+        q, p = self.encoder(batch.x, batch.y), self.prior()
+        if not can(q, ScoredDraws):
             raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
             z, kl = q.rsample((self.samples,)), closed_form_kl(q, p, "; take estimator: monte_carlo")
