@@ -83,7 +83,7 @@ def test_every_file_that_is_named_exists(page):
                 assert exists or re.search(r"[A-Z]{4}|^(RUN/)?config(_\d)?\.yaml", name) or name in PLACEHOLDERS, name
 
 
-PLACEHOLDERS = {"run.yaml", "hparams.yaml", "rings.py", "parts.py", "my_parts.py", "recordings.py"}
+PLACEHOLDERS = {"run.yaml", "hparams.yaml", "rings.py", "parts.py", "my_parts.py", "my_encoder.py", "recordings.py"}
 """Files that a run or a reader makes."""
 
 
@@ -142,6 +142,7 @@ EXAMPLES = [
     ("my_posterior.py", "docs/black_box.md", 0),
     ("recordings.py", "docs/own_data.md", 0),
     ("my_parts.py", "docs/likelihood.md", 1),
+    ("my_encoder.py", "docs/python.md", 10),
 ]
 """(file, page, number of the example there): modules that a reader writes."""
 
@@ -300,10 +301,11 @@ class Short(pl.Trainer):
             self.save_checkpoint(name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/resuming.md", "docs/black_box.md", "docs/architecture.md"])
-def test_every_python_example_runs(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/python.md", "docs/resuming.md", "docs/black_box.md", "docs/architecture.md"]
+)
+def test_every_python_example_runs(page, examples, monkeypatch):
     """Those of the other pages have tests of their own, beside what they show."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pl, "Trainer", Short)
     names: dict[str, Any] = {"__name__": __name__, "Family": avb.targets.Family}
     for code in blocks(page, "python"):
