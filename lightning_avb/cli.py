@@ -39,13 +39,22 @@ from .evaluation.restoration import visible
 from .game import Game
 from .likelihood import Likelihood, lacking
 from .models import Posterior
-from .recipes import locate
+from .recipes import locate, plain
 from .records import Records
 from .support import Parameters
 
 
 class Parser(LightningArgumentParser):
-    """LightningCLI's parser, whose errors are one line in the user's words."""
+    """LightningCLI's parser, whose errors are one line in the user's words.
+
+    A default may be a recipe with arguments, `partial(Class, option=...)`, which can be overridden in part.
+    """
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        added = super().add_class_arguments(*args, **kwargs)
+        defaults = self.get_defaults(skip_validation=True).items()
+        self.set_defaults({key: plain(value, key) for key, value in defaults if isinstance(value, partial)})
+        return added
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
         print(f"error: {explain(message, self)}", file=sys.stderr)
