@@ -29,6 +29,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -40,17 +41,17 @@ from torch.nn.functional import cross_entropy, one_hot
 from .. import noise
 from ..batch import Batch, Shape
 from ..conditionals import (
-    BernoulliDecoder,
     CategoricalEncoder,
     DecoderRecipe,
     DeterministicEncoder,
     EncoderRecipe,
+    GaussianDecoder,
     PriorRecipe,
     StandardNormal,
 )
 from ..conditionals.categorical import crowding
 from ..errors import ConfigurationError, at_least, check_weights
-from ..game import Phase, Play, Player
+from ..game import Cosine, Phase, Play, Player
 from ..networks import MLP, InputNoise, Network, check_rows_apart, keep_statistics
 from ..objectives import (
     AdversarialForm,
@@ -63,6 +64,13 @@ from ..objectives import (
 )
 from .latent import LatentVariableModel, check_draws, make_prior
 
+ADAM = partial(torch.optim.Adam, fused=True)
+OPPOSED = partial(ADAM, betas=(0.5, 0.999))
+"""A short memory of gradients that change as the opponent does."""
+NETWORK = partial(MLP, activation="relu")
+READER = partial(NETWORK, batch_norm=True)
+DECODER = partial(GaussianDecoder, network=NETWORK, start=0.3, sigmoid=True)
+
 
 @dataclass(frozen=True)
 class AAEPlayers:
@@ -74,9 +82,9 @@ class AAEPlayers:
         discriminator: T(z); its `steps` are steps a batch.
     """
 
-    autoencoder: Player = Player()
-    generator: Player = Player()
-    discriminator: Player = Player()
+    autoencoder: Player = Player(partial(ADAM, lr=3e-4), Cosine)
+    generator: Player = Player(partial(OPPOSED, lr=1e-3), Cosine)
+    discriminator: Player = Player(partial(OPPOSED, lr=1e-3), Cosine)
 
 
 class AAE(LatentVariableModel):
@@ -85,7 +93,7 @@ class AAE(LatentVariableModel):
     Args:
         latent_dim: dimensions of z.
         encoder: q(z|x), of any kind: deterministic, Gaussian, or a network of x and noise.
-        decoder: p(x|z).
+        decoder: p(x|z); the default is for pictures in [0, 1].
         discriminator: T(z), a network from z to a number.
         prior: p(z), without parameters to learn; a density is not needed.
         labels: what they do. `ignored`; `prior`: the discriminator is told which part of the prior a labelled code
@@ -107,9 +115,9 @@ class AAE(LatentVariableModel):
     def __init__(
         self,
         latent_dim: int,
-        encoder: EncoderRecipe = DeterministicEncoder,
-        decoder: DecoderRecipe = BernoulliDecoder,
-        discriminator: Network = MLP,
+        encoder: EncoderRecipe = partial(DeterministicEncoder, network=READER),
+        decoder: DecoderRecipe = DECODER,
+        discriminator: Network = NETWORK,
         prior: PriorRecipe = StandardNormal,
         labels: Literal["ignored", "prior", "decoder"] = "ignored",
         loss: AdversarialForm = "non_saturating",
@@ -289,10 +297,10 @@ class CategoricalAAEPlayers:
         classifier: the encoder, for the labels; clusters have none.
     """
 
-    autoencoder: Player = Player()
-    generator: Player = Player()
-    discriminator: Player = Player()
-    classifier: Player = Player()
+    autoencoder: Player = Player(partial(ADAM, lr=3e-3), Cosine)
+    generator: Player = Player(partial(OPPOSED, lr=6e-4), Cosine)
+    discriminator: Player = Player(partial(OPPOSED, lr=6e-4), Cosine)
+    classifier: Player = Player(partial(ADAM, lr=1e-3), Cosine)
 
 
 class CategoricalAAE(LatentVariableModel):
@@ -305,8 +313,8 @@ class CategoricalAAE(LatentVariableModel):
         latent_dim: dimensions of the style z.
         categories: None: as many as the data has labels, which the classifier learns. A number: so many clusters;
             labels then serve to count errors in validation and test, and for nothing else.
-        encoder: a network from x to the logits of q(y|x) and to z.
-        decoder: p(x|y, z).
+        encoder: a network from x to the logits of q(y|x) and to z; the default has noise and dropout, for few labels.
+        decoder: p(x|y, z); the default is for pictures in [0, 1].
         discriminator: a network from y, or from z, to a number; both discriminators are of this kind.
         prior: p(z), without parameters to learn; p(y) is uniform.
         code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
@@ -336,9 +344,9 @@ class CategoricalAAE(LatentVariableModel):
         self,
         latent_dim: int,
         categories: int | None = None,
-        encoder: Network = MLP,
-        decoder: DecoderRecipe = BernoulliDecoder,
-        discriminator: Network = MLP,
+        encoder: Network = partial(InputNoise, network=partial(READER, dropout=0.2), normal=0.1),
+        decoder: DecoderRecipe = DECODER,
+        discriminator: Network = NETWORK,
         prior: PriorRecipe = StandardNormal,
         code: Literal["pair", "sum"] = "pair",
         head_distance: float = 0.0,

@@ -31,6 +31,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -49,11 +50,14 @@ from ..conditionals import (
 )
 from ..contrasts import Contrast, ContrastRecipe, GaussianContrast
 from ..errors import check_weights
-from ..game import Game, Losses, Phase, Play, Player
+from ..game import Cosine, Game, Losses, Phase, Play, Player
 from ..networks import ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
 from ..objectives import SharedPass, critic_accuracy, density_ratio_loss, full_precision_in_half
 from .latent import LatentVariableModel
+
+ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=True)
+"""A short memory of gradients that change as the opponent does."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,9 @@ class AVBPlayers:
         contrast: r(z|x), if it has parameters; it steps whenever the critic does.
     """
 
-    model: Player = Player()
-    critic: Player = Player()
-    contrast: Player = Player()
+    model: Player = Player(ADAM, Cosine)
+    critic: Player = Player(ADAM, Cosine, steps=2)
+    contrast: Player = Player(ADAM, Cosine)
 
 
 class CriticGame(Game):

@@ -39,6 +39,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, get_args
 
 import torch
@@ -47,7 +48,7 @@ from torch import Tensor, nn
 from ..batch import Batch, Shape
 from ..conditionals import Conditional, EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
 from ..errors import ConfigurationError, check_weights
-from ..game import Losses, Phase, Play, Player
+from ..game import Cosine, Losses, Phase, Play, Player
 from ..networks import MLP, Network, ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
 from ..objectives import (
@@ -61,6 +62,10 @@ from ..objectives import (
 from .latent import EncodingModel, GenerativeModel, check_draws, in_turn
 
 Output = Literal["sigmoid", "identity"]
+
+ADAM = partial(torch.optim.Adam, lr=5e-4, betas=(0.0, 0.99), fused=True)
+"""No memory of the gradients before, which an opponent that has moved since makes worthless (Karras et al. 2018)."""
+NETWORK = partial(MLP, hidden=(256, 256))
 
 
 class Generator(Conditional):
@@ -195,8 +200,8 @@ class GANPlayers:
         discriminator: T(x); its `steps` are steps a batch.
     """
 
-    generator: Player = Player()
-    discriminator: Player = Player()
+    generator: Player = Player(ADAM, Cosine)
+    discriminator: Player = Player(ADAM, Cosine)
 
 
 class GAN(AdversarialModel):
@@ -224,8 +229,8 @@ class GAN(AdversarialModel):
     def __init__(
         self,
         latent_dim: int,
-        generator: Network = MLP,
-        discriminator: Network = MLP,
+        generator: Network = NETWORK,
+        discriminator: Network = NETWORK,
         prior: PriorRecipe = StandardNormal,
         output: Output = "sigmoid",
         loss: AdversarialForm = "non_saturating",
@@ -269,9 +274,9 @@ class BiGANPlayers:
         discriminator: T(x, z); its `steps` are steps a batch.
     """
 
-    generator: Player = Player()
-    encoder: Player = Player()
-    discriminator: Player = Player()
+    generator: Player = Player(ADAM, Cosine)
+    encoder: Player = Player(ADAM, Cosine)
+    discriminator: Player = Player(ADAM, Cosine)
 
 
 class BiGAN(EncodingModel, AdversarialModel):
@@ -295,9 +300,9 @@ class BiGAN(EncodingModel, AdversarialModel):
     def __init__(
         self,
         latent_dim: int,
-        encoder: EncoderRecipe = GaussianEncoder,
-        generator: Network = MLP,
-        discriminator: CriticRecipe = ResidualCritic,
+        encoder: EncoderRecipe = partial(GaussianEncoder, network=NETWORK),
+        generator: Network = NETWORK,
+        discriminator: CriticRecipe = partial(ResidualCritic, width=256, blocks=1, network=partial(MLP, hidden=(256,))),
         prior: PriorRecipe = StandardNormal,
         output: Output = "sigmoid",
         loss: AdversarialForm = "non_saturating",

@@ -24,8 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
@@ -39,7 +41,7 @@ from ..conditionals import (
     StandardNormal,
 )
 from ..errors import ConfigurationError
-from ..game import Phase, Play, Player
+from ..game import Cosine, Phase, Play, Player
 from ..objectives import log_mean_exp
 from .latent import LatentVariableModel
 
@@ -52,7 +54,7 @@ class VAEPlayers:
         model: encoder, decoder and prior.
     """
 
-    model: Player = Player()
+    model: Player = Player(partial(torch.optim.Adam, fused=True), Cosine)
 
 
 class VAE(LatentVariableModel):
