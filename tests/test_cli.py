@@ -190,11 +190,11 @@ def test_mistakes_are_said_in_one_line(refusal, tmp_path, options, message):
 
 
 def test_mistakes_in_a_file_are_said_in_one_line(refusal, tmp_path):
-    text = Path(DIGITS).read_text()
+    text = (CONFIGS / "mnist" / "avb_flow.yaml").read_text()
     for wrong, right, message in (
         ("latnt_dim", "latent_dim", "latnt_dim: no such"),
-        ("draw:", "draws:", "draw: no such"),
-        ("GausContrast", "GaussianContrast", "there is no lightning_avb.GausContrast"),
+        ("widht:", "width:", "widht: no such"),
+        ("FlwContrast", "FlowContrast", "there is no lightning_avb.FlwContrast"),
         ("max_step:", "max_steps:", "max_step"),
         ("modl:", "model:", "modl"),
     ):
