@@ -24,7 +24,7 @@ from .conditionals import (
 )
 from .contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
 from .game import Game
-from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE, Posterior
+from .models import AAE, AVB, GAN, VAE, VAEGAN, BiGAN, CategoricalAAE, Posterior
 from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, InputNoise, ResidualCritic, ResidualMLP
 from .players import Cosine, Phase, PhaseResult, Player
 
@@ -36,6 +36,7 @@ __all__ = [
     "GAN",
     "MLP",
     "VAE",
+    "VAEGAN",
     "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",

@@ -7,5 +7,6 @@ from .categorical_aae import CategoricalAAE
 from .gan import GAN
 from .posterior import Posterior
 from .vae import VAE
+from .vaegan import VAEGAN
 
-__all__ = ["AAE", "AVB", "GAN", "VAE", "BiGAN", "CategoricalAAE", "Posterior"]
+__all__ = ["AAE", "AVB", "GAN", "VAE", "VAEGAN", "BiGAN", "CategoricalAAE", "Posterior"]
