@@ -32,7 +32,7 @@ from .vae import closed_form_kl
 
 
 class FeatureDiscriminator(nn.Module):
-    """T(x) = w . silu(f(x)) + b, or with `features` f(x): what a network gives, of mean 0 and variance 1 in every row."""
+    """T(x) = w . silu(f(x)) + b, `(...)`, or with `features` f(x), normalised in every row, `(..., features)`."""
 
     def __init__(self, network: nn.Module, features: int) -> None:
         super().__init__()
@@ -74,7 +74,7 @@ class VAEGAN(EncodingModel):
         generator: Network = MLP,
         discriminator: Network = MLP,
         features: int = 64,
-        gamma: float = 1.0,
+        gamma: float = 0.01,
         prior: PriorRecipe = StandardNormal,
         output: Output = "sigmoid",
         loss: AdversarialForm = "non_saturating",
@@ -139,7 +139,6 @@ class VAEGAN(EncodingModel):
         return PhaseResult({"generator": loss, "discriminator": found.discriminator}, scores)
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of both phases, and `reconstruction_error`: |x - G(z)|^2, summed over the dimensions of x."""
         error = (batch.x - self.decode(self.encode(batch.x, batch.y), batch.y)).square().flatten(1).sum(1)
         first, second = self.learn_encoder(batch), self.learn(batch)
         losses = named_losses({**first.losses, **second.losses})
