@@ -14,6 +14,7 @@ from . import noise, pictures
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .evaluation import Quadrature, log_likelihood_on_grid
+from .lightning_private import save_last_checkpoint
 from .runs import run_folder
 
 
@@ -131,9 +132,8 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         last = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
-        ends = last or trainer.should_stop
-        if ends and self._last_global_step_saved != trainer.global_step:
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        if last or trainer.should_stop:
+            save_last_checkpoint(self, trainer)
 
 
 class ExactLikelihood(pl.Callback):

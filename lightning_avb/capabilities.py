@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from torch import Tensor
 from torch.distributions import Distribution
@@ -112,7 +111,22 @@ class DrawsParameters(Protocol):
 # Data.
 
 
-@dataclass(frozen=True)
+T = TypeVar("T")
+
+
+class _Optional(Generic[T]):
+    """An attribute that the DataModule may have, read when it is asked for: it may have to look at the data."""
+
+    def __init__(self, default: T) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, description: DataDescription, owner: type) -> T:
+        return getattr(description.datamodule, self.name, self.default)
+
+
 class DataDescription:
     """What a DataModule tells of its data. None, or the default: it does not tell.
 
@@ -127,20 +141,21 @@ class DataDescription:
         columns: names of the columns of a table.
         restore: maps rows of x to the original units.
         no_data: there are no rows; the model learns from a log-density alone.
+
+    Args:
+        datamodule: a DataModule, which may have some of these attributes, or None.
     """
 
-    data_shape: Sequence[int] | None = None
-    classes: int | None = None
-    labels: int | None = None
-    labelled_rows: int | None = None
-    labelled_per_batch: int | None = None
-    rows: Callable[[str], int] | None = None
-    log_jacobian: float = 0.0
-    columns: Sequence[str] | None = None
-    restore: Callable[[Tensor], Tensor] | None = None
-    no_data: bool = False
+    def __init__(self, datamodule: Any) -> None:
+        self.datamodule = datamodule
 
-    @classmethod
-    def of(cls, datamodule: Any) -> DataDescription:
-        """That of a DataModule, which may have some of these attributes, or of None."""
-        return cls(**{field.name: getattr(datamodule, field.name, field.default) for field in fields(cls)})  # type: ignore[arg-type]
+    data_shape = _Optional[Sequence[int] | None](None)
+    classes = _Optional[int | None](None)
+    labels = _Optional[int | None](None)
+    labelled_rows = _Optional[int | None](None)
+    labelled_per_batch = _Optional[int | None](None)
+    rows = _Optional[Callable[[str], int] | None](None)
+    log_jacobian = _Optional[float](0.0)
+    columns = _Optional[Sequence[str] | None](None)
+    restore = _Optional[Callable[[Tensor], Tensor] | None](None)
+    no_data = _Optional[bool](False)

@@ -134,7 +134,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
     @property
     def data(self) -> DataDescription:
         """What the trainer's DataModule tells of its data; nothing, where there is none."""
-        return DataDescription.of(attached_datamodule(self))
+        return DataDescription(attached_datamodule(self))
 
     def setup(self, stage: str) -> None:
         processes.check(self.trainer)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
@@ -101,6 +102,12 @@ def log_this_step(trainer: pl.Trainer) -> None:
     """Gives the loggers what was logged in this batch, which Lightning does after the last callback."""
     trainer._logger_connector.on_batch_end()
     trainer._logger_connector.update_train_step_metrics()
+
+
+def save_last_checkpoint(callback: ModelCheckpoint, trainer: pl.Trainer) -> None:
+    """Writes `last.ckpt`, unless this step has it. Lightning does so only beside another checkpoint."""
+    if callback._last_global_step_saved != trainer.global_step:
+        callback._save_last_checkpoint(trainer, callback._monitor_candidates(trainer))
 
 
 def ddp_options(strategy: DDPStrategy) -> tuple[dict[str, Any], int | None]:

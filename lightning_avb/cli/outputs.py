@@ -84,7 +84,7 @@ def write_samples(
         rows = model.sample(n, labels, mean=False)
         # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
-        data = DataDescription.of(load_datamodule(ckpt_path, root) if named else None)
+        data = DataDescription(load_datamodule(ckpt_path, root) if named else None)
         rows = data.restore(rows) if data.restore else rows
         with writing(path):
             _write_rows(path, rows, data.columns)

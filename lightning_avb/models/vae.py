@@ -24,8 +24,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
@@ -41,7 +43,7 @@ from ..conditionals import (
 )
 from ..errors import ConfigurationError
 from ..objectives import log_mean_exp
-from ..players import Phase, PhaseResult, Player
+from ..players import Cosine, Phase, PhaseResult, Player
 from .latent import LatentVariableModel
 
 
@@ -53,7 +55,7 @@ class VAEPlayers:
         model: encoder, decoder and prior.
     """
 
-    model: Player = Player()
+    model: Player = Player(partial(torch.optim.Adam, fused=True), Cosine)
 
 
 class VAE(LatentVariableModel):
