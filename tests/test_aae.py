@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from autoencoders import DECODER, KINDS, Given, aae, blobs, categorical, played
-from games import trainer
+from closed_forms import LINEAR, LinearGaussian, perturbed
 from monte_carlo import assert_mean, flat_gradient
 from pytorch_lightning.loggers import CSVLogger
+from small_models import trainer
 from torch import nn
 from torch.distributions import kl_divergence
-from worlds import LINEAR, LinearGaussian, perturbed
 
 from lightning_avb import (
     AAE,

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 import torch
 from autoencoders import CLASSES, SMALL, aae, categorical, of_shape, one_hot
+from closed_forms import perturbed
 from torch import nn
 from torch.distributions import Normal
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid
-from worlds import perturbed
 
 from lightning_avb import MLP, Batch, InputNoise, PetalPrior, Player, noise, objectives
 from lightning_avb.errors import ConfigurationError

@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 from autoencoders import CLASSES, KINDS, SHARP, WIDE, Given, aae, adam, blobs, categorical, played
-from games import trainer
+from closed_forms import perturbed
+from small_models import trainer
 from torch import nn
 from torch.distributions import Normal
-from worlds import perturbed
 
 from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import AAE, Batch, DeterministicEncoder, MixturePrior, PetalPrior, Player, StandardNormal

@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from autoencoders import CLASSES, KINDS, SHARP, SMALL, WIDE, Given, aae, adam, blobs, categorical, one_hot
-from games import trainer
+from closed_forms import perturbed
 from monte_carlo import assert_mean
+from small_models import trainer
 from torch import nn
-from worlds import perturbed
 
 from lightning_avb import Batch, CategoricalAAE, Player
 from lightning_avb.conditionals.categorical import CategoricalEncoder, head_distance_penalty

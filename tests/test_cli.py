@@ -12,9 +12,9 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from games import MODELS
 from jsonargparse import Namespace
 from PIL import Image
+from small_models import MODELS
 
 from lightning_avb import cli
 from lightning_avb.cli.training import CLI

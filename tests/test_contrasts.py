@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import LINEAR, TwoShapes, bounded_moments, perturbed
 from monte_carlo import assert_mean, flat_gradient
 from torch.autograd.functional import jacobian
-from worlds import LINEAR, TwoShapes, bounded_moments, perturbed
 
 from lightning_avb import (
     MLP,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import bounded_moments, perturbed
 from monte_carlo import assert_mean
 from torch.distributions import (
     Categorical,
@@ -13,7 +14,6 @@ from torch.distributions import (
     Normal,
     kl_divergence,
 )
-from worlds import bounded_moments, perturbed
 
 from lightning_avb import noise
 from lightning_avb.distributions import (

@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch import nn
 from torch.distributions import MultivariateNormal
-from worlds import LinearGaussian
 
 from lightning_avb import MLP, Batch, BernoulliDecoder, StandardNormal, noise
 from lightning_avb.distributions import DiagonalNormal

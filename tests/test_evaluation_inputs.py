@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from torch import nn
 from torch.distributions import (
     Bernoulli,
@@ -15,7 +16,6 @@ from torch.distributions import (
     Normal,
     StudentT,
 )
-from worlds import LinearGaussian
 
 from lightning_avb import Batch, StandardNormal
 from lightning_avb.distributions import Implicit

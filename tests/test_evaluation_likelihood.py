@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
-from worlds import LinearGaussian
 
 from lightning_avb import StandardNormal
 from lightning_avb.errors import ConfigurationError

@@ -11,10 +11,10 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from games import ADAM, MODELS, adversarial, trainer, vae
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
+from small_models import ADAM, MODELS, adversarial, trainer, vae
 from torch.utils.data import DataLoader
 
 import lightning_avb as avb

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from games import trainer
+from closed_forms import LINEAR, perturbed
 from monte_carlo import flat_gradient
 from pytorch_lightning.loggers import CSVLogger
+from small_models import trainer
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.func import functional_call, grad
 from torch.nn.functional import logsigmoid, one_hot
-from worlds import LINEAR, perturbed
 
 from datamodules import Split, TensorDataModule
 from lightning_avb import GAN, MLP, Batch, BiGAN, ConvNet, FlowPrior, GaussianEncoder, Player, ResidualCritic, noise

@@ -13,9 +13,9 @@ import pytorch_lightning as pl
 import signals
 import torch
 from forked import finish, said, start
-from games import MODELS, trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from small_models import MODELS, trainer
 
 from datamodules import Digits
 from lightning_avb import cli, interruption

@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from games import trainer
+from closed_forms import perturbed
+from small_models import trainer
 from torch.distributions import Categorical, Distribution, Independent
-from worlds import perturbed
 
 from datamodules import Split, TensorDataModule
 from lightning_avb import (

@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from games import trainer
+from closed_forms import LINEAR, LinearGaussian
+from small_models import trainer
 from test_cli import CONFIGS
 from torch.distributions import Independent, Normal
-from worlds import LINEAR, LinearGaussian
 
 from datamodules import Arrays
 from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import bounded_moments, perturbed
 from monte_carlo import assert_mean
-from worlds import bounded_moments, perturbed
 
 from lightning_avb import FlowPrior, MixturePrior, NormalPrior, PetalPrior, StandardNormal, SwissRollPrior, noise
 from lightning_avb.distributions import DiagonalNormal
