@@ -18,6 +18,7 @@ from .errors import ConfigurationError, UnwritableError
 from .game import Game
 from .models import Posterior
 from .recipes import locate
+from .resuming import require_known_version
 from .runs import restarted
 
 Location = str | os.PathLike[str]
@@ -82,7 +83,7 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
     """A checkpoint of this library, its tensors on the CPU.
 
     Raises:
-        ConfigurationError: no file there, a damaged one, or no such checkpoint.
+        ConfigurationError: no file there, a damaged one, no checkpoint of this library, or one of its version 0.1.
     """
     path = find_checkpoint(location)
     wrong = damage(path)
@@ -93,6 +94,7 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
         checkpoint["hyper_parameters"]["_class_path"]
     except Exception as error:
         raise ConfigurationError(f"ckpt_path: {str(path)!r} {NO_CHECKPOINT}{_newest_hint(path)}") from error
+    require_known_version(checkpoint, repr(str(path)))
     return checkpoint
 
 

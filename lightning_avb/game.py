@@ -24,14 +24,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from . import gradients, noise, processes
 from .batch import Batch, Shape
 from .capabilities import DataDescription
-from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .errors import ConfigurationError, at_least
+from .finite import FiniteGuard
 from .hyperparameters import Hyperparameters
 from .interruption import Interruption
 from .lightning_private import attached_datamodule, set_logged_step, update_hyperparameters
-from .players import Losses, Phase, Player, named_losses
+from .players import Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import recipe
-from .resuming import compare_with
+from .resuming import add_version, compare_with
 
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
@@ -56,10 +57,6 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
     data_attributes: ClassVar[tuple[str, ...]] = ("data_shape",)
     """What a model must know of the data before it is built, `data_shape`, the shape of a row of x, among them. A
     DataModule has attributes of these names; a model that is built without one gets them as arguments."""
-    advice: str = (
-        "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
-    )
-    """What to do about a loss that is not finite."""
 
     def __init__(self, players: Any, accumulate: int = 1) -> None:
         super().__init__()
@@ -69,8 +66,7 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
         players = recipe(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
         self.data_shape: Shape | None = None
-        self._last_losses: dict[str, Any] = {}
-        self._step_of_losses = 0
+        self.finite = FiniteGuard()
 
     # What a model says.
 
@@ -216,7 +212,8 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.check_batch(batch, batch_idx)
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
-        self._stepped, self._step_of_losses, self._last_losses = False, self.global_step, {}
+        self._stepped = False
+        self.finite.begin(self.global_step)
         set_logged_step(self.trainer, self.global_step)
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logging = interval > 0 and (self.global_step + 1) % interval == 0
@@ -228,7 +225,7 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
         for scheduler in self.trainer.lr_scheduler_configs:
             scheduler.scheduler.step()  # type: ignore[call-arg]
         if logging:
-            self._stop_if_not_finite()
+            self.finite.check_losses()
             for name, value in scores.items():
                 self.log(f"train/{name}", value, prog_bar=name in PROGRESS)
 
@@ -244,7 +241,11 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
             with nullcontext() if by_ddp else gradients.without_ddp(self.trainer.strategy):
                 result = phase.compute(piece)
                 losses = {player: loss.mean() for player, loss in result.losses.items()}
-                self._watch(phase, losses)
+                if set(phase.players) != set(losses):
+                    raise ConfigurationError(
+                        f"the phase of {', '.join(phase.players)} gave losses for {', '.join(losses)}"
+                    )
+                self.finite.watch(losses)
                 loss = reduce(torch.add, losses.values())
                 self.manual_backward(loss if share == 1 else loss * share, **movers.inputs)
             for name, value in {**named_losses(losses), **result.scores}.items() if logging else ():
@@ -280,28 +281,11 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
         if clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
-    def _watch(self, phase: Phase, losses: Losses) -> None:
-        if set(phase.players) != set(losses):
-            raise ConfigurationError(f"the phase of {', '.join(phase.players)} gave losses for {', '.join(losses)}")
-        for player, loss in losses.items():
-            self._last_losses[player] = self._last_losses.get(player, 0) + loss.detach()
-        # Elsewhere than on a CPU reading a loss waits for the device: `training_step` does so where it logs.
-        if self.device.type == "cpu":
-            self._stop_if_not_finite()
-
-    def _stop_if_not_finite(self) -> None:
-        for player, loss in self._last_losses.items():
-            if not math.isfinite(loss.item()):
-                what = f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}"
-                raise NonFiniteLossError(what + self.advice)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
-        self._stop_if_not_finite()
-        for player, modules in self.player_modules().items():
-            if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
-                what = f"the weights of player {player!r} are not finite after step {self._step_of_losses}"
-                raise NonFiniteLossError(what + self.advice)
+        self.finite.check_losses()
+        self.finite.check_weights(self.player_modules())
+        add_version(checkpoint)
 
     # Logging and evaluation.
 

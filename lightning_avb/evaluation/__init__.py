@@ -12,7 +12,7 @@ from .annealing import (
 )
 from .calibration import calibration_ranks, uniformity
 from .chains import MissedMode, MovedDraws, Share, find_missed_mode, move_draws
-from .clusters import ClusterCounts
+from .clusters import CategoryErrors, ClusterCounts
 from .elbo import (
     Decomposition,
     critic_error,
@@ -57,6 +57,7 @@ __all__ = [
     "Annealer",
     "AnnealingSettings",
     "BidirectionalBounds",
+    "CategoryErrors",
     "ClusterCounts",
     "Decomposition",
     "DefensiveStudent",

@@ -21,11 +21,10 @@ from .. import noise
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
 from ..conditionals import BernoulliDecoder, CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
-from ..conditionals.categorical import head_distance_penalty
 from ..errors import ConfigurationError, at_least, check_weights
-from ..evaluation import ClusterCounts
+from ..evaluation import CategoryErrors
 from ..lightning_private import attached_datamodule, moved_batch
-from ..networks import MLP, InputNoise, Network, check_rows_apart, keep_statistics
+from ..networks import MLP, Network, check_noiseless, check_rows_apart, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Phase, PhaseResult, Player
 from .latent import LatentVariableModel, check_draws, make_prior
@@ -83,7 +82,6 @@ class CategoricalAAE(LatentVariableModel):
     """
 
     encoder: CategoricalEncoder
-    cluster_counts: Any
     label_argument = "classes"
 
     def __init__(
@@ -160,7 +158,7 @@ class CategoricalAAE(LatentVariableModel):
             data_shape, self.latent_dim, self.categories, self.recipes["encoder"], self.code == "sum"
         )
         if self.smoothness:
-            _check_noiseless(self.encoder)
+            check_noiseless(smoothness=self.encoder)
         if self.head_distance:
             # An autoencoder that learns slowly would not get them apart.
             self.encoder.place_heads(self.head_distance)
@@ -172,9 +170,7 @@ class CategoricalAAE(LatentVariableModel):
             {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.judged}
         )
         check_rows_apart(discriminator=self.discriminators)
-        self.cluster_counts = nn.ModuleDict(
-            {stage: ClusterCounts(self.categories, classes or 1) for stage in ("val", "test")}
-        )
+        self.errors = CategoryErrors(self.categories, classes or 1, clusters=self.clusters is not None)
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -210,16 +206,9 @@ class CategoricalAAE(LatentVariableModel):
     def reconstruct(self, batch: Batch) -> PhaseResult:
         batch = self._unlabelled(batch)
         log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
-        loss = self.weight_penalty + self._head_penalty - log_likelihood
+        heads = self.encoder.head_penalty(self.head_distance) if self.head_distance else 0.0
+        loss = self.weight_penalty + heads - log_likelihood
         return PhaseResult({"autoencoder": loss}, {"reconstruction": -log_likelihood})
-
-    @property
-    def _head_penalty(self) -> Tensor | float:
-        """By how much cluster heads are nearer to each other than `head_distance`, the sum over pairs."""
-        if not self.head_distance:
-            return 0.0
-        assert self.encoder.cluster_heads is not None
-        return head_distance_penalty(self.encoder.cluster_heads.weight.T, self.head_distance)
 
     def terms(self, logits: Tensor, z: Tensor) -> dict[str, AdversarialTerms]:
         """What the discriminators give for a batch, next to draws of their priors; those of weight 0 are left out.
@@ -300,23 +289,23 @@ class CategoricalAAE(LatentVariableModel):
     def _count(self, stage: str, batch: Batch) -> None:
         batch = batch.counted
         if batch.y is not None and len(batch.x):
-            self.cluster_counts[stage].update(self.encoder.heads(batch.x)[0], batch.y)
+            self.errors.update(stage, self.encoder.heads(batch.x)[0], batch.y)
 
     def on_validation_epoch_start(self) -> None:
-        self.cluster_counts["val"].reset()
+        self.errors.reset("val")
 
     def on_validation_epoch_end(self) -> None:
         self._log_error("val")
 
     def on_test_epoch_start(self) -> None:
         """Clusters get their labels from the validation data."""
-        self.cluster_counts["test"].reset()
+        self.errors.reset("test")
         if not self.clusters:
             return
         data = attached_datamodule(self)
         if data is None:
             raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
-        self.cluster_counts["val"].reset()
+        self.errors.reset("val")
         data.setup("validate")
         for batch, _, loader in CombinedLoader(data.val_dataloader(), "sequential"):
             batch = moved_batch(self, batch, loader)
@@ -327,15 +316,9 @@ class CategoricalAAE(LatentVariableModel):
         self._log_error("test")
 
     def _log_error(self, stage: str) -> None:
-        if not self.cluster_counts[stage].update_called:
-            return
-        counts, _ = self.cluster_counts[stage].compute()
-        known, label = (
-            self.cluster_counts["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
-        )
-        if known.any() and counts.any():
-            right = counts[torch.arange(self.categories), label].sum()
-            self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True, sync_dist=True)
+        error = self.errors.compute(stage)
+        if error is not None:
+            self.log(f"{stage}/error", error, prog_bar=True, sync_dist=True)
 
     # Codes.
 
@@ -360,12 +343,3 @@ def _discriminator_loss(found: dict[str, AdversarialTerms]) -> Tensor:
 
 def _accuracies(found: dict[str, AdversarialTerms]) -> dict[str, Tensor]:
     return {f"{name}_accuracy": part.accuracy for name, part in found.items()}
-
-
-def _check_noiseless(encoder: nn.Module) -> None:
-    for part in encoder.modules():
-        dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p
-        if dropout or (isinstance(part, InputNoise) and part.normal):
-            raise ConfigurationError(
-                "smoothness: noise in the encoder would drown the change it looks for; leave noise and dropout at 0"
-            )

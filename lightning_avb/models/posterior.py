@@ -160,10 +160,10 @@ class Posterior(Game):
             )
         self.target = target.requires_grad_(False)
         self.support = target.support
-        self.advice = (
+        self.finite.advice = (
             f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
             f"support, {', '.join(map(' '.join, target.constraints.items()))}, and the support the right "
-            "one? A smaller learning rate or clip_norm for that player is the other cure."
+            "one? A smaller learning rate or clip_norm for that player often helps too."
         )
         self.build_if_known(data_shape=target.data_shape or (1,))
         forget_hyperparameter(self, "data_shape")  # the target says it

@@ -2,7 +2,7 @@
 
 from .conv import ConvNet, DeconvNet
 from .critics import Critic, InnerProductCritic, ResidualCritic
-from .input_noise import InputNoise
+from .input_noise import InputNoise, check_noiseless
 from .mlp import (
     MLP,
     Network,
@@ -29,6 +29,7 @@ __all__ = [
     "ResidualCritic",
     "ResidualMLP",
     "activation_function",
+    "check_noiseless",
     "check_rows_apart",
     "check_widths",
     "keep_statistics",
