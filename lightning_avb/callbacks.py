@@ -83,7 +83,7 @@ class Pictures(pl.Callback):
         with noise.use(noise.seeded(noise.run_seed(), "pictures")):
             if hasattr(model, "sample"):
                 show(trainer, "samples", pictures.samples(model), step)
-            if hasattr(model, "code_of") and model.choices:
+            if hasattr(model, "make_code") and model.label_choices:
                 show(trainer, "styles", pictures.styles(model), step)
             if self.batch is None or not (hasattr(model, "encode") and hasattr(model, "decode")):
                 return
@@ -157,7 +157,7 @@ class ExactLikelihood(pl.Callback):
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
         value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_jacobian
-        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
+        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.real_rows.x))
         model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def on_validation_batch_end(

@@ -220,7 +220,7 @@ def test_a_checkpoint_restores_the_model_without_arguments(tmp_path, make):
     assert dict(again.hparams) == dict(model.hparams) and again.state_dict().keys() == model.state_dict().keys()
     outputs = []
     for of in (model, again):
-        with noise.use(noise.OfRows(index=batch.index)), torch.no_grad():
+        with noise.use(noise.RowNoise(index=batch.index)), torch.no_grad():
             z = of.encode(batch.x, batch.y)
             outputs.append(
                 torch.cat(

@@ -13,7 +13,7 @@ import torch
 from test_cli import DIGITS, QUICK, WIDTHS
 
 from lightning_avb import AVB, checkpoints
-from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_whole, read_checkpoint, resolve_ckpt_path
+from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_undamaged, read_checkpoint, resolve_ckpt_path
 from lightning_avb.errors import ConfigurationError, UnwritableError
 
 RUN = Path("runs", "digits", "avb_ac", "version_0")
@@ -265,4 +265,4 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}
     assert names == {"epoch=1-step=24.ckpt", "epoch=1-step=24-v1.ckpt", "last.ckpt"}
-    assert newest_whole(folder) == folder / "last.ckpt"
+    assert newest_undamaged(folder) == folder / "last.ckpt"

@@ -97,7 +97,7 @@ def drawn(q, samples=3):
 
 
 def draws_of_rows(encoder, x, index, y=None):
-    with noise.use(noise.OfRows(index=index)):
+    with noise.use(noise.RowNoise(index=index)):
         return drawn(encoder(x, y))
 
 

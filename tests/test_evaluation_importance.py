@@ -19,8 +19,8 @@ from lightning_avb.evaluation import (
     fitted_proposal,
     importance_weighting,
     log_joint,
+    map_rows,
     on_grid,
-    over_rows,
     refined_proposal,
     resample,
 )
@@ -96,7 +96,7 @@ def test_a_figure_is_a_function_of_its_row(world):
             proposal = refined_proposal(first, target, 2, 50, chunk)
             return importance_weighting(proposal, target, 150, chunk)
 
-        found = over_rows(of, Batch(x[order], index=index[order]), rows, 3, "iw")
+        found = map_rows(of, Batch(x[order], index=index[order]), rows, 3, "iw")
         return torch.stack(found)[:, order.argsort()]
 
     whole = estimate(9, 4096, torch.arange(9))

@@ -17,7 +17,12 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from lightning_avb import StandardNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import importance_weighting, log_joint, log_likelihood
-from lightning_avb.evaluation.trust import ENOUGH_SAMPLES, annealing_objection, harmonic_mean, importance_objection
+from lightning_avb.evaluation.reliability import (
+    ENOUGH_SAMPLES,
+    annealing_objection,
+    harmonic_mean,
+    importance_objection,
+)
 
 QUICK = {"steps": 40, "chains": 16, "simulated": 16}
 

@@ -94,7 +94,7 @@ def test_without_checkpoints_nothing_is_saved_and_said(tmp_path, capsys, caplog)
 
 
 def _stuck() -> None:
-    interruption.AGAIN = 0.5
+    interruption.SECOND_SIGNAL_AFTER = 0.5
     pl.seed_everything(0)
     model = MODELS["vae"]()
     model.on_train_batch_start = lambda batch, batch_idx: print("stuck", flush=True) or time.sleep(60)

@@ -24,10 +24,10 @@ from ..conditionals import BernoulliDecoder, CategoricalEncoder, DecoderRecipe, 
 from ..errors import ConfigurationError, at_least, check_weights
 from ..evaluation import CategoryErrors
 from ..lightning_private import attached_datamodule, moved_batch
-from ..networks import MLP, Network, check_noiseless, check_rows_apart, keep_statistics
+from ..networks import MLP, Network, check_no_batch_norm, check_noiseless, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Phase, PhaseResult, Player
-from .latent import LatentVariableModel, check_draws, make_prior
+from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,10 @@ class CategoricalAAE(LatentVariableModel):
         self.adversarial = AdversarialObjective(loss, gradient_penalty, penalty)
         if not category and not style:
             raise ConfigurationError("category, style: both are 0, which leaves the discriminators nothing to judge")
-        self.judged = {part: weight for part, weight in weights.items() if weight}
+        self.adversarial_weights = {part: weight for part, weight in weights.items() if weight}
         self.smoothness, self.balance, self.radius = smoothness, balance, radius
         self.clusters, self.code, self.head_distance = categories, code, head_distance
-        self.labelled = 0
+        self.labelled_per_batch = 0
         self.require_one_step(except_for="discriminator", minimum=1)
         self.build_if_known(data_shape=data_shape, classes=classes)
 
@@ -164,19 +164,19 @@ class CategoricalAAE(LatentVariableModel):
             self.encoder.place_heads(self.head_distance)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         dims = {"category": self.categories, "style": self.latent_dim}
         self.discriminators = nn.ModuleDict(
-            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.judged}
+            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.adversarial_weights}
         )
-        check_rows_apart(discriminator=self.discriminators)
+        check_no_batch_norm(discriminator=self.discriminators)
         self.errors = CategoryErrors(self.categories, classes or 1, clusters=self.clusters is not None)
 
     def configure_model(self) -> None:
         super().configure_model()
         labelled = self.data.labelled_per_batch
-        self.labelled = at_least(0, **{"data.labelled_per_batch": labelled or 0})
-        if self.labelled and self.clusters:
+        self.labelled_per_batch = at_least(0, **{"data.labelled_per_batch": labelled or 0})
+        if self.labelled_per_batch and self.clusters:
             raise ConfigurationError("data.labelled_per_batch: clusters learn from no labels; leave it at 0")
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
@@ -198,10 +198,10 @@ class CategoricalAAE(LatentVariableModel):
         ]
 
     def _labelled(self, batch: Batch) -> Batch:
-        return batch.first(self.labelled) if self.labelled else batch
+        return batch.first(self.labelled_per_batch) if self.labelled_per_batch else batch
 
     def _unlabelled(self, batch: Batch) -> Batch:
-        return batch.at(slice(self.labelled, None))
+        return batch.at(slice(self.labelled_per_batch, None))
 
     def reconstruct(self, batch: Batch) -> PhaseResult:
         batch = self._unlabelled(batch)
@@ -233,7 +233,7 @@ class CategoricalAAE(LatentVariableModel):
         x = self._unlabelled(batch).x
         logits, z = self.encoder.heads(x)
         found = self.terms(logits, z)
-        generator = torch.stack([self.judged[part] * of.generator for part, of in found.items()]).sum(0)
+        generator = torch.stack([self.adversarial_weights[part] * of.generator for part, of in found.items()]).sum(0)
         scores = _accuracies(found)
         if self.smoothness:
             with keep_statistics(self.encoder):
@@ -267,15 +267,17 @@ class CategoricalAAE(LatentVariableModel):
         if self.trainer.predicting:
             return
         self.check_labels(batch, minimum=-1)
-        if self.trainer.training and len(batch.x) <= self.labelled:
+        if self.trainer.training and len(batch.x) <= self.labelled_per_batch:
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled} of a batch of {len(batch.x)} rows leave none without a label"
+                f"data.labelled_per_batch: {self.labelled_per_batch} of a batch of {len(batch.x)} rows leave none "
+                "without a label"
             )
         y = self._labelled(batch).y
         if self.trainer.training and not self.clusters and (y is None or not (y >= 0).all()):
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled}, and there are rows without a label; let the datamodule say "
-                "how many rows of a batch are labelled ones, or the model how many categories there are without labels"
+                f"data.labelled_per_batch: {self.labelled_per_batch}, and there are rows without a label; let the "
+                "datamodule say how many rows of a batch are labelled ones, or the model how many categories there are "
+                "without labels"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -287,7 +289,7 @@ class CategoricalAAE(LatentVariableModel):
         self._count("test", batch)
 
     def _count(self, stage: str, batch: Batch) -> None:
-        batch = batch.counted
+        batch = batch.real_rows
         if batch.y is not None and len(batch.x):
             self.errors.update(stage, self.encoder.heads(batch.x)[0], batch.y)
 
@@ -323,10 +325,10 @@ class CategoricalAAE(LatentVariableModel):
     # Codes.
 
     @property
-    def choices(self) -> int:
+    def label_choices(self) -> int:
         return self.categories
 
-    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """`(count, code_dim)` codes of styles z `(count, latent_dim)` and categories y `(count,)`; None: drawn ones."""
         y = self._draw_categories(z) if y is None else y
         return self.encoder.join(one_hot(y, self.categories).to(z), z)

@@ -9,7 +9,7 @@ from .mlp import (
     Residual,
     ResidualMLP,
     activation_function,
-    check_rows_apart,
+    check_no_batch_norm,
     check_widths,
     keep_statistics,
 )
@@ -29,8 +29,8 @@ __all__ = [
     "ResidualCritic",
     "ResidualMLP",
     "activation_function",
+    "check_no_batch_norm",
     "check_noiseless",
-    "check_rows_apart",
     "check_widths",
     "keep_statistics",
 ]

@@ -182,6 +182,6 @@ def why_no_likelihood(model: Any) -> str | None:
         return "the model has no encoder and decoder"
     if not has_density(model.prior()):
         return "the prior has no density"
-    if getattr(model, "choices", model.classes) != model.classes:
+    if getattr(model, "label_choices", model.classes) != model.classes:
         return "a code is more than a draw of the prior"
     return None

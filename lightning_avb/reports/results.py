@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 
 from ..batch import Batch
-from ..checkpoints import save_whole
+from ..checkpoints import save_atomically
 from ..runs import path_beside_checkpoint
 from .base import align
 
@@ -22,7 +22,7 @@ class SaveMetrics(pl.Callback):
         self.rows: Counter[int] = Counter()
 
     def _count(self, batch: Any, loader: int) -> None:
-        self.rows[loader] += len(Batch(*batch).counted.x)
+        self.rows[loader] += len(Batch(*batch).real_rows.x)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -80,7 +80,7 @@ class SavePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if len(Batch(*batch).counted.x):
+        if len(Batch(*batch).real_rows.x):
             self.outputs.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -94,5 +94,5 @@ class SavePredictions(pl.Callback):
             if value is not None
         }
         self.outputs = []
-        save_whole(joined, path)
+        save_atomically(joined, path)
         print(f"predictions: {path}")
