@@ -26,7 +26,7 @@ from datamodules import MNIST
 from lightning_avb import noise, pictures
 from lightning_avb.batch import Batch
 from lightning_avb.checkpoints import load, read_checkpoint
-from lightning_avb.evaluation import fitted_proposal, importance_weighting, log_joint, over_rows, refined_proposal
+from lightning_avb.evaluation import fitted_proposal, importance_weighting, log_joint, map_rows, refined_proposal
 
 MODELS = ("vae", "iaf", "vae_si", "avb_ac", "avb_flow")
 
@@ -82,9 +82,9 @@ def evaluate(path: Path, batch: Batch, samples: int, started: float) -> Point:
         proposal = refined_proposal(fitted_proposal(q, model.prior()), log_target)
         return importance_weighting(proposal, log_target, samples)
 
-    bound = over_rows(estimate, batch, 64, 0, "importance").bound
+    bound = map_rows(estimate, batch, 64, 0, "importance").bound
     model.samples = 20
-    with torch.no_grad(), noise.use(noise.OfRows(0, "own", index=batch.index)):
+    with torch.no_grad(), noise.use(noise.RowNoise(0, "own", index=batch.index)):
         scores = model.scores(batch)
     own = scores["elbo" if "elbo" in scores else "elbo_estimate"].mean().item()
     steps = read_checkpoint(path)["global_step"]

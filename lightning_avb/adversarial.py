@@ -60,26 +60,26 @@ class AdversarialTerms:
 
     Attributes:
         objective: the pair of losses.
-        seen_by_players: T of generated and of real rows, `(2, batch)`, as the players see it who made them; the
+        logits_for_players: T of generated and of real rows, `(2, batch)`, as the players see it who made them; the
             discriminator's weights are constants.
         discriminator: its loss; all else is constant in it.
         accuracy: how often it is right: 0.5 where it cannot tell the rows apart.
     """
 
     objective: AdversarialObjective
-    seen_by_players: Tensor
+    logits_for_players: Tensor
     discriminator: Tensor
     accuracy: Tensor
 
     @property
     def generator(self) -> Tensor:
         """The loss of the player that made the generated rows."""
-        return self.objective.generator_loss(self.seen_by_players[0])
+        return self.objective.generator_loss(self.logits_for_players[0])
 
     @property
-    def opposite(self) -> Tensor:
+    def generator_on_real(self) -> Tensor:
         """The loss of the player that made the rows in the place of real ones and wants T to be high on them."""
-        return self.objective.generator_loss(-self.seen_by_players[1])
+        return self.objective.generator_loss(-self.logits_for_players[1])
 
 
 class AdversarialObjective:
@@ -141,11 +141,11 @@ class AdversarialObjective:
             raise ConfigurationError(
                 f"discriminator: gives {tuple(t.shape[2:])} numbers per row, and it is to give one"
             )
-        seen_by_players, (on_generated, on_real) = shared.critic_output(t)
+        logits_for_players, (on_generated, on_real) = shared.critic_output(t)
         loss = self.discriminator_loss(on_generated, on_real)
         if self.gradient_penalty and torch.is_grad_enabled():
             loss = loss + self._penalty(discriminator, rows, context, 0 if penalise == "generated" else 1)
-        return AdversarialTerms(self, seen_by_players, loss, critic_accuracy(on_generated, on_real))
+        return AdversarialTerms(self, logits_for_players, loss, critic_accuracy(on_generated, on_real))
 
     def _penalty(self, discriminator: nn.Module, rows: list[Tensor], context: Tensor | None, at: int) -> Tensor:
         if self.penalty == "zero_centred":

@@ -49,7 +49,7 @@ class Batch(NamedTuple):
         return self.at(slice(rows))
 
     @property
-    def counted(self) -> Batch:
+    def real_rows(self) -> Batch:
         """The rows that are part of a figure: not the one that stands in for a process without rows."""
         stands_in = self.index is not None and len(self.index) == 1 and self.index[0] < 0
         return self.first(0) if stands_in else self

@@ -85,7 +85,7 @@ class Pictures(pl.Callback):
         with noise.use(noise.seeded(noise.run_seed(), "pictures")):
             if can(model, Samples):
                 show(trainer, "samples", pictures.samples(model), step)
-            if can(model, HasCodes) and model.choices:
+            if can(model, HasCodes) and model.label_choices:
                 show(trainer, "styles", pictures.styles(model), step)
             if self.batch is None or not can(model, Encodes, Decodes):
                 return
@@ -157,7 +157,7 @@ class ExactLikelihood(pl.Callback):
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
         value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_jacobian
-        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
+        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.real_rows.x))
         model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def on_validation_batch_end(

@@ -18,6 +18,7 @@ from .errors import ConfigurationError, UnwritableError
 from .game import Game
 from .models import Posterior
 from .recipes import locate
+from .resuming import require_known_version
 from .runs import restarted
 
 Location = str | os.PathLike[str]
@@ -28,10 +29,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        save_whole(checkpoint, Path(path))
+        save_atomically(checkpoint, Path(path))
 
 
-def save_whole(content: dict[str, Any], path: Path) -> None:
+def save_atomically(content: dict[str, Any], path: Path) -> None:
     """Writes a file that `torch.load` reads, whole or not at all.
 
     Raises:
@@ -82,7 +83,7 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
     """A checkpoint of this library, its tensors on the CPU.
 
     Raises:
-        ConfigurationError: no file there, a damaged one, or no such checkpoint.
+        ConfigurationError: no file there, a damaged one, no checkpoint of this library, or one of its version 0.1.
     """
     path = find_checkpoint(location)
     wrong = damage(path)
@@ -93,16 +94,17 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
         checkpoint["hyper_parameters"]["_class_path"]
     except Exception as error:
         raise ConfigurationError(f"ckpt_path: {str(path)!r} {NO_CHECKPOINT}{_newest_hint(path)}") from error
+    require_known_version(checkpoint, repr(str(path)))
     return checkpoint
 
 
 def _newest_hint(path: Path) -> str:
     """The newest whole checkpoint beside a file that is of no use, as the end of a sentence."""
-    found = newest_whole(path.parent, but=path)
+    found = newest_undamaged(path.parent, but=path)
     return f"; the newest whole checkpoint there is {str(found)!r}" if found else ""
 
 
-def newest_whole(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
+def newest_undamaged(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
     """The checkpoint of a folder that was written last among those that are whole; None: there is none."""
     return next((path for path in newest_first(folder, pattern) if path != but and damage(path) is None), None)
 
@@ -157,7 +159,7 @@ def resolve_ckpt_path(asked: str | None, own: Path | None, fit: bool = True) -> 
     if own is None and asked is None and fit and restarted():
         rank_zero_info("ckpt_path: started before, but the folder of that start is not known; it starts from scratch")
     if own is not None and (asked == "hpc" or (fit and restarted())):
-        found = newest_whole(own)
+        found = newest_undamaged(own)
         files = newest_first(own)
         if found is not None:
             for path in files[: files.index(found)]:

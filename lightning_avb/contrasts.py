@@ -194,28 +194,30 @@ class FlowContrast(GaussianContrast):
     ) -> None:
         super().__init__(data_shape, latent_dim, classes, draws)
         self.network = network(data_shape, (at_least(1, features=features),), classes)
-        self.applied = _Applied(AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins))
+        self.flow_function = _FlowFunction(
+            AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins)
+        )
 
     @property
     def flow(self) -> AutoregressiveFlow:
         """From standardised z to what the critic sees, given features of x."""
-        return self.applied.flow
+        return self.flow_function.flow
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         mean, scale = _moments(q, self.draws)
         features = self.network(x, self.label(y, x)).to(mean.dtype)
-        constant = {name: parameter.detach() for name, parameter in self.applied.named_parameters()}
+        constant = {name: parameter.detach() for name, parameter in self.flow_function.named_parameters()}
 
         def density(u: Tensor, ladj: Tensor) -> Tensor:
             standard = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
             return standard.log_prob(u) + ladj - scale.log().sum(-1)
 
         def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
-            u, ladj = functional_call(self.applied, constant, ((z - mean) / scale, features.detach()))
+            u, ladj = functional_call(self.flow_function, constant, ((z - mean) / scale, features.detach()))
             return u, density(u, ladj) - p.log_prob(z)
 
         def fit(z: Tensor) -> Tensor:
-            return -density(*self.applied((z.detach() - mean) / scale, features))
+            return -density(*self.flow_function((z.detach() - mean) / scale, features))
 
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
@@ -223,7 +225,7 @@ class FlowContrast(GaussianContrast):
         return Reference(to_critic, rsample, torch.cat([mean, scale.log()], -1), fit)
 
 
-class _Applied(nn.Module):
+class _FlowFunction(nn.Module):
     """A flow as a function of (z, features), of which `functional_call` sees the whole: zuko reads weights late."""
 
     def __init__(self, flow: AutoregressiveFlow) -> None:

@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from .contrasts import Contrast
 from .errors import check_weights
-from .networks import check_rows_apart
+from .networks import check_no_batch_norm
 from .objectives import critic_accuracy, density_ratio_loss, squared_slope
 from .players import Losses
 from .precision import full_precision_in_half
@@ -61,7 +61,7 @@ class DensityRatio(nn.Module):
     def __init__(self, critic: nn.Module, contrast: Contrast, gradient_penalty: float = 0.0) -> None:
         super().__init__()
         check_weights(gradient_penalty=gradient_penalty)
-        check_rows_apart(critic=critic)
+        check_no_batch_norm(critic=critic)
         self.contrast, self.critic, self.gradient_penalty = contrast, critic, gradient_penalty
 
     def forward(self, p: Any, q: Distribution, z: Tensor, x: Tensor, y: Tensor | None = None) -> CriticTerms:

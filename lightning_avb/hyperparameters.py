@@ -14,7 +14,7 @@ from pytorch_lightning.core.mixins import HyperparametersMixin
 
 from .errors import ConfigurationError
 from .lightning_private import store_hyperparameters
-from .recipes import class_path, plain
+from .recipes import class_path, to_config
 
 _DURING_INIT = "_init_arguments"
 """Where an object has its arguments while its `__init__` runs, and at no other time."""
@@ -42,7 +42,7 @@ class Hyperparameters(HyperparametersMixin):
         Raises:
             ConfigurationError: an argument that cannot be stored in a checkpoint.
         """
-        arguments = {name: plain(value, prefix + name) for name, value in self.__dict__[_DURING_INIT].items()}
+        arguments = {name: to_config(value, prefix + name) for name, value in self.__dict__[_DURING_INIT].items()}
         store_hyperparameters(self, {**arguments, "_class_path": class_path(type(self))}, logger)
 
 

@@ -42,8 +42,8 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from .lightning_private import cluster_environment, log_this_step, replace_signal_handlers, validates_or_ends_now
 
-AGAIN = 3.0
-"""Seconds after which a signal counts as a second one: launchers pass on what the process group was sent already."""
+SECOND_SIGNAL_AFTER = 3.0
+"""Seconds after which a signal counts as a second one. Launchers repeat a signal that the process group already got."""
 
 
 class Interruption(pl.callbacks.Checkpoint):
@@ -63,7 +63,9 @@ class Interruption(pl.callbacks.Checkpoint):
         if threading.current_thread() is not threading.main_thread():
             return  # Python lets no other thread set handlers
         fitting = self.trainer.state.fn == "fit"
-        handlers: dict[int, Any] = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._note if fitting else _leave)
+        handlers: dict[int, Any] = dict.fromkeys(
+            (signal.SIGTERM, signal.SIGINT), self._note if fitting else _exit_at_once
+        )
         if fitting and (requeue := self._requeue_signal()):
             handlers[requeue] = self._note
         self._previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
@@ -84,7 +86,7 @@ class Interruption(pl.callbacks.Checkpoint):
         now = time.monotonic()
         if not self.noted:
             self.noted, self._noted_at = signum, now
-        elif now - self._noted_at > AGAIN:
+        elif now - self._noted_at > SECOND_SIGNAL_AFTER:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
@@ -135,7 +137,7 @@ class Interruption(pl.callbacks.Checkpoint):
         return None
 
 
-def _leave(signum: int, frame: Any) -> None:
+def _exit_at_once(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)
 
 

@@ -63,7 +63,7 @@ def uniform(count: int, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def stretched(factor: float) -> Iterator[None]:
+def scaled(factor: float) -> Iterator[None]:
     """Within the block all noise is `factor` times as wide."""
     source = _source
     with use(lambda shape, like: factor * source(shape, like)):
@@ -110,7 +110,7 @@ def seed_torch(bits: int) -> None:
         torch.mps.manual_seed(bits)
 
 
-def torch_states() -> list[Tensor]:
+def torch_state() -> list[Tensor]:
     """Where torch's own generators stand: they are equal if nothing was drawn from them in between."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
@@ -118,9 +118,9 @@ def torch_states() -> list[Tensor]:
 
 
 @contextmanager
-def torch_kept() -> Iterator[None]:
+def keep_torch_state() -> Iterator[None]:
     """Whatever is drawn from torch's own generators within the block, they are then as they were."""
-    cpu, *devices = torch_states()
+    cpu, *devices = torch_state()
     try:
         yield
     finally:
@@ -134,12 +134,12 @@ def torch_kept() -> Iterator[None]:
 @contextmanager
 def torch_seeded(*key: int | str) -> Iterator[None]:
     """Within the block what torch's own generators draw is a function of the key; they are then as they were."""
-    with torch_kept():
+    with keep_torch_state():
         seed_torch(mixed_seed(*key))
         yield
 
 
-def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
+def row_uniform(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
     """Uniform numbers in (0, 1) that are a function of (key, row) alone.
 
     Args:
@@ -165,7 +165,7 @@ def seeded(*key: int | str) -> Source:
     return source
 
 
-class OfRows:
+class RowNoise:
     """Noise that is a function of (key, row, how many draws came before): pass it to `use`."""
 
     def __init__(self, *key: int | str, index: Tensor) -> None:
@@ -177,7 +177,7 @@ class OfRows:
         rows = self.index if len(shape) == 3 else self.index.new_full((1,), -1)
         if len(shape) == 3 and shape[1] != len(rows):
             raise ValueError(f"noise for {shape[1]} rows was asked for in a batch of {len(rows)} rows")
-        uniform = uniform_of_rows((*self.key, self.calls), rows, samples * dim)
+        uniform = row_uniform((*self.key, self.calls), rows, samples * dim)
         draws = torch.special.ndtri(uniform).to(like.dtype)
         draws = draws.view(len(rows), samples, dim).transpose(0, 1)
         return draws.reshape(shape)

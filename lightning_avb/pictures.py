@@ -28,7 +28,7 @@ NAMES: dict[Any, str] = {
     Samples: "sample",
     Encodes: "encode",
     Decodes: "decode",
-    HasCodes: "code_of",
+    HasCodes: "make_code",
     DrawsParameters: "draw",
 }
 """What a model has to have that can do something."""
@@ -69,8 +69,8 @@ def samples(model: Any, count: int = 64, labels: Sequence[int] | None = None) ->
     """Draws of the model: means of p(x|z) for z from the prior; a column a label if the model is class-conditional."""
     require(model, "sample", Samples)
     at_least(1, count=count)
-    kinds = len(labels) if labels else model.choices
-    return tiles(model.sample(count, labels), kinds if kinds > 1 else max(1, round(count**0.5)))
+    columns = len(labels) if labels else model.label_choices
+    return tiles(model.sample(count, labels), columns if columns > 1 else max(1, round(count**0.5)))
 
 
 @torch.no_grad()
@@ -78,8 +78,9 @@ def styles(model: Any, rows: int = 10) -> Picture:
     """A style a row, a label or category a column; the first row has the style 0: the heads of clusters."""
     require(model, "show its styles", HasCodes, Decodes)
     z = torch.cat([torch.zeros(1, model.latent_dim, device=model.device), model.prior().sample((rows - 1,))])
-    z, y = z.repeat_interleave(model.choices, 0), torch.arange(model.choices, device=model.device).repeat(rows)
-    return tiles(model.decode(model.code_of(z, y), y), model.choices)
+    labels = torch.arange(model.label_choices, device=model.device)
+    z, y = z.repeat_interleave(len(labels), 0), labels.repeat(rows)
+    return tiles(model.decode(model.make_code(z, y), y), len(labels))
 
 
 def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
@@ -141,7 +142,7 @@ def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
     require(model, "show its latent plane", Encodes, HasCodes)
     z = torch.cat([model.encode(batch.x, batch.y) for _ in range(draws)]).float().cpu()
     label = torch.zeros(len(batch.x)) if batch.y is None else batch.y.cpu()
-    prior = model.codes(2000).float().cpu()
+    prior = model.sample_codes(2000).float().cpu()
 
     def draw(axes: Any) -> None:
         axes.scatter(prior[:, 0], prior[:, 1], color="lightgrey", s=3, linewidths=0)

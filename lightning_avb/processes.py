@@ -32,7 +32,7 @@ REFUSED = {
 """Lightning's other strategies -> why not."""
 
 
-def check_start(strategy: Any) -> None:
+def check_launch(strategy: Any) -> None:
     """Checks, before anything is built, what the configuration and the launcher say.
 
     Args:
@@ -51,15 +51,15 @@ def check_start(strategy: Any) -> None:
         _check_srun()
 
 
-def check(trainer: pl.Trainer) -> None:
-    """Checks the trainer that was built. Raises ConfigurationError as `check_start` does."""
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Checks the trainer that was built. Raises ConfigurationError as `check_launch` does."""
     _check_class(type(trainer.strategy).__name__)
     if isinstance(trainer.strategy, DDPStrategy):
         _check_ddp(trainer.strategy)
     _check_processes(trainer)
 
 
-def lost(error: RuntimeError) -> str | None:
+def describe_lost_process(error: RuntimeError) -> str | None:
     """What to say of an error that comes of another process of the run being gone, None: it is another error."""
     said = str(error)
     if not isinstance(error, torch.distributed.DistError) and "gloo" not in said.lower():

@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from forked import Begun, finish, free_port, said, slurm_environment, start, torchrun_environment
-from games import MODELS
 from pytorch_lightning.loggers import CSVLogger
+from small_models import MODELS
 
 from datamodules import Digits
 from lightning_avb.callbacks import Checkpoint

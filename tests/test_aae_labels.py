@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 from autoencoders import CLASSES, KINDS, SHARP, WIDE, Given, aae, adam, blobs, categorical, played
-from games import trainer
+from closed_forms import perturbed
+from small_models import trainer
 from torch import nn
 from torch.distributions import Normal
-from worlds import perturbed
 
 from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import AAE, Batch, DeterministicEncoder, MixturePrior, PetalPrior, Player, StandardNormal
@@ -198,7 +198,7 @@ def test_the_decoder_reads_the_label_and_the_code_does_not():
     z = model.encode(x)
     assert (model.decode(z, y) != model.decode(z, (y + 1) % CLASSES)).all()
     torch.manual_seed(1)
-    codes = model.codes(6, y)
+    codes = model.sample_codes(6, y)
     torch.manual_seed(1)
     assert codes.shape == (6, 2) and torch.equal(codes, model.prior().sample((6,)))
     torch.manual_seed(1)

@@ -13,7 +13,7 @@ import torch
 from test_cli import DIGITS, QUICK, WIDTHS
 
 from lightning_avb import AVB, checkpoints
-from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_whole, read_checkpoint, resolve_ckpt_path
+from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_undamaged, read_checkpoint, resolve_ckpt_path
 from lightning_avb.errors import ConfigurationError, UnwritableError
 
 RUN = Path("runs", "digits", "avb_ac", "version_0")
@@ -32,8 +32,9 @@ def one(tmp_path_factory):
     path = tmp_path_factory.mktemp("one") / "some.ckpt"
     torch.manual_seed(0)
     model = AVB(latent_dim=2, data_shape=(1, 8, 8), classes=10)
-    kept = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 1}
-    torch.save({**kept, "pytorch-lightning_version": pl.__version__}, path)
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 1}
+    model.on_save_checkpoint(checkpoint)
+    torch.save({**checkpoint, "pytorch-lightning_version": pl.__version__}, path)
     return path
 
 
@@ -92,6 +93,23 @@ def test_damage_is_named_with_the_newest_whole_one_beside_it(place, damaged, rea
             assert str(error.value).startswith("ckpt_path: 'x/last.ckpt' is damaged (")
             assert reason in str(error.value)
             assert str(error.value).endswith("; the newest whole checkpoint there is 'x/epoch=3.ckpt'")
+
+
+def test_a_checkpoint_of_version_0_1_is_refused(one, tmp_path):
+    """It has no version; its class paths and buffers have other names."""
+    path, checkpoint = tmp_path / "old.ckpt", torch.load(one, weights_only=True)
+    del checkpoint["lightning_avb_version"]
+    checkpoint["hyper_parameters"]["players"]["init_args"]["model"]["class_path"] = "lightning_avb.game.Player"
+    checkpoint["state_dict"]["log_volume"] = checkpoint["state_dict"].pop("log_jacobian")
+    torch.save(checkpoint, path)
+    refusal = (
+        "was made by lightning_avb 0.1, which version .* cannot read; train again, or use it with lightning_avb 0.1"
+    )
+    for read in (read_checkpoint, checkpoints.load, checkpoints.load_datamodule):
+        with pytest.raises(ConfigurationError, match=f"^ckpt_path: '{path}' {refusal}$"):
+            read(path)
+    with pytest.raises(ConfigurationError, match=f"^ckpt_path: the checkpoint {refusal}$"):
+        AVB(latent_dim=2, data_shape=(1, 8, 8), classes=10).on_load_checkpoint(checkpoint)
 
 
 def test_what_the_location_of_a_checkpoint_can_be(place):
@@ -247,4 +265,4 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}
     assert names == {"epoch=1-step=24.ckpt", "epoch=1-step=24-v1.ckpt", "last.ckpt"}
-    assert newest_whole(folder) == folder / "last.ckpt"
+    assert newest_undamaged(folder) == folder / "last.ckpt"

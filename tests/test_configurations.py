@@ -18,7 +18,7 @@ import yaml
 
 from lightning_avb import AVB, VAE, CategoricalAAE
 from lightning_avb.cli.training import CLI
-from lightning_avb.recipes import locate, plain
+from lightning_avb.recipes import locate, to_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 UNMEASURED = CONFIGS / "unmeasured"
@@ -46,7 +46,7 @@ def name(path: Path) -> str:
 def arguments(target: type, given: dict[str, Any]) -> dict[str, Any]:
     """What a class is called with: its own defaults, and what is given in their place."""
     parameters = inspect.signature(target).parameters.values()
-    own = {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+    own = {p.name: to_config(p.default) for p in parameters if p.default is not p.empty}
     return {**own, **given}
 
 

@@ -19,7 +19,7 @@ import torch
 import torchvision.datasets
 import yaml
 import zuko.flows
-from games import trainer
+from small_models import trainer
 
 import datamodules
 import lightning_avb as avb

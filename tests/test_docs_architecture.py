@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from games import ACROSS_ROWS, MODELS, POSTERIORS, SMALL, trainer
 from pytorch_lightning.loggers import Logger
+from small_models import ACROSS_ROWS, MODELS, POSTERIORS, SMALL, trainer
 from torch.utils.data import DataLoader
 
 import lightning_avb as avb

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
-from worlds import LinearGaussian
 
 from lightning_avb import StandardNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import importance_weighting, log_joint, log_likelihood
-from lightning_avb.evaluation.trust import ENOUGH_SAMPLES, annealing_objection, harmonic_mean, importance_objection
+from lightning_avb.evaluation.reliability import (
+    ENOUGH_SAMPLES,
+    annealing_objection,
+    harmonic_mean,
+    importance_objection,
+)
 
 QUICK = {"steps": 40, "chains": 16, "simulated": 16}
 

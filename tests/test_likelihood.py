@@ -13,10 +13,10 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from games import trainer
+from closed_forms import LINEAR, LinearGaussian
+from small_models import trainer
 from test_cli import CONFIGS
 from torch.distributions import Independent, Normal
-from worlds import LINEAR, LinearGaussian
 
 from datamodules import Arrays
 from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli
@@ -436,13 +436,13 @@ class Drawn(torch.nn.Module):
         return Implicit(lambda samples: torch.randn(samples, 2), torch.Size(), torch.Size([2]))
 
 
-@pytest.mark.parametrize(("name", "value"), [("prior", Drawn()), ("choices", 10)])
+@pytest.mark.parametrize(("name", "value"), [("prior", Drawn()), ("label_choices", 10)])
 def test_where_there_is_no_density_the_test_goes_on(tmp_path, monkeypatch, name, value):
     monkeypatch.chdir(tmp_path)
     _, model, data = linear_gaussian(100)
     test, likelihood = trainer(tmp_path), Likelihood(["importance"], rows=5)
     test.callbacks.append(likelihood)
-    monkeypatch.setattr(type(model) if name == "choices" else model, name, value)
+    monkeypatch.setattr(type(model) if name == "label_choices" else model, name, value)
     monkeypatch.setattr(model, "scores", lambda batch: {"reconstruction": torch.zeros(len(batch.x))})
     (logged,) = test.test(model, data, verbose=False)
     assert likelihood.skipped and logged == {"test/reconstruction": 0.0}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from games import trainer
+from small_models import trainer
 
 from datamodules import NoData
 from lightning_avb import PooledMixtureEncoder, Posterior, checkpoints, cli

@@ -16,11 +16,11 @@ from pathlib import Path
 from .. import __version__
 from ..errors import DISK_FULL, ConfigurationError, DensityError, NonFiniteLossError, UnwritableError
 from .commands import COMMANDS
-from .configurations import described
-from .messages import Parser, refuse
+from .configurations import list_configurations
+from .messages import Parser, exit_with_error
 from .stages import STAGES
 
-OTHER_WORDS = {"train": "fit", "training": "fit", "evaluate": "test", "eval": "test", "generate": "sample"}
+ALIASES = {"train": "fit", "training": "fit", "evaluate": "test", "eval": "test", "generate": "sample"}
 """What other tools call the commands."""
 
 
@@ -34,7 +34,7 @@ def main(args: list[str] | None = None) -> None:
         said = _line_and_code(error)
         if said is None:
             raise
-        refuse(*said)
+        exit_with_error(*said)
     except (KeyboardInterrupt, SystemExit) as error:
         # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
@@ -52,11 +52,11 @@ def _line_and_code(error: Exception) -> tuple[str, int] | None:
         return (str(error), 1) if error.errno in DISK_FULL else None
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from ..processes import lost
+    from ..processes import describe_lost_process
 
     if isinstance(error, MisconfigurationException):
         return str(error), 2
-    line = lost(error) if isinstance(error, RuntimeError) else None
+    line = describe_lost_process(error) if isinstance(error, RuntimeError) else None
     return None if line is None else (line, 1)
 
 
@@ -73,9 +73,9 @@ def _run(args: list[str] | None) -> None:
     elif name in STAGES or name.startswith("-"):
         _run_stage(args)
     elif name:
-        words = {**{known: known for known in (*STAGES, *COMMANDS, "configs")}, **OTHER_WORDS}
+        words = {**{known: known for known in (*STAGES, *COMMANDS, "configs")}, **ALIASES}
         near = difflib.get_close_matches(name, words, 1, 0.5)
-        refuse(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
+        exit_with_error(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
     else:
         print(_overview(), file=sys.stderr)
         sys.exit(2)
@@ -97,7 +97,7 @@ def _overview() -> str:
 def _list_configurations(arguments: list[str]) -> None:
     parser = Parser(prog="lightning-avb configs", description="Lists the configurations that come with the package.")
     parser.add_argument("words", nargs="?", default="", help="those alone whose name or title contains this")
-    for line in described(parser.parse_args(arguments).words):
+    for line in list_configurations(parser.parse_args(arguments).words):
         print(line)
 
 

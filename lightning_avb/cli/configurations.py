@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from .messages import nearest
+from .messages import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
@@ -40,11 +40,11 @@ def find_configuration(given: str) -> str:
         return str(FOLDER / f"{name}.yaml")
     raise ConfigurationError(
         f"config: there is no file {given!r}, nor a configuration of that name in the package"
-        f"{nearest(name.removeprefix('configs/'), names())}"
+        f"{did_you_mean(name.removeprefix('configs/'), names())}"
     )
 
 
-def with_files(arguments: list[str]) -> list[str]:
+def with_configuration_files(arguments: list[str]) -> list[str]:
     """The arguments of a command with every value of `--config` (or `-c`) as `find_configuration` gives it."""
     found = list(arguments)
     for i, argument in enumerate(arguments):
@@ -58,7 +58,7 @@ def with_files(arguments: list[str]) -> list[str]:
     return found
 
 
-def described(words: str = "") -> Iterator[str]:
+def list_configurations(words: str = "") -> Iterator[str]:
     """One line per configuration, its name and title, and one for the result to expect.
 
     Args:

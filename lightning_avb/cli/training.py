@@ -23,10 +23,10 @@ from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
 from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
-from ..recipes import locate, plain
+from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
-from .configurations import with_files
+from .configurations import with_configuration_files
 from .messages import OneLineErrors, explain
 from .stages import DESCRIPTIONS
 
@@ -44,11 +44,13 @@ class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
         added = super().add_class_arguments(*args, **kwargs)
         defaults = self.get_defaults(skip_validation=True).items()
-        self.set_defaults({key: plain(value, key) for key, value in defaults if isinstance(value, partial)})
+        self.set_defaults({key: to_config(value, key) for key, value in defaults if isinstance(value, partial)})
         return added
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
-        return super().parse_args(with_files(list(sys.argv[1:] if args is None else args)), *more, **options)
+        return super().parse_args(
+            with_configuration_files(list(sys.argv[1:] if args is None else args)), *more, **options
+        )
 
 
 class CLI(ConfigurationOverCheckpoint):
@@ -109,7 +111,7 @@ class CLI(ConfigurationOverCheckpoint):
     def before_instantiate_classes(self) -> None:
         """Checks what was asked for, and says where the run is, before anything is built."""
         config = self.config[self.config.subcommand]
-        processes.check_start(config.trainer.strategy)
+        processes.check_launch(config.trainer.strategy)
         if config.trainer.gradient_clip_val is not None:
             raise ConfigurationError(
                 "trainer.gradient_clip_val: every player has its own; set model.players.*.clip_norm"
@@ -206,7 +208,7 @@ class CLI(ConfigurationOverCheckpoint):
             trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
         except (TypeError, ValueError, RuntimeError) as error:  # Lightning has several kinds for options it refuses
             raise ConfigurationError(f"trainer: {error}") from error
-        processes.check(trainer)
+        processes.check_trainer(trainer)
         return trainer
 
     def _recorder(self, stage: str) -> pl.Callback:

@@ -42,6 +42,11 @@ class CategoricalEncoder(Encoder):
         with torch.no_grad():
             self.cluster_heads.weight.copy_(heads.T - heads.T.mean(1, keepdim=True))
 
+    def head_penalty(self, distance: float) -> Tensor:
+        """By how much the cluster heads are nearer to each other than `distance`, the sum over pairs."""
+        assert self.cluster_heads is not None
+        return head_distance_penalty(self.cluster_heads.weight.T, distance)
+
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of q(y|x), `(batch, categories)`, and the style z, `(batch, latent_dim)`."""
         logits, z = self.network(x).to(x.dtype).tensor_split([self.categories], -1)

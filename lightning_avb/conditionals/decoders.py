@@ -43,14 +43,16 @@ class BernoulliDecoder(Decoder):
 
     def corrupt(self, x: Tensor, level: float) -> Tensor:
         """x with every value turned over with probability `level`."""
-        return (x - (torch.rand_like(x) < _share(level)).to(x.dtype)).abs()
+        return (x - (torch.rand_like(x) < _checked_probability(level)).to(x.dtype)).abs()
 
     def noisy(self, z: Tensor, level: float, y: Tensor | None = None) -> Distribution:
         mean = self._logits(z, y).sigmoid()
-        return Independent(Bernoulli(torch.logit(mean + _share(level) * (1 - 2 * mean))), self.dims, False)
+        return Independent(
+            Bernoulli(torch.logit(mean + _checked_probability(level) * (1 - 2 * mean))), self.dims, False
+        )
 
 
-def _share(level: float) -> float:
+def _checked_probability(level: float) -> float:
     if not 0 < level < 0.5:
         raise ConfigurationError(f"noise: {level} is no probability of a wrong value between 0 and 0.5")
     return level
@@ -96,9 +98,9 @@ class GaussianDecoder(Decoder):
             )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        return self._around(z, y, self.log_scale.exp())
+        return self._normal(z, y, self.log_scale.exp())
 
-    def _around(self, z: Tensor, y: Tensor | None, scale: Tensor) -> Distribution:
+    def _normal(self, z: Tensor, y: Tensor | None, scale: Tensor) -> Distribution:
         mean = self.network(z, self.label(y, z)).to(z.dtype)
         mean = mean.sigmoid() if self.sigmoid else mean
         return Independent(Normal(mean, scale, validate_args=False), self.dims, validate_args=False)
@@ -110,7 +112,7 @@ class GaussianDecoder(Decoder):
     def noisy(self, z: Tensor, level: float, y: Tensor | None = None) -> Distribution:
         if not level > 0:
             raise ConfigurationError(f"noise: {level} is not a positive standard deviation")
-        return self._around(z, y, (self.log_scale.exp().square() + level**2).sqrt())
+        return self._normal(z, y, (self.log_scale.exp().square() + level**2).sqrt())
 
 
 class DiscretizedLogisticDecoder(Decoder):

@@ -224,10 +224,10 @@ class PooledMixtureEncoder(Encoder):
         self.mixing = ResidualMLP((self.noise_dim,), (2 * latent_dim,), width, width, blocks, activation)
         for parameter in self.mixing.last.parameters():
             nn.init.zeros_(parameter)
-        self.straight = nn.Linear(self.noise_dim, latent_dim)
+        self.linear_mean = nn.Linear(self.noise_dim, latent_dim)
         with torch.no_grad():
-            self.straight.weight.copy_(start * torch.eye(latent_dim, self.noise_dim))
-            self.straight.bias.zero_()
+            self.linear_mean.weight.copy_(start * torch.eye(latent_dim, self.noise_dim))
+            self.linear_mean.bias.zero_()
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> SemiImplicit:
         features = self.network(x, self.label(y, x))
@@ -237,7 +237,7 @@ class PooledMixtureEncoder(Encoder):
             shift, log_scale = self.mixing(e, features).to(x.dtype).chunk(2, -1)
             # A component that is much narrower than its neighbours are apart is seen by its own draw alone.
             log_scale = 4 * torch.tanh(log_scale / 4) + self.log_start
-            return DiagonalNormal(self.straight(e).to(x.dtype) + shift, log_scale.exp())
+            return DiagonalNormal(self.linear_mean(e).to(x.dtype) + shift, log_scale.exp())
 
         return SemiImplicit(components, x.shape[:1], torch.Size([self.latent_dim]))
 

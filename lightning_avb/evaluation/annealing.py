@@ -35,7 +35,7 @@ from ..errors import ConfigurationError, at_least
 from ..objectives import log_mean_exp
 from .hamiltonian import AnnealingPath
 from .importance import CHUNK, LogDensity, effective_samples
-from .inputs import Decoder, Prior, prior_of, rows_of
+from .inputs import Decoder, Prior, as_prior, as_row_distribution
 
 
 class AnnealingSettings(NamedTuple):
@@ -154,7 +154,7 @@ def annealed_importance_sampling(
     Raises:
         ConfigurationError: no chains, or a start that has no row for every row.
     """
-    start = rows_of(start, "start")
+    start = as_row_distribution(start, "start")
     z = start.sample((at_least(1, chains=chains),))
     return _anneal(AnnealingPath(start, log_target, scale_tril, chunk), z, settings)
 
@@ -180,7 +180,7 @@ def bidirectional(
             `simulate`. A proposal may depend on x, not on `exact`.
         exact: `(batch, dim)`, one draw of p(z|x) for every row: the z of `simulate`.
     """
-    start = rows_of(start, "start")
+    start = as_row_distribution(start, "start")
     path = AnnealingPath(start, log_target, scale_tril, chunk)
     forward = _anneal(path, start.sample((at_least(1, chains=chains),)), settings)
     backward = settings._replace(betas=settings.betas[::-1], step_sizes=settings.step_sizes[::-1])
@@ -202,7 +202,7 @@ def simulate(decoder: Decoder, prior: Prior, rows: int, seed: int) -> tuple[Tens
         z `(rows, dim)` and x `(rows, *data_shape)`.
     """
     with noise.torch_seeded(seed, "simulate"):
-        z = prior_of(prior).sample((at_least(1, rows=rows),))
+        z = as_prior(prior).sample((at_least(1, rows=rows),))
         return z, decoder(z).sample()
 
 
@@ -242,7 +242,7 @@ def tune(
     at_least(1, transitions=transitions)
     if not 0 < acceptance < 1:
         raise ConfigurationError(f"acceptance: {acceptance} is no share of accepted transitions between 0 and 1")
-    start = rows_of(start, "start")
+    start = as_row_distribution(start, "start")
     path = AnnealingPath(start, log_target, scale_tril, chunk)
     point, log_step, log_steps = path(start.sample((chains,))), math.log(0.5), []
     for beta in _resized(betas, knots):

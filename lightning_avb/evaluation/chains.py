@@ -32,7 +32,7 @@ LogDensity = Callable[[Tensor], Tensor]
 """z `(n, dim)` -> log p(z) up to a constant, `(n,)`; -inf where p is 0, and where it cannot be worked out."""
 
 
-OCTAVES = 5
+STEP_OCTAVES = 5
 """Step sizes are drawn anew at every transition, down to 2^-5 of the tuned one: for narrow places as for wide ones."""
 
 DISTANCES = (2.0, 5.0, 15.0, 50.0)
@@ -61,14 +61,14 @@ class MovedDraws(NamedTuple):
         z: where they ended, `(n, dim)`.
         acceptance: share of the accepted transitions.
         shares: of the draws that lie, in the coordinate in which most has changed,
-            `middle`: below the draws' median, 0.5 before;
-            `outside`: out of their central 90 %, 0.1 before;
-            `far`: out of their central 99 %, 0.01 before;
+            `below_median`: below the draws' median, 0.5 before;
+            `outside_90`: out of their central 90 %, 0.1 before;
+            `outside_99`: out of their central 99 %, 0.01 before;
             and in all coordinates together
-            `beyond`: beyond the radius of all but 1 of 1000, around their mean and by their covariance;
-            `dense`, `thin`, `thinnest`: where the log-density is above their median, below that of all but 1 of 10 and
-            of all but 1 of 100.
-        shift: of the median in the coordinate of `middle`, in deviations.
+            `outside_radius`: beyond the radius of all but 1 of 1000, around their mean and by their covariance;
+            `high_density`: where the log-density is above its median over the draws;
+            `lowest_tenth`, `lowest_hundredth`: where it is below its quantile of 0.1, or of 0.01.
+        shift: of the median in the coordinate of `below_median`, in deviations.
     """
 
     z: Tensor
@@ -108,10 +108,10 @@ class Chains:
         # A covariance without the farthest draws, which would make all steps wide where tails are heavy.
         low, high = _quantiles(draws, (0.02, 0.98))
         near = torch.minimum(torch.maximum(draws, low), high)
-        self.loc, self.scale_tril = near.mean(0), _root(near)
+        self.loc, self.scale_tril = near.mean(0), _cholesky(near)
         self.log_step = math.log(0.5)
 
-    def white(self, z: Tensor) -> Tensor:
+    def whiten(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.scale_tril, (z - self.loc).T, upper=False).T
 
     def at(self, z: Tensor) -> _State:
@@ -128,7 +128,7 @@ class Chains:
         n, dim = state.z.shape
         velocity, test, length = noise.normal((n, dim + 2), state.z).split((dim, 1, 1), -1)
         # Reversible: the length of the step knows nothing of where the chain stands.
-        step = math.exp(self.log_step) * torch.exp2(-OCTAVES * torch.special.ndtr(length))
+        step = math.exp(self.log_step) * torch.exp2(-STEP_OCTAVES * torch.special.ndtr(length))
         energy = state.log_p - 0.5 * velocity.square().sum(-1)
         end, velocity = state, velocity + 0.5 * step * (state.gradient @ self.scale_tril)
         for i in range(self.leapfrogs):
@@ -197,22 +197,22 @@ def move_draws(
         first, last, acceptance = chains.run(draws, transitions)
     names = list(coordinates or [f"z[{i}]" for i in range(draws.shape[1])])
     q = _quantiles(draws, (0.005, 0.05, 0.5, 0.95, 0.995))
-    mean, root = draws.mean(0), _root(draws)
+    mean, root = draws.mean(0), _cholesky(draws)
     moved = {}
     sets: dict[str, Callable[[Tensor], Tensor]] = {
-        "middle": lambda z: z < q[2],
-        "outside": lambda z: (z < q[1]) | (z > q[3]),
-        "far": lambda z: (z < q[0]) | (z > q[4]),
+        "below_median": lambda z: z < q[2],
+        "outside_90": lambda z: (z < q[1]) | (z > q[3]),
+        "outside_99": lambda z: (z < q[0]) | (z > q[4]),
     }
     for name, inside in sets.items():
-        moved[name] = _worst(inside(first.z), inside(last.z), names)
+        moved[name] = _most_changed(inside(first.z), inside(last.z), names)
     radii = [torch.linalg.solve_triangular(root, (z - mean).T, upper=False).norm(dim=0) for z in (first.z, last.z)]
     limit, log_p = _quantiles(radii[0], (0.999,)), _quantiles(first.log_p, (0.5, 0.1, 0.01))
-    moved["beyond"] = _worst(radii[0] > limit, radii[1] > limit)
-    moved["dense"] = _worst(first.log_p > log_p[0], last.log_p > log_p[0])
-    moved["thin"] = _worst(first.log_p < log_p[1], last.log_p < log_p[1])
-    moved["thinnest"] = _worst(first.log_p < log_p[2], last.log_p < log_p[2])
-    i = names.index(moved["middle"].where)
+    moved["outside_radius"] = _most_changed(radii[0] > limit, radii[1] > limit)
+    moved["high_density"] = _most_changed(first.log_p > log_p[0], last.log_p > log_p[0])
+    moved["lowest_tenth"] = _most_changed(first.log_p < log_p[1], last.log_p < log_p[1])
+    moved["lowest_hundredth"] = _most_changed(first.log_p < log_p[2], last.log_p < log_p[2])
+    i = names.index(moved["below_median"].where)
     shift = (_quantiles(last.z[:, i], (0.5,))[0] - q[2, i]) / ((q[3, i] - q[1, i]) / 3.29)
     return MovedDraws(last.z, acceptance, moved, shift.item())
 
@@ -252,7 +252,7 @@ def find_missed_mode(
         chains.tune(draws[:1000])
         z = _descend(chains, wide * noise.normal((len(wide), draws.shape[1]), draws), wide, descent)
         z = chains.run(z, transitions)[1].z
-        z = z[_apart(chains.white(z), chains.white(draws))]
+        z = z[_far_from(chains.whiten(z), chains.whiten(draws))]
         if len(z) < max(10, 2 * draws.shape[1]):
             return MissedMode(0.0, len(z), len(wide), draws.new_full(draws.shape[1:], math.nan))
         there = Chains(log_density, z, leapfrogs)
@@ -276,7 +276,7 @@ def _descend(chains: Chains, white: Tensor, stride: Tensor, steps: int) -> Tenso
     return chains.loc + white @ chains.scale_tril.T
 
 
-def _apart(points: Tensor, draws: Tensor) -> Tensor:
+def _far_from(points: Tensor, draws: Tensor) -> Tensor:
     """Which points are twice as far from the nearest draw as nearly all draws are from each other."""
     points, draws = points.double().cpu(), draws.double().cpu()
     limit = log_distance(draws, draws, 2).quantile(0.999) + math.log(2)
@@ -286,13 +286,13 @@ def _apart(points: Tensor, draws: Tensor) -> Tensor:
 def _log_mass(z: Tensor, log_p: Tensor) -> Tensor:
     """E[log p] + H, by nearest neighbours where the covariance is the identity; H at most that of a Gaussian."""
     z = z.double()
-    root, log_two_pi_e = _root(z), math.log(2 * math.pi) + 1
+    root, log_two_pi_e = _cholesky(z), math.log(2 * math.pi) + 1
     white = torch.linalg.solve_triangular(root, (z - z.mean(0)).T, upper=False).T
     entropy = neighbour_entropy(white.unsqueeze(1))[0].clamp_max(0.5 * z.shape[1] * log_two_pi_e)
     return entropy + root.diagonal().log().sum() + log_p.double().mean()
 
 
-def _worst(before: Tensor, after: Tensor, names: Sequence[str] = ("",)) -> Share:
+def _most_changed(before: Tensor, after: Tensor, names: Sequence[str] = ("",)) -> Share:
     """Of sets, `(n, sets)` or `(n,)`, the one that most has changed."""
     before, after = before.view(len(before), -1), after.view(len(after), -1)
     entered, left = (after & ~before).sum(0), (before & ~after).sum(0)
@@ -307,7 +307,7 @@ def _quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.stack([ordered[min(len(values) - 1, int(level * len(values)))] for level in levels])
 
 
-def _root(draws: Tensor) -> Tensor:
+def _cholesky(draws: Tensor) -> Tensor:
     """The Cholesky factor of the covariance."""
     tril, failed = torch.linalg.cholesky_ex(draws.double().T.cov().view(draws.shape[1], -1))
     if failed or not torch.isfinite(tril).all():

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..errors import at_least
 from .importance import CHUNK, LogDensity, importance_weighting
-from .inputs import Decoder, Prior, Proposal, prior_of
+from .inputs import Decoder, Prior, Proposal, as_prior
 from .neighbours import neighbour_entropy
 from .quadrature import Quadrature, log_likelihood_on_grid
 
@@ -85,13 +85,13 @@ def decompose(
         quadrature: the grid.
         elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
     """
-    p, size = prior_of(prior), max(1, elements // x.numel())
+    p, size = as_prior(prior), max(1, elements // x.numel())
     sums, log_integrals = [], []
     for z, log_q_x in zip(quadrature.points.split(size), log_q.split(size), strict=True):
         log_x, log_p = decoder(z.unsqueeze(1)).log_prob(x), p.log_prob(z).unsqueeze(1)
         log_q_all = log_q_x.logsumexp(1, keepdim=True) - math.log(len(x))
         integrands = (-log_x, log_q_x - log_p, log_q_x - log_q_all, log_q_all - log_p, torch.ones_like(log_x))
-        sums.append(torch.stack([_under(log_q_x, values).sum(0) for values in integrands]))
+        sums.append(torch.stack([_weighted_by_q(log_q_x, values).sum(0) for values in integrands]))
         log_integrals.append((log_x + log_p).logsumexp(0))
     log_likelihood = torch.stack(log_integrals).logsumexp(0) + quadrature.log_weight
     reconstruction, kl, information, aggregate, mass = torch.stack(sums).sum(0) * math.exp(quadrature.log_weight)
@@ -128,7 +128,7 @@ def decompose_draws(
 @torch.no_grad()
 def kl_of_draws(z: Tensor, prior: Prior) -> Tensor:
     """KL(q(z|x), p(z)) from draws `(samples, batch, dim)` of q, `(batch,)`, in nats; see `neighbour_entropy`."""
-    return -neighbour_entropy(z) - prior_of(prior).log_prob(z).mean(0)
+    return -neighbour_entropy(z) - as_prior(prior).log_prob(z).mean(0)
 
 
 @torch.no_grad()
@@ -156,8 +156,8 @@ def critic_error(log_ratio: Tensor, log_q: Tensor, prior: Prior, quadrature: Qua
         prior: p(z), or a module or function whose call gives it.
         quadrature: the grid.
     """
-    truth = log_q - prior_of(prior).log_prob(quadrature.points).unsqueeze(1)
-    return _under(log_q, log_ratio - truth).sum(0) * math.exp(quadrature.log_weight)
+    truth = log_q - as_prior(prior).log_prob(quadrature.points).unsqueeze(1)
+    return _weighted_by_q(log_q, log_ratio - truth).sum(0) * math.exp(quadrature.log_weight)
 
 
 @torch.no_grad()
@@ -175,6 +175,6 @@ def on_grid(function: LogDensity, quadrature: Quadrature, rows: int, chunk: int 
     return torch.cat([function(z.unsqueeze(1).expand(-1, rows, -1)) for z in parts])
 
 
-def _under(log_q: Tensor, values: Tensor) -> Tensor:
+def _weighted_by_q(log_q: Tensor, values: Tensor) -> Tensor:
     """q times the values, 0 where q is 0."""
     return torch.where(log_q > -math.inf, log_q.exp() * values, 0.0)

@@ -71,15 +71,15 @@ class AnnealingPath:
             velocity: `(chains, batch, dim)`, in the coordinates L^-1 z.
             step: a number, or `(chains, batch, 1)`.
         """
-        velocity = velocity + 0.5 * step * self._pull(point, beta)
+        velocity = velocity + 0.5 * step * self._scaled_gradient(point, beta)
         for i in range(leapfrogs):
             shift = velocity if self.scale_tril is None else torch.einsum("bij,sbj->sbi", self.scale_tril, velocity)
             point = self(point.z + step * shift)
             last = i == leapfrogs - 1
-            velocity = velocity + (0.5 if last else 1.0) * step * self._pull(point, beta)
+            velocity = velocity + (0.5 if last else 1.0) * step * self._scaled_gradient(point, beta)
         return point, velocity
 
-    def _pull(self, point: State, beta: float) -> Tensor:
+    def _scaled_gradient(self, point: State, beta: float) -> Tensor:
         """The gradient of log f_b by L^-1 z."""
         gradient = point.gradient(beta)
         return gradient if self.scale_tril is None else torch.einsum("bji,sbj->sbi", self.scale_tril, gradient)

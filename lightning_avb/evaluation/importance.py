@@ -20,13 +20,13 @@ from torch import Tensor
 from .. import noise
 from ..errors import at_least
 from ..objectives import log_mean_exp
-from .inputs import Decoder, Prior, Proposal, drawn_with_density, prior_of, score
+from .inputs import Decoder, Prior, Proposal, as_prior, checked_log_prob, draws_with_log_prob
 
 LogDensity = Callable[[Tensor], Tensor]
 """z `(samples, batch, dim)` -> the logarithm of a function of z, one for every row, `(samples, batch)`."""
 
 
-BLOCK = 64
+DRAWS_PER_CALL = 64
 """Draws of one call of a distribution: a constant, as noise is a function of the row and the number of the call."""
 
 CHUNK = 4096
@@ -45,8 +45,8 @@ def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
         ConfigurationError: the prior is no distribution of vectors; when the result is called, what the decoder gave is
             no distribution over x with one log-probability for every z, or x is no value of it.
     """
-    p = prior_of(prior)
-    return lambda z: score(decoder(z), x, z.shape[:-1]) + p.log_prob(z)
+    p = as_prior(prior)
+    return lambda z: checked_log_prob(decoder(z), x, z.shape[:-1]) + p.log_prob(z)
 
 
 class ImportanceEstimate(NamedTuple):
@@ -81,15 +81,15 @@ def importance_weighting(
         ConfigurationError: `samples` or `chunk` is not positive; the proposal has no density, or not one for every row.
     """
     at_least(1, samples=samples)
-    draw, parts = drawn_with_density(proposal), []
-    for start in range(0, samples, BLOCK):
-        z, log_q = draw((min(BLOCK, samples - start),))
-        parts.append(evaluate(log_target, z, chunk) - log_q)
+    draw, parts = draws_with_log_prob(proposal), []
+    for start in range(0, samples, DRAWS_PER_CALL):
+        z, log_q = draw((min(DRAWS_PER_CALL, samples - start),))
+        parts.append(evaluate_in_chunks(log_target, z, chunk) - log_q)
     log_weight = torch.cat(parts)
     return ImportanceEstimate(log_mean_exp(log_weight), effective_samples(log_weight), log_weight.mean(0))
 
 
-def evaluate(log_target: LogDensity, z: Tensor, chunk: int) -> Tensor:
+def evaluate_in_chunks(log_target: LogDensity, z: Tensor, chunk: int) -> Tensor:
     """The log-density of z `(samples, batch, dim)`, with at most `chunk` pairs (draw, row) a call, but whole draws."""
     at_least(1, chunk=chunk)
     return torch.cat([log_target(part) for part in z.split(max(1, chunk // z.shape[1]))])

@@ -39,7 +39,7 @@ def has_density(q: Distribution) -> bool:
     )
 
 
-def prior_of(prior: Prior) -> Distribution:
+def as_prior(prior: Prior) -> Distribution:
     """p(z) with `batch_shape` `()` and `event_shape` `(dim,)`; expanded, it draws each row from the row's own noise.
 
     Raises:
@@ -57,7 +57,7 @@ def prior_of(prior: Prior) -> Distribution:
     return _RowByRow(p) if type(p).__module__.startswith("torch.") else p
 
 
-def rows_of(q: Distribution, name: str) -> Distribution:
+def as_row_distribution(q: Distribution, name: str) -> Distribution:
     """One distribution of vectors for every row, `batch_shape` `(batch,)`.
 
     Args:
@@ -79,7 +79,7 @@ def rows_of(q: Distribution, name: str) -> Distribution:
     return q
 
 
-def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor, Tensor]]:
+def draws_with_log_prob(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor, Tensor]]:
     """A shape of samples -> draws `(samples, batch, dim)` with their log-densities `(samples, batch)`.
 
     Raises:
@@ -87,7 +87,7 @@ def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor,
     """
     if isinstance(q, ScoredDraws):
         return q.rsample_and_log_prob
-    p = rows_of(q, "proposal")
+    p = as_row_distribution(q, "proposal")
     if not has_density(p):
         raise ConfigurationError(
             f"proposal: {type(p).__name__} has no density to weigh its draws by; fitted_proposal makes one that has"
@@ -100,7 +100,7 @@ def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor,
     return draw
 
 
-def score(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
+def checked_log_prob(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
     """log p(x|z), one number for every z.
 
     Args:
@@ -167,7 +167,7 @@ class _RowByRow(Distribution):
             return self.base.sample(torch.Size(sample_shape))
         eps = noise.normal((1, *self.batch_shape, 1), torch.zeros((), dtype=torch.float64)).flatten()
         seeds = (torch.special.ndtr(eps) * 2.0**52).long().tolist()
-        with noise.torch_kept():
+        with noise.keep_torch_state():
             rows = [self._seeded(seed, math.prod(sample_shape)) for seed in seeds]
         z = torch.stack(rows, 1)
         return z.view(*sample_shape, *z.shape[1:])

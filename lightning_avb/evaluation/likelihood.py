@@ -31,15 +31,15 @@ from .annealing import (
     tune,
 )
 from .importance import CHUNK, LogDensity
-from .inputs import Decoder, Prior, prior_of, rows_of, score
+from .inputs import Decoder, Prior, as_prior, as_row_distribution, checked_log_prob
 from .proposals import fitted_proposal, refined_proposal
-from .rows import over_rows
-from .trust import annealing_objection
+from .reliability import annealing_objection
+from .rows import map_rows
 
-PILOT = 32
+PILOT_ROWS = 32
 """Simulated rows that the step sizes are tuned on."""
 
-TRIED = 8
+TRIAL_DRAWS = 8
 """Draws of the prior that the decoder is tried with, before anything is estimated."""
 
 
@@ -81,13 +81,13 @@ class Annealer:
     @torch.no_grad()
     def _tuned(self, betas: Sequence[float], leapfrogs: int) -> AnnealingSettings:
         key = self.seed, "pilot"
-        _, pilot = self.simulated(PILOT, noise.mixed_seed(*key))
-        with noise.torch_seeded(*key), noise.use(noise.OfRows(*key, index=pilot.index)):  # type: ignore[arg-type]
+        _, pilot = self.simulated(PILOT_ROWS, noise.mixed_seed(*key))
+        with noise.torch_seeded(*key), noise.use(noise.RowNoise(*key, index=pilot.index)):  # type: ignore[arg-type]
             start, scale_tril = self.start(pilot)
             return tune(start, self.target(pilot), betas, leapfrogs, scale_tril=scale_tril, chunk=self.chunk)
 
     def estimate(self, rows: Batch) -> AnnealedEstimate:
-        """The chains of some rows: to be called by `over_rows`."""
+        """The chains of some rows: to be called by `map_rows`."""
         start, scale_tril = self.start(rows)
         return annealed_importance_sampling(
             start, self.target(rows), self.settings, self.chains, scale_tril, self.chunk
@@ -102,7 +102,7 @@ class Annealer:
             z = exact[rows.index]
             return bidirectional(start, self.target(rows), z, self.settings, self.chains, scale_tril, self.chunk)
 
-        found = over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
+        found = map_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
         self.gap = found.summary()["gap"][0]
         return found
 
@@ -185,20 +185,20 @@ def log_likelihood(
     if not len(x):
         raise ConfigurationError("x: there are no rows")
     p = _prior(decoder, x, prior, latent_dim, encoder)
-    _try(decoder, p, x, seed)
+    _check_decoder(decoder, p, x, seed)
 
     def target(rows: Batch) -> LogDensity:
         def log_density(z: Tensor) -> Tensor:
             pairs = rows.x.expand(len(z), *rows.x.shape).flatten(0, 1)
             flat = z.flatten(0, 1)
-            return score(decoder(flat), pairs, flat.shape[:1]).view(z.shape[:2]) + p.log_prob(z)
+            return checked_log_prob(decoder(flat), pairs, flat.shape[:1]).view(z.shape[:2]) + p.log_prob(z)
 
         return log_density
 
     def start(rows: Batch) -> tuple[Distribution, Tensor | None]:
         if encoder is None:
             return p.expand((len(rows.x),)), None
-        fitted = fitted_proposal(rows_of(encoder(rows.x), "encoder"), p)
+        fitted = fitted_proposal(as_row_distribution(encoder(rows.x), "encoder"), p)
         proposal = refined_proposal(fitted, target(rows), chunk=chunk)
         return proposal, proposal.scale_tril
 
@@ -208,7 +208,7 @@ def log_likelihood(
 
     annealer = Annealer(target, start, made, schedule(steps), leapfrogs, chains, chunk, seed)
     batch = Batch(x, index=torch.arange(len(x), device=x.device))
-    found = over_rows(annealer.estimate, batch, max(1, chunk // chains), seed, "annealing")
+    found = map_rows(annealer.estimate, batch, max(1, chunk // chains), seed, "annealing")
     values = found.bound
     if not values.isfinite().all():
         row = int((~values.isfinite()).nonzero()[0])
@@ -237,7 +237,7 @@ def _prior(
 ) -> Distribution:
     """p(z), whose dimension the prior, `latent_dim` or the encoder says."""
     if prior is not None:
-        p = prior_of(prior)
+        p = as_prior(prior)
         if latent_dim not in (None, p.event_shape[0]):
             raise ConfigurationError(f"latent_dim: {latent_dim}, where the prior has {p.event_shape[0]} dimensions")
         return p
@@ -245,7 +245,7 @@ def _prior(
         if encoder is None:
             raise ConfigurationError("latent_dim: needed without a prior or an encoder, which would say it")
         with torch.no_grad():
-            latent_dim = rows_of(encoder(x[:1]), "encoder").event_shape[0]
+            latent_dim = as_row_distribution(encoder(x[:1]), "encoder").event_shape[0]
     parameters = decoder.parameters() if isinstance(decoder, nn.Module) else iter(())
     like = next((p for p in parameters if p.is_floating_point()), x if x.is_floating_point() else torch.zeros(()))
     zeros = torch.zeros(at_least(1, latent_dim=latent_dim), dtype=like.dtype, device=like.device)
@@ -253,14 +253,16 @@ def _prior(
 
 
 @torch.no_grad()
-def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
+def _check_decoder(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
     """Raises ConfigurationError for a decoder that is none, and for rows that it cannot score."""
     if isinstance(decoder, OwnDecoder):
         decoder.check(x)
-    if isinstance(decoder, nn.Module) and any(module.training and _mixes(module) for module in decoder.modules()):
+    if isinstance(decoder, nn.Module) and any(
+        module.training and _depends_on_mode(module) for module in decoder.modules()
+    ):
         raise ConfigurationError("decoder: dropout or batch normalisation in training mode; call decoder.eval() first")
     with noise.torch_seeded(seed, "try"):
-        z = p.sample(torch.Size([TRIED]))
+        z = p.sample(torch.Size([TRIAL_DRAWS]))
     if x.device != z.device:
         raise ConfigurationError(f"x: it is on {x.device}, and draws of the prior are on {z.device}")
     try:
@@ -268,7 +270,7 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
     except (RuntimeError, ValueError, IndexError) as error:
         why = textwrap.shorten(str(error), 300)
         raise ConfigurationError(f"decoder: it does not take z of shape {tuple(z.shape)}: {why}") from error
-    value, inside = score(given, x[:1].expand(TRIED, *x.shape[1:]), (TRIED,)), _inside(given, x)
+    value, inside = checked_log_prob(given, x[:1].expand(TRIAL_DRAWS, *x.shape[1:]), (TRIAL_DRAWS,)), _inside(given, x)
     if value.isnan().any():
         raise ConfigurationError("decoder: its log-probability is nan where z is a draw of the prior")
     if not inside.all():
@@ -278,7 +280,7 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
         )
 
 
-def _mixes(module: nn.Module) -> bool:
+def _depends_on_mode(module: nn.Module) -> bool:
     return isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd))
 
 
@@ -292,4 +294,4 @@ def _inside(p: Distribution, x: Tensor) -> Tensor:
         support = p.support
     except NotImplementedError:
         return torch.ones(len(x), dtype=torch.bool)
-    return torch.cat([support.check(row.expand(TRIED, *row.shape)).any().view(1) for row in x])  # type: ignore[union-attr]
+    return torch.cat([support.check(row.expand(TRIAL_DRAWS, *row.shape)).any().view(1) for row in x])  # type: ignore[union-attr]

@@ -30,7 +30,7 @@ from ..objectives import log_mean_exp
 from .importance import effective_samples
 from .proposals import DefensiveStudent
 
-SEEN = 0.8
+FITTED_SHARE = 0.8
 """Share of the draws that a flow is fitted to which is to be compared with the others."""
 
 HELD_OUT = 0.1
@@ -154,7 +154,7 @@ def fit_density(
         flow = AutoregressiveFlow(draws.shape[1], 0, "spline", transforms, hidden, bins).to(white)
         white = white[torch.randperm(len(white)).to(white.device)]
         held_out = math.ceil(HELD_OUT * len(white))
-        flow.load_state_dict(_learnt(flow, white[held_out:], white[:held_out], epochs, batch_size, learning_rate))
+        flow.load_state_dict(_train(flow, white[held_out:], white[:held_out], epochs, batch_size, learning_rate))
     flow = flow.to(draws).requires_grad_(False)
     transform = ComposedTransform(flow().inv, LULinearTransform(tril.to(draws)))
     return Flow(mean.to(draws), torch.ones_like(draws[0]), transform)
@@ -169,7 +169,7 @@ def _gaussian(draws: Tensor) -> tuple[Tensor, Tensor]:
     return draws.mean(0), tril
 
 
-def _learnt(
+def _train(
     flow: AutoregressiveFlow, x: Tensor, held_out: Tensor, epochs: int, batch_size: int, learning_rate: float
 ) -> dict[str, Tensor]:
     """The weights of the epoch with the highest held-out likelihood."""
@@ -272,8 +272,8 @@ def diagnose_draws(
     at_least(20, samples=samples)
     if not 0 <= share <= 0.5:
         raise ConfigurationError(f"share: {share} is no share from 0 to 0.5")
-    unseen = draws if flow is not None else draws[math.floor(SEEN * len(draws)) :]
-    flow = fit_density(draws[: math.floor(SEEN * len(draws))], seed=seed) if flow is None else flow
+    unseen = draws if flow is not None else draws[math.floor(FITTED_SHARE * len(draws)) :]
+    flow = fit_density(draws[: math.floor(FITTED_SHARE * len(draws))], seed=seed) if flow is None else flow
     wider = round(share * samples)
     own = samples - wider
     with noise.use(noise.seeded(seed, "diagnose_draws")):

@@ -22,8 +22,8 @@ from torch.distributions import Distribution, constraints
 
 from .. import noise
 from ..errors import ConfigurationError, at_least
-from .importance import BLOCK, CHUNK, LogDensity, effective_samples, evaluate
-from .inputs import Prior, prior_of, rows_of
+from .importance import CHUNK, DRAWS_PER_CALL, LogDensity, effective_samples, evaluate_in_chunks
+from .inputs import Prior, as_prior, as_row_distribution
 
 
 class DefensiveStudent(Distribution):
@@ -139,11 +139,11 @@ def fitted_proposal(
     at_least(2, draws=draws)
     if not floor > 0:
         raise ConfigurationError(f"floor: {floor} is not a positive standard deviation")
-    q = rows_of(q, "q")
-    z = torch.cat([q.sample((min(BLOCK, draws - start),)) for start in range(0, draws, BLOCK)])
+    q = as_row_distribution(q, "q")
+    z = torch.cat([q.sample((min(DRAWS_PER_CALL, draws - start),)) for start in range(0, draws, DRAWS_PER_CALL)])
     mean, covariance = _moments(z, z.new_zeros(z.shape[:2]), z.mean(0), torch.diag_embed(z.var(0, correction=0)))
     covariance = covariance + floor**2 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    return DefensiveStudent(mean, covariance, prior_of(prior), df, inflate, share)
+    return DefensiveStudent(mean, covariance, as_prior(prior), df, inflate, share)
 
 
 @torch.no_grad()
@@ -163,7 +163,7 @@ def refined_proposal(
     at_least(2, draws=draws)
     for _ in range(rounds):
         z, log_r = proposal.rsample_and_log_prob((draws,))
-        proposal = proposal.refit(z, evaluate(log_target, z, chunk) - log_r)
+        proposal = proposal.refit(z, evaluate_in_chunks(log_target, z, chunk) - log_r)
     return proposal
 
 

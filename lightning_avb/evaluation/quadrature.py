@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .inputs import Decoder, Prior, prior_of
+from .inputs import Decoder, Prior, as_prior
 
 
 class Quadrature(NamedTuple):
@@ -60,7 +60,7 @@ def log_likelihood_on_grid(
     Returns:
         `(batch,)`.
     """
-    p, parts = prior_of(prior), []
+    p, parts = as_prior(prior), []
     for z in quadrature.points.split(max(1, elements // x.numel())):
         log_joint = decoder(z.unsqueeze(1)).log_prob(x) + p.log_prob(z).unsqueeze(1)
         parts.append(log_joint.logsumexp(0))

@@ -45,9 +45,9 @@ from ..conditionals import (
 )
 from ..errors import ConfigurationError
 from ..lightning_private import epoch_was_whole
-from ..networks import MLP, Network, check_rows_apart
+from ..networks import MLP, Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player
-from .latent import LatentVariableModel, check_draws, make_prior
+from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 ADAM = partial(torch.optim.Adam, fused=True)
 OPPOSED = partial(ADAM, betas=(0.5, 0.999))
@@ -136,10 +136,10 @@ class AAE(LatentVariableModel):
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, 0)
         self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         self.label_context_dim = self._label_context_dim()
         self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self.label_context_dim)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def _label_context_dim(self) -> int:
         """The length of what the discriminator is told of a row's label; the last stands for none."""

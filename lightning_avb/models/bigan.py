@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
-from ..networks import MLP, Network, ResidualCritic, check_rows_apart
+from ..networks import MLP, Network, ResidualCritic, check_no_batch_norm
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .gan import ADAM, NETWORK, Generator, Output, check_output
-from .latent import EncodingModel, check_draws
+from .latent import EncodingModel, check_sampled_prior
 
 
 @dataclass(frozen=True)
@@ -99,11 +99,11 @@ class BiGAN(EncodingModel):
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
         self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)
@@ -134,7 +134,11 @@ class BiGAN(EncodingModel):
 
     def learn(self, batch: Batch) -> PhaseResult:
         found = self.terms(batch, self.pairs(batch))
-        losses = {"encoder": found.generator, "generator": found.opposite, "discriminator": found.discriminator}
+        losses = {
+            "encoder": found.generator,
+            "generator": found.generator_on_real,
+            "discriminator": found.discriminator,
+        }
         return PhaseResult(losses, {"discriminator_accuracy": found.accuracy})
 
     def learn_discriminator(self, batch: Batch) -> PhaseResult:

@@ -22,15 +22,14 @@ from .. import noise
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
 from ..conditionals import CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
-from ..conditionals.categorical import head_distance_penalty
 from ..errors import ConfigurationError, at_least, check_weights
-from ..evaluation import ClusterCounts
+from ..evaluation import CategoryErrors
 from ..lightning_private import attached_datamodule, moved_batch
-from ..networks import InputNoise, Network, check_rows_apart, keep_statistics
+from ..networks import InputNoise, Network, check_no_batch_norm, check_noiseless, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Cosine, Phase, PhaseResult, Player
 from .aae import ADAM, DECODER, NETWORK, OPPOSED, READER
-from .latent import LatentVariableModel, check_draws, make_prior
+from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,6 @@ class CategoricalAAE(LatentVariableModel):
     """
 
     encoder: CategoricalEncoder
-    cluster_counts: Any
     label_argument = "classes"
 
     def __init__(
@@ -130,10 +128,10 @@ class CategoricalAAE(LatentVariableModel):
         self.adversarial = AdversarialObjective(loss, gradient_penalty, penalty)
         if not category and not style:
             raise ConfigurationError("category, style: both are 0, which leaves the discriminators nothing to judge")
-        self.judged = {part: weight for part, weight in weights.items() if weight}
+        self.adversarial_weights = {part: weight for part, weight in weights.items() if weight}
         self.smoothness, self.balance, self.radius = smoothness, balance, radius
         self.clusters, self.code, self.head_distance = categories, code, head_distance
-        self.labelled = 0
+        self.labelled_per_batch = 0
         self.require_one_step(except_for="discriminator", minimum=1)
         self.build_if_known(data_shape=data_shape, classes=classes)
 
@@ -162,27 +160,25 @@ class CategoricalAAE(LatentVariableModel):
             data_shape, self.latent_dim, self.categories, self.recipes["encoder"], self.code == "sum"
         )
         if self.smoothness:
-            _check_noiseless(self.encoder)
+            check_noiseless(smoothness=self.encoder)
         if self.head_distance:
             # An autoencoder that learns slowly would not get them apart.
             self.encoder.place_heads(self.head_distance)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         dims = {"category": self.categories, "style": self.latent_dim}
         self.discriminators = nn.ModuleDict(
-            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.judged}
+            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.adversarial_weights}
         )
-        check_rows_apart(discriminator=self.discriminators)
-        self.cluster_counts = nn.ModuleDict(
-            {stage: ClusterCounts(self.categories, classes or 1) for stage in ("val", "test")}
-        )
+        check_no_batch_norm(discriminator=self.discriminators)
+        self.errors = CategoryErrors(self.categories, classes or 1, clusters=self.clusters is not None)
 
     def configure_model(self) -> None:
         super().configure_model()
         labelled = self.data.labelled_per_batch
-        self.labelled = at_least(0, **{"data.labelled_per_batch": labelled or 0})
-        if self.labelled and self.clusters:
+        self.labelled_per_batch = at_least(0, **{"data.labelled_per_batch": labelled or 0})
+        if self.labelled_per_batch and self.clusters:
             raise ConfigurationError("data.labelled_per_batch: clusters learn from no labels; leave it at 0")
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
@@ -204,24 +200,17 @@ class CategoricalAAE(LatentVariableModel):
         ]
 
     def _labelled(self, batch: Batch) -> Batch:
-        return batch.first(self.labelled) if self.labelled else batch
+        return batch.first(self.labelled_per_batch) if self.labelled_per_batch else batch
 
     def _unlabelled(self, batch: Batch) -> Batch:
-        return batch.at(slice(self.labelled, None))
+        return batch.at(slice(self.labelled_per_batch, None))
 
     def reconstruct(self, batch: Batch) -> PhaseResult:
         batch = self._unlabelled(batch)
         log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
-        loss = self.weight_penalty + self._head_penalty - log_likelihood
+        heads = self.encoder.head_penalty(self.head_distance) if self.head_distance else 0.0
+        loss = self.weight_penalty + heads - log_likelihood
         return PhaseResult({"autoencoder": loss}, {"reconstruction": -log_likelihood})
-
-    @property
-    def _head_penalty(self) -> Tensor | float:
-        """By how much cluster heads are nearer to each other than `head_distance`, the sum over pairs."""
-        if not self.head_distance:
-            return 0.0
-        assert self.encoder.cluster_heads is not None
-        return head_distance_penalty(self.encoder.cluster_heads.weight.T, self.head_distance)
 
     def terms(self, logits: Tensor, z: Tensor) -> dict[str, AdversarialTerms]:
         """What the discriminators give for a batch, next to draws of their priors; those of weight 0 are left out.
@@ -246,7 +235,7 @@ class CategoricalAAE(LatentVariableModel):
         x = self._unlabelled(batch).x
         logits, z = self.encoder.heads(x)
         found = self.terms(logits, z)
-        generator = torch.stack([self.judged[part] * of.generator for part, of in found.items()]).sum(0)
+        generator = torch.stack([self.adversarial_weights[part] * of.generator for part, of in found.items()]).sum(0)
         scores = _accuracies(found)
         if self.smoothness:
             with keep_statistics(self.encoder):
@@ -280,15 +269,17 @@ class CategoricalAAE(LatentVariableModel):
         if self.trainer.predicting:
             return
         self.check_labels(batch, minimum=-1)
-        if self.trainer.training and len(batch.x) <= self.labelled:
+        if self.trainer.training and len(batch.x) <= self.labelled_per_batch:
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled} of a batch of {len(batch.x)} rows leave none without a label"
+                f"data.labelled_per_batch: {self.labelled_per_batch} of a batch of {len(batch.x)} rows leave none "
+                "without a label"
             )
         y = self._labelled(batch).y
         if self.trainer.training and not self.clusters and (y is None or not (y >= 0).all()):
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled}, and there are rows without a label; let the datamodule say "
-                "how many rows of a batch are labelled ones, or the model how many categories there are without labels"
+                f"data.labelled_per_batch: {self.labelled_per_batch}, and there are rows without a label; let the "
+                "datamodule say how many rows of a batch are labelled ones, or the model how many categories there are "
+                "without labels"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -300,25 +291,25 @@ class CategoricalAAE(LatentVariableModel):
         self._count("test", batch)
 
     def _count(self, stage: str, batch: Batch) -> None:
-        batch = batch.counted
+        batch = batch.real_rows
         if batch.y is not None and len(batch.x):
-            self.cluster_counts[stage].update(self.encoder.heads(batch.x)[0], batch.y)
+            self.errors.update(stage, self.encoder.heads(batch.x)[0], batch.y)
 
     def on_validation_epoch_start(self) -> None:
-        self.cluster_counts["val"].reset()
+        self.errors.reset("val")
 
     def on_validation_epoch_end(self) -> None:
         self._log_error("val")
 
     def on_test_epoch_start(self) -> None:
         """Clusters get their labels from the validation data."""
-        self.cluster_counts["test"].reset()
+        self.errors.reset("test")
         if not self.clusters:
             return
         data = attached_datamodule(self)
         if data is None:
             raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
-        self.cluster_counts["val"].reset()
+        self.errors.reset("val")
         data.setup("validate")
         for batch, _, loader in CombinedLoader(data.val_dataloader(), "sequential"):
             batch = moved_batch(self, batch, loader)
@@ -329,23 +320,17 @@ class CategoricalAAE(LatentVariableModel):
         self._log_error("test")
 
     def _log_error(self, stage: str) -> None:
-        if not self.cluster_counts[stage].update_called:
-            return
-        counts, _ = self.cluster_counts[stage].compute()
-        known, label = (
-            self.cluster_counts["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
-        )
-        if known.any() and counts.any():
-            right = counts[torch.arange(self.categories), label].sum()
-            self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True, sync_dist=True)
+        error = self.errors.compute(stage)
+        if error is not None:
+            self.log(f"{stage}/error", error, prog_bar=True, sync_dist=True)
 
     # Codes.
 
     @property
-    def choices(self) -> int:
+    def label_choices(self) -> int:
         return self.categories
 
-    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """`(count, code_dim)` codes of styles z `(count, latent_dim)` and categories y `(count,)`; None: drawn ones."""
         y = self._draw_categories(z) if y is None else y
         return self.encoder.join(one_hot(y, self.categories).to(z), z)
@@ -362,12 +347,3 @@ def _discriminator_loss(found: dict[str, AdversarialTerms]) -> Tensor:
 
 def _accuracies(found: dict[str, AdversarialTerms]) -> dict[str, Tensor]:
     return {f"{name}_accuracy": part.accuracy for name, part in found.items()}
-
-
-def _check_noiseless(encoder: nn.Module) -> None:
-    for part in encoder.modules():
-        dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p
-        if dropout or (isinstance(part, InputNoise) and part.normal):
-            raise ConfigurationError(
-                "smoothness: noise in the encoder would drown the change it looks for; leave noise and dropout at 0"
-            )

@@ -37,9 +37,9 @@ from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerm
 from ..batch import Batch, Shape
 from ..conditionals import Conditional, PriorRecipe, StandardNormal
 from ..errors import ConfigurationError
-from ..networks import MLP, Network, check_rows_apart
+from ..networks import MLP, Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from .latent import GenerativeModel, check_draws
+from .latent import GenerativeModel, check_sampled_prior
 
 Output = Literal["sigmoid", "identity"]
 
@@ -144,10 +144,10 @@ class GAN(GenerativeModel):
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
         self.discriminator = self.recipes["discriminator"](data_shape, (), self.classes)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)

@@ -16,10 +16,10 @@ from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
 from ..lightning_private import attached_datamodule
-from ..recipes import recipe
+from ..recipes import from_config
 
 
-def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
+def cycled_labels(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
     """`(count,)` labels, those asked for in turn, all `classes` if none are; None where the model knows none.
 
     Raises:
@@ -50,7 +50,7 @@ def make_prior(prior: Any, latent_dim: int) -> nn.Module:
     return made
 
 
-def check_draws(prior: nn.Module, latent_dim: int) -> None:
+def check_sampled_prior(prior: nn.Module, latent_dim: int) -> None:
     """Looks at a prior that is only drawn from.
 
     Raises:
@@ -101,7 +101,7 @@ class GenerativeModel(Game):
     ) -> None:
         super().__init__(players=players, accumulate=accumulate)
         self.latent_dim = at_least(1, latent_dim=latent_dim)
-        self.recipes = {name: recipe(value) for name, value in recipes.items()}
+        self.recipes = {name: from_config(value) for name, value in recipes.items()}
         self.conditional = conditional
 
     @property
@@ -165,16 +165,16 @@ class GenerativeModel(Game):
         return self.latent_dim
 
     @property
-    def choices(self) -> int:
+    def label_choices(self) -> int:
         """How many labels `sample` can be asked for, 0 in a model that knows none."""
         return self.classes
 
     @torch.no_grad()
-    def codes(self, count: int, y: Tensor | None = None) -> Tensor:
+    def sample_codes(self, count: int, y: Tensor | None = None) -> Tensor:
         """`(count, code_dim)` codes drawn from the prior, with the labels y `(count,)` if they are part of a code."""
-        return self.code_of(self.prior().sample((count,)), y)
+        return self.make_code(self.prior().sample((count,)), y)
 
-    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+    def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor:
         """`(count, code_dim)`, the code of z `(count, latent_dim)` and the label: z, where labels are no part of it."""
         return z
 
@@ -194,8 +194,8 @@ class GenerativeModel(Game):
         Raises:
             ConfigurationError: labels that the model does not know.
         """
-        y = in_turn(count, labels, self.choices, self.device)
-        return self.decode(self.codes(count, y), y)
+        y = cycled_labels(count, labels, self.label_choices, self.device)
+        return self.decode(self.sample_codes(count, y), y)
 
 
 class EncodingModel(GenerativeModel):
@@ -248,7 +248,7 @@ class LatentVariableModel(EncodingModel):
         self.samples, self.kl_warmup = at_least(1, samples=samples), at_least(0, kl_warmup=kl_warmup)
         if weight_prior is not None and not weight_prior > 0:
             raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")
-        self.weight_prior, self.rows = weight_prior, 0
+        self.weight_prior, self.train_rows = weight_prior, 0
         self.register_buffer("log_jacobian", torch.zeros(()))
 
     def build(self, data_shape: Shape) -> None:
@@ -262,7 +262,7 @@ class LatentVariableModel(EncodingModel):
             return
         data = self.data
         self.log_jacobian.fill_(data.log_jacobian)
-        self.rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
+        self.train_rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
 
     @property
     def kl_weight(self) -> float:
@@ -277,10 +277,10 @@ class LatentVariableModel(EncodingModel):
         """
         if self.weight_prior is None:
             return 0.0
-        if not self.rows:
+        if not self.train_rows:
             raise ConfigurationError("weight_prior: needs a datamodule that tells how many rows it has")
         squares = torch.stack([parameter.square().sum() for parameter in self.decoder.parameters()]).sum()
-        return squares / (2 * self.weight_prior**2 * self.rows)
+        return squares / (2 * self.weight_prior**2 * self.train_rows)
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z), `(samples, batch)`, in nats of the units that x had before it was standardised."""
@@ -299,8 +299,8 @@ class LatentVariableModel(EncodingModel):
 
     @torch.no_grad()
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
-        y = in_turn(count, labels, self.choices, self.device)
-        p = self.decoder(self.codes(count, y), y)
+        y = cycled_labels(count, labels, self.label_choices, self.device)
+        p = self.decoder(self.sample_codes(count, y), y)
         return p.mean if mean else p.sample()
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ from ..lightning_private import forget_hyperparameter
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from ..recipes import recipe
+from ..recipes import from_config
 from ..support import Parameters
 from ..targets import Family, Target
 from ..targets.calls import checked_log_prob
@@ -140,7 +140,7 @@ class Posterior(Game):
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
         self._warmup_steps = warmup
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
-        self.recipes = {name: recipe(value) for name, value in given.items()}
+        self.recipes = {name: from_config(value) for name, value in given.items()}
         self.require_one_step(except_for="critic", minimum=1)
         try:
             target = self.recipes["target"]()
@@ -160,10 +160,10 @@ class Posterior(Game):
             )
         self.target = target.requires_grad_(False)
         self.support = target.support
-        self.advice = (
+        self.finite.advice = (
             f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
             f"support, {', '.join(map(' '.join, target.constraints.items()))}, and the support the right "
-            "one? A smaller learning rate or clip_norm for that player is the other cure."
+            "one? A smaller learning rate or clip_norm for that player often helps too."
         )
         self.build_if_known(data_shape=target.data_shape or (1,))
         forget_hyperparameter(self, "data_shape")  # the target says it
@@ -283,12 +283,12 @@ class Posterior(Game):
     def draw_z(self, count: int, x: Tensor | None = None, chunk: int = 1 << 16) -> Tensor:
         """`(count, batch, latent_dim)`: draws of q(z|x) in the unconstrained coordinates; one row if there is no x."""
         at_least(1, count=count)
-        x = self.data_sets(x)
+        x = self.checked_data_sets(x)
         q, size = self.encoder(x), max(1, chunk // len(x))
         parts = [q.rsample((min(size, count - done),)) for done in range(0, count, size)]
         return self.to_z(torch.cat(parts))
 
-    def data_sets(self, x: Tensor | None) -> Tensor:
+    def checked_data_sets(self, x: Tensor | None) -> Tensor:
         """Data sets as the sampler takes them, `(batch, *data_shape)`; where the target has no family, a row of ones.
 
         Raises:

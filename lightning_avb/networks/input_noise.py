@@ -47,3 +47,14 @@ class InputNoise(nn.Module):
         if self.training and self.normal:
             x = x + self.normal * noise.normal(x.shape, x)
         return self.network(self.dropout(x), context)
+
+
+def check_noiseless(**networks: nn.Module) -> None:
+    """Raises ConfigurationError if a network adds noise in training; the message names the argument that forbids it."""
+    for name, network in networks.items():
+        for part in network.modules():
+            dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p
+            if dropout or (isinstance(part, InputNoise) and part.normal):
+                raise ConfigurationError(
+                    f"{name}: noise in the encoder would hide the change that it measures; leave noise and dropout at 0"
+                )

@@ -52,7 +52,7 @@ def check_dropout(dropout: float) -> None:
         raise ConfigurationError(f"dropout: {dropout} is not a share from 0 to below 1")
 
 
-def check_rows_apart(**networks: nn.Module) -> None:
+def check_no_batch_norm(**networks: nn.Module) -> None:
     """Raises ConfigurationError if a network's rows see each other in training; the message names the argument."""
     for name, network in networks.items():
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):

@@ -181,6 +181,6 @@ def why_no_likelihood(model: Any) -> str | None:
         return "the model has no encoder and decoder"
     if not has_density(model.prior()):
         return "the prior has no density"
-    if model.choices != model.classes:
+    if model.label_choices != model.classes:
         return "a code is more than a draw of the prior"
     return None

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from ..checkpoints import save_whole
+from ..checkpoints import save_atomically
 from ..runs import path_beside_checkpoint
 from .base import align
 
@@ -21,7 +21,7 @@ class SaveMetrics(pl.Callback):
         self.rows: Counter[int] = Counter()
 
     def _count(self, batch: Any, loader: int) -> None:
-        self.rows[loader] += len(batch.counted.x)
+        self.rows[loader] += len(batch.real_rows.x)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -79,7 +79,7 @@ class SavePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if len(batch.counted.x):
+        if len(batch.real_rows.x):
             self.outputs.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -93,5 +93,5 @@ class SavePredictions(pl.Callback):
             if value is not None
         }
         self.outputs = []
-        save_whole(joined, path)
+        save_atomically(joined, path)
         print(f"predictions: {path}")

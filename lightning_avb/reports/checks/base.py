@@ -14,7 +14,7 @@ from ...targets import Target
 from ...targets.calls import TolerantDensity
 from ..base import Estimator
 
-ERRORS = 4.0
+MOST_ERRORS = 4.0
 """Standard errors that a figure must be off by, beside its tolerance: dozens of figures are looked at."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..base import Figure
-from .base import ERRORS, PosteriorCheck, PosteriorDraws
+from .base import MOST_ERRORS, PosteriorCheck, PosteriorDraws
 
 
 class WeightCheck(PosteriorCheck):
@@ -17,7 +17,7 @@ class WeightCheck(PosteriorCheck):
         found = draws.weighted
         trusted = found.smoothed.k < 0.7
         weights = "by the weights" if trusted else f"by weights that are not to be trusted, k {found.smoothed.k:.2f}"
-        apart = found.shortfall > 0.05 and found.shortfall > ERRORS * found.shortfall_error
+        apart = found.shortfall > 0.05 and found.shortfall > MOST_ERRORS * found.shortfall_error
         return [
             Figure(
                 "Pareto k",
@@ -67,7 +67,7 @@ class WeightCheck(PosteriorCheck):
             # The draws have errors, too.
             error = (error.square() + before * (1 - before) / len(z)).sqrt()
             i = int(((share - before) / error).abs().argmax())
-            value, off = share[i].item(), abs(share[i].item() - before) > ERRORS * error[i].item()
+            value, off = share[i].item(), abs(share[i].item() - before) > MOST_ERRORS * error[i].item()
             wrong = below if value < before else above
             objects = trusted and off and wrong and not least <= value <= most
             name = draws.coordinates[i]

@@ -11,8 +11,8 @@ from torch.distributions import Distribution
 
 from ...batch import Batch
 from ...errors import ConfigurationError, at_least
-from ...evaluation import Annealer, prior_of, schedule, simulate
-from ...evaluation.trust import annealing_objection, harmonic_mean
+from ...evaluation import Annealer, as_prior, schedule, simulate
+from ...evaluation.reliability import annealing_objection, harmonic_mean
 from ..base import Figure
 from .base import BELOW, LikelihoodEstimator, RowEstimator, Run
 from .importance import adapted_proposal, joint_density
@@ -61,7 +61,7 @@ class AnnealingOptions(NamedTuple):
     def _tuned(self, model: Any, chunk: int, seed: int) -> Annealer:
         def start(rows: Batch) -> tuple[Distribution, Tensor | None]:
             if self.start == "prior":
-                return prior_of(model.prior).expand((len(rows.x),)), None
+                return as_prior(model.prior).expand((len(rows.x),)), None
             proposal = adapted_proposal(model, rows, chunk)
             return proposal, proposal.scale_tril
 

@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from ...batch import Batch
-from ...evaluation import over_rows
+from ...evaluation import map_rows
 from ...evaluation.metrics import MeanOverRows
 from ..base import Estimator, Figure
 
@@ -62,11 +62,11 @@ class Run:
 
     def evaluated(self, batch: Batch) -> Batch:
         """The rows of a batch that are evaluated."""
-        batch = known_rows(batch)
+        batch = without_fillers(batch)
         return batch if self.rows is None else _where(batch, batch.index < self.rows)  # type: ignore[operator, arg-type]
 
 
-def known_rows(batch: Batch) -> Batch:
+def without_fillers(batch: Batch) -> Batch:
     """Rows of the data: an index below 0 stands in where a process has none."""
     return _where(batch, batch.index >= 0)  # type: ignore[operator, arg-type]
 
@@ -134,7 +134,7 @@ class RowEstimator(LikelihoodEstimator, abc.ABC):
             return
         begin = time.perf_counter()
         together = max(1, run.chunk // self.copies)
-        value, *rest = over_rows(lambda rows: self.estimate(run, rows), batch, together, run.seed, self.name)
+        value, *rest = map_rows(lambda rows: self.estimate(run, rows), batch, together, run.seed, self.name)
         columns = torch.stack([value + self.offset(run), *rest], 1)
         self.metric.update(columns, batch.index)  # type: ignore[arg-type]
         self.seconds += time.perf_counter() - begin

@@ -39,7 +39,7 @@ class ModelBound(RowEstimator):
     def update(self, run: Run, batch: Batch) -> None:
         if not self.asked:
             self.asked = True
-            with noise.use(noise.OfRows(run.seed, "own", index=batch.index[:1])):  # type: ignore[index]
+            with noise.use(noise.RowNoise(run.seed, "own", index=batch.index[:1])):  # type: ignore[index]
                 scores = run.model.scores(batch.first(1))
             self.name = next((name for name in self.SIDE if name in scores), "")
         if self.name:

@@ -24,6 +24,7 @@ from ...capabilities import HasDensityRatio, can
 from ...evaluation import (
     Decomposition,
     Quadrature,
+    as_prior,
     critic_error,
     decompose,
     decompose_draws,
@@ -32,12 +33,11 @@ from ...evaluation import (
     kl_of_aggregate,
     kl_of_draws,
     on_grid,
-    prior_of,
 )
-from ...evaluation.importance import BLOCK
-from ...evaluation.inputs import drawn_with_density, rows_of
+from ...evaluation.importance import DRAWS_PER_CALL
+from ...evaluation.inputs import as_row_distribution, draws_with_log_prob
 from ..base import Figure, Subset
-from .base import LikelihoodEstimator, Run, known_rows
+from .base import LikelihoodEstimator, Run, without_fillers
 
 GRID_ROWS = 16
 """Rows for which a grid is filled at most."""
@@ -63,7 +63,7 @@ class BoundTerms(LikelihoodEstimator):
 
     def update(self, run: Run, batch: Batch) -> None:
         if sum(len(part.x) for part in self.batches) < self.ROWS:
-            self.batches.append(known_rows(batch))
+            self.batches.append(without_fillers(batch))
 
     def gather(self, run: Run) -> None:
         """The first rows of the test data, each once."""
@@ -119,7 +119,7 @@ def bound_terms(model: Any, batch: Batch, seed: int, rows: int | None = None) ->
 @contextmanager
 def _seeded(seed: int, name: str, batch: Batch) -> Iterator[None]:
     """Draws are a function of (seed, name, rows), whoever draws."""
-    with noise.torch_seeded(seed, name), noise.use(noise.OfRows(seed, name, index=batch.index)):  # type: ignore[arg-type]
+    with noise.torch_seeded(seed, name), noise.use(noise.RowNoise(seed, name, index=batch.index)):  # type: ignore[arg-type]
         yield
 
 
@@ -135,7 +135,7 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
 
 
 def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str, list[Figure]]:
-    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
+    n, p, q = len(batch.x), as_prior(model.prior), as_row_distribution(model.encoder(batch.x, batch.y), "encoder")
     grid, has_critic = Quadrature.grid(model.latent_dim, device=batch.x.device), can(model, HasDensityRatio)
 
     def decoder(z: Tensor) -> Distribution:
@@ -157,7 +157,7 @@ def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str
         how, side, elbo = _neighbours(z), "either, by the error of the entropy of q", "ELBO, by neighbours"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
         if has_critic:
-            error = torch.cat([critic_kl(part) for part in z[:CRITIC_DRAWS].split(BLOCK)]).mean(0) - found.kl
+            error = torch.cat([critic_kl(part) for part in z[:CRITIC_DRAWS].split(DRAWS_PER_CALL)]).mean(0) - found.kl
     rows = {
         exact: (found.log_likelihood + model.log_jacobian, "exact to the grid"),
         elbo: (found.elbo + model.log_jacobian, side),
@@ -182,7 +182,7 @@ def _mean(name: str, values: Tensor, subset: Subset, side: str, how: str) -> Fig
 
 
 def _draws(q: Distribution, count: int) -> Tensor:
-    return torch.cat([q.sample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
+    return torch.cat([q.sample((min(DRAWS_PER_CALL, count - start),)) for start in range(0, count, DRAWS_PER_CALL)])
 
 
 def _neighbours(z: Tensor) -> str:
@@ -191,7 +191,7 @@ def _neighbours(z: Tensor) -> str:
 
 def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
     """I(x; z) and KL(q(z), p(z)), and how they were got."""
-    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
+    n, p, q = len(batch.x), as_prior(model.prior), as_row_distribution(model.encoder(batch.x, batch.y), "encoder")
     known = has_density(q)
     if plane and not known:
         z = _draws(q, FEW_DRAWS)
@@ -199,7 +199,7 @@ def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, st
         if kl.isfinite():
             return kl - aggregate, aggregate, _neighbours(z)
     r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
-    z, log_q = (part[0] for part in drawn_with_density(r)((1,)))
+    z, log_q = (part[0] for part in draws_with_log_prob(r)((1,)))
     every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
     log_aggregate = every.logsumexp(1) - math.log(n)
     how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"

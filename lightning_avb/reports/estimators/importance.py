@@ -9,8 +9,8 @@ from torch import Tensor
 from ...batch import Batch
 from ...errors import at_least
 from ...evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, refined_proposal
-from ...evaluation.importance import BLOCK, LogDensity
-from ...evaluation.trust import harmonic_mean, importance_objection
+from ...evaluation.importance import DRAWS_PER_CALL, LogDensity
+from ...evaluation.reliability import harmonic_mean, importance_objection
 from .base import BELOW, RowEstimator, Run
 
 
@@ -21,7 +21,7 @@ class ImportanceWeighting(RowEstimator):
         samples: weighted draws of every row.
     """
 
-    name, side, columns, copies, precedence = "importance", BELOW, 2, BLOCK, 1
+    name, side, columns, copies, precedence = "importance", BELOW, 2, DRAWS_PER_CALL, 1
 
     def __init__(self, samples: int = 1000) -> None:
         self.samples = at_least(1, samples=samples)

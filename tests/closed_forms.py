@@ -1,4 +1,4 @@
-"""Small worlds in which every quantity of the theory is known."""
+"""Models in which every quantity of the theory has a closed form."""
 
 from __future__ import annotations
 
