@@ -83,7 +83,7 @@ def decompose(
         decoder, prior: give p(x|z) and p(z).
         x: `(batch, *data_shape)`, all rows at once: q(z) is their average.
         quadrature: the grid.
-        elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
+        elements: size of the output of one decoder call, at most; only memory depends on it.
     """
     p, size = as_prior(prior), max(1, elements // x.numel())
     sums, log_integrals = [], []
