@@ -8,8 +8,8 @@ Without a checkpoint the decoder is a random MLP, 8 -> 300 -> 300 -> 784 Bernoul
 ones, so that logits and posteriors are about as sharp as a trained decoder's; its encoder is fitted to data simulated
 from it. With one, decoder, prior and encoder are the checkpoint's.
 
-First table: decoder evaluations (log p(x|z) and its gradient by z, one pair of chain and row) a second. The bare side
-calls the decoder and nothing else. The sides take turns; the ratio is taken pair by pair.
+First table: decoder evaluations (log p(x|z) and its gradient in z, for one pair of chain and row) per second. The bare
+side only calls the decoder. The sides alternate; the ratio is taken pair by pair.
 
 Second table: the gap between the lower and the upper bound (bidirectional Monte Carlo) on data simulated from the
 model, in nats, against the decoder evaluations that each chain costs. It limits the error of the lower bound there, in

@@ -1,7 +1,7 @@
-"""The engine: players with optimizers of their own, phases that move some of them, one `global_step` per batch.
+"""The engine: every player has its own optimizer, a phase steps some of them, and one batch is one `global_step`.
 
-A model says who plays (`player_modules`), in which order (`phases`) and for what (each phase's per-sample losses). Only
-this file steps optimizers.
+A model defines its players (`player_modules`), the order of the phases (`phases`) and the per-sample losses of each.
+Only this file steps optimizers.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 class Game(Hyperparameters, BatchModule, abc.ABC):
     """Base class of all models.
 
-    A new model has `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
+    A new model defines `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
     `__init__` has an argument for each of `data_attributes` and ends with `build_if_known`.
 
     Args:
-        players: a dataclass whose fields are the players' names and whose values are `Player`. A player whose modules
-            have no parameters does not play.
-        accumulate: split every batch into that many pieces and step once: the memory of one piece, the gradient of the
+        players: a dataclass with one `Player` per field; the field is the player's name. A player without parameters
+            is dropped.
+        accumulate: split every batch into that many parts and step once: the memory of one part, the gradient of the
             whole batch.
 
     Raises:
-        ConfigurationError: a number that makes no sense, with its name.
+        ConfigurationError: a number out of range; the message names it.
     """
 
     data_attributes: ClassVar[tuple[str, ...]] = ("data_shape",)
-    """What a model must know of the data before it is built, `data_shape`, the shape of a row of x, among them. A
-    DataModule has attributes of these names; a model that is built without one gets them as arguments."""
+    """What a model must know about the data before it is built, at least `data_shape`, the shape of a row of x. A
+    DataModule has attributes of these names; without a DataModule they are arguments of the model."""
 
     def __init__(self, players: Any, accumulate: int = 1) -> None:
         super().__init__()
@@ -68,15 +68,15 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         self.data_shape: Shape | None = None
         self.finite = FiniteGuard()
 
-    # What a model says.
+    # What a model defines.
 
     @abc.abstractmethod
     def build(self, data_shape: Shape) -> None:
-        """Makes the networks for rows of that shape."""
+        """Makes the networks for rows of x of this shape."""
 
     @abc.abstractmethod
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
-        """Player -> the modules whose parameters it moves."""
+        """Player -> the modules whose parameters it updates."""
 
     @abc.abstractmethod
     def phases(self) -> list[Phase]:
@@ -84,10 +84,10 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     @abc.abstractmethod
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Per-sample quantities to average over a data set in validation and test."""
+        """Per-sample quantities, which validation and test average over the data set."""
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
-        """What `predict` gives for every row, `(batch, ...)` each.
+        """What `predict` returns for every row, `(batch, ...)` each.
 
         Raises:
             ConfigurationError: this model predicts nothing.
@@ -100,11 +100,11 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
     # Construction.
 
     def build_if_known(self, **data_attributes: Any) -> None:
-        """Builds the networks, unless the data is still to be seen. The last line of a model's `__init__`.
+        """Builds the networks if the shape of the data is known. The last line of a model's `__init__`.
 
         Args:
-            data_attributes: the values of `Game.data_attributes` by name; `data_shape` is None where the DataModule
-                will tell.
+            data_attributes: the values of `Game.data_attributes` by name; `data_shape` is None if the DataModule
+                gives it later.
         """
         if data_attributes["data_shape"] is None or self.data_shape is not None:
             return
@@ -114,7 +114,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         self.players = {name: player for name, player in self.players.items() if self.parameters_of(name)}
 
     def require_one_step(self, except_for: str | None = None, minimum: int = 0) -> None:
-        """Raises ConfigurationError if a player takes more or fewer steps per batch than one.
+        """Raises ConfigurationError if a player does not take exactly one step per batch.
 
         Args:
             except_for: the player that may take more.
@@ -129,39 +129,40 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     @property
     def data(self) -> DataDescription:
-        """What the trainer's DataModule tells of its data; nothing, where there is none."""
+        """What the trainer's DataModule says about its data; all defaults without a DataModule."""
         return DataDescription(attached_datamodule(self))
 
     def setup(self, stage: str) -> None:
         processes.check_trainer(self.trainer)
 
     def configure_model(self) -> None:
-        told = {name: getattr(attached_datamodule(self), name, None) for name in self.data_attributes}
-        if self.data_shape is None and told["data_shape"] is None:
+        from_data = {name: getattr(attached_datamodule(self), name, None) for name in self.data_attributes}
+        if self.data_shape is None and from_data["data_shape"] is None:
             raise ConfigurationError(
                 "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"
             )
         if self.data_shape is None:
-            for name, known in told.items():
+            for name, value in from_data.items():
                 given = self.hparams.get(name)
-                if given is not None and known is not None and given != known:
-                    raise ConfigurationError(f"{name}: the configuration says {given}, the data has {known}")
-        self.build_if_known(**told)
-        if told["data_shape"] is not None and tuple(told["data_shape"]) != self.data_shape:
+                if given is not None and value is not None and given != value:
+                    raise ConfigurationError(f"{name}: the configuration says {given}, the data has {value}")
+        self.build_if_known(**from_data)
+        if from_data["data_shape"] is not None and tuple(from_data["data_shape"]) != self.data_shape:
             raise ConfigurationError(
-                f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(told['data_shape'])}"
+                f"data_shape: the model is made for rows of {self.data_shape}, the data has "
+                f"{tuple(from_data['data_shape'])}"
             )
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Interruption()]
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
-        """The parameters that a player moves."""
+        """The parameters that a player updates."""
         return [p for module in self.player_modules()[player] for p in module.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer per player, in the order of `players`, and the schedulers of those that have one."""
-        optimizers = [of.make_optimizer(name, self.parameters_of(name)) for name, of in self.players.items()]
+        optimizers = [player.make_optimizer(name, self.parameters_of(name)) for name, player in self.players.items()]
         self._optimizer_options = {
             name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for name, optimizer in zip(self.players, optimizers, strict=True)
@@ -176,7 +177,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         total = self.trainer.estimated_stepping_batches
         return self.players[name].make_scheduler(name, optimizer, None if math.isinf(total) else int(total))
 
-    # Resuming: moments, counters and positions from the checkpoint, hyper-parameters from the configuration.
+    # Resuming: optimizer states and counters from the checkpoint, hyper-parameters from the configuration.
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         compare_with(checkpoint, self)
@@ -188,7 +189,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         gradients.fix_buckets(self.trainer.strategy.model, moving)
 
     def _apply_configuration(self) -> None:
-        """Gives the restored optimizers the configuration's options and replays the schedules up to this step."""
+        """Sets the configuration's options on the restored optimizers, and replays the schedules up to this step."""
         configs = iter(self.trainer.lr_scheduler_configs)
         for name, optimizer in zip(self.players, self.trainer.strategy.optimizers, strict=True):
             for group, options in zip(optimizer.param_groups, self._optimizer_options[name], strict=True):
@@ -254,8 +255,8 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     def _optimizers_of(self, phase: Phase) -> _PhaseOptimizers:
         if phase.players not in self._phase_optimizers:
-            given = self.optimizers()
-            optimizers = dict(zip(self.players, given if isinstance(given, list) else [given], strict=True))
+            found = self.optimizers()
+            optimizers = dict(zip(self.players, found if isinstance(found, list) else [found], strict=True))
             moving = [optimizers[name] for name in phase.players]
             parameters = [p for optimizer in moving for group in optimizer.param_groups for p in group["params"]]
             all_parameters = len(parameters) == sum(p.requires_grad for p in self.parameters())
@@ -263,7 +264,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         return self._phase_optimizers[phase.players]
 
     def _step(self, optimizer: Any) -> None:
-        """One optimizer step; the first of a batch is the one that Lightning counts."""
+        """One optimizer step. Lightning counts only the first of a batch."""
         if not self._stepped:
             optimizer.step()
             self._stepped = True
@@ -296,7 +297,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         self.check_batch(batch, batch_idx)
         with self._noise_of_rows(stage, batch):
             scores = self.scores(batch)
-        weight = float(len(batch.real_rows.x))  # as a whole number Lightning would round its mean over processes down
+        weight = float(len(batch.real_rows.x))  # Lightning would round the mean over processes of an integer down
         for name, value in scores.items():
             self.log(
                 f"{stage}/{name}",
@@ -321,7 +322,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
 
 class _PhaseOptimizers(NamedTuple):
-    """What moves in a phase. `all_parameters`: all parameters of the model get their gradient in this phase."""
+    """The optimizers of a phase and their parameters. `all_parameters`: these are all parameters of the model."""
 
     optimizers: list[Any]
     parameters: list[nn.Parameter]

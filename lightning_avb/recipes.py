@@ -1,7 +1,7 @@
 """Recipes: how a part of a model is made, as plain values that a YAML file and a checkpoint can hold.
 
-A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three spellings of
-one thing. `to_config` writes the last, `from_config` reads any of them.
+A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three forms of the same
+thing. `to_config` gives the last, `from_config` takes any of them.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def from_config(value: Any) -> Any:
     """The inverse of `to_config`: class paths become callables (dataclasses: values), everything else stays itself.
 
     Raises:
-        ConfigurationError: a class path that leads to no part of a model.
+        ConfigurationError: a class path that is no module, optimizer, scheduler or dataclass.
     """
     if isinstance(value, list):
         return [from_config(item) for item in value]
@@ -107,7 +107,7 @@ def from_config(value: Any) -> Any:
     arguments = {key: from_config(item) for key, item in (value.get("init_args") or {}).items()}
     if dataclasses.is_dataclass(target):
         return target(**arguments)  # type: ignore[operator]
-    # Nothing else may be called on a checkpoint's word.
+    # A checkpoint must not be able to call anything else.
     if not (isinstance(target, type) and issubclass(target, (nn.Module, Optimizer, LRScheduler))):
         raise ConfigurationError(f"class_path: {value['class_path']!r} is no module, optimizer or scheduler")
     return partial(target, **arguments)

@@ -30,7 +30,7 @@ def require_known_version(checkpoint: dict[str, Any], name: str = "the checkpoin
 
 
 def compare_with(checkpoint: dict[str, Any], model: pl.LightningModule) -> None:
-    """Prints the hyper-parameters of the model that differ from the checkpoint's.
+    """Prints the hyper-parameters that differ between model and checkpoint.
 
     Raises:
         ConfigurationError: the weights of the checkpoint have other shapes than those of the model, or it is from a

@@ -52,7 +52,7 @@ def fit(folder: Path, processes: int, slurm: bool = False, ckpt_path: Path | Non
 
 
 def _fit(processes: int, ckpt_path: Path | None) -> None:
-    """4 batches an epoch, a validation after every second one, a checkpoint of its own now and then."""
+    """4 batches per epoch, a validation after every second one, a checkpoint of its own now and then."""
     pl.seed_everything(0)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -36,7 +36,7 @@ def likelihood_loss(model, x, z, y=None):
     """With weights of the decoder that are normal a priori."""
     mean, scale = model.decoder.network(z, y), model.decoder.log_scale.exp()
     squares = sum(parameter.square().sum() for parameter in model.decoder.parameters())
-    penalty = squares / (2 * model.weight_prior**2 * model.rows) if model.weight_prior else 0.0
+    penalty = squares / (2 * model.weight_prior**2 * model.train_rows) if model.weight_prior else 0.0
     return penalty - Normal(mean, scale).log_prob(x).sum(-1)
 
 

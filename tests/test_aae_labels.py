@@ -94,7 +94,7 @@ class Unnamed(StandardNormal):
             {"train": [blobs(8)._replace(y=torch.tensor([-2] * 8))]},
             "label -2",
         ),
-        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "are to be int64"),
+        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "must be int64"),
         ({"labels": "decoder"}, {"train": [blobs(8)._replace(y=torch.zeros(8, 1, dtype=int))]}, r"of shape \(8, 1\)"),
         ({"labels": "decoder", "data_shape": (KINDS,), "classes": 9}, {}, "the model knows 9 labels, the data has 4"),
         ({"labels": "prior", "prior": PetalPrior, "data_shape": (KINDS,), "classes": 9}, {}, "knows 9 labels"),

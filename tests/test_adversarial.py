@@ -156,5 +156,5 @@ def test_objectives_that_are_none(options, message):
 
 
 def test_a_discriminator_gives_one_number_per_row():
-    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(2,\) numbers per row"):
+    with pytest.raises(ConfigurationError, match=r"^discriminator: gives an output of shape \(2,\) per row"):
         objective("kl")(partial(MLP, (3,), (2,))(), [torch.randn(5, 3)], [torch.randn(5, 3)])

@@ -35,7 +35,7 @@ def test_heaps_become_clusters_without_labels(tmp_path, clusters):
     assert run.callback_metrics["val/error"] < 0.05
     (found,) = run.test(model, data, verbose=False)
     assert found["test/error"] < 0.05
-    # Clusters are called by validation rows: with other names in the test data nothing is right.
+    # Clusters get their labels from validation rows: with other names in the test data nothing is right.
     (found,) = run.test(model, Given(data.train, val, test._replace(y=(test.y + 1) % KINDS)), verbose=False)
     assert found["test/error"] > 0.95
 
@@ -221,7 +221,7 @@ def test_a_datamodules_own_mistakes_are_named(tmp_path, labelled, message):
 
 def test_clusters_without_a_datamodule_have_no_names(tmp_path):
     model = categorical(categories=4, data_shape=(KINDS,), classes=KINDS)
-    with pytest.raises(ConfigurationError, match=r"^data: clusters are called by validation rows"):
+    with pytest.raises(ConfigurationError, match=r"^data: clusters get their labels from validation rows"):
         trainer(tmp_path).test(model, Given([blobs(8)]).test_dataloader(), verbose=False)
     (found,) = trainer(tmp_path).test(model, Given([blobs(8)], val=blobs(8, labelled=0)), verbose=False)
     assert "test/error" not in found

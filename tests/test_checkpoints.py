@@ -210,11 +210,11 @@ def limited():
 def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(limited, tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "x" / "last.ckpt"
     with pytest.raises(
-        UnwritableError, match=r"last\.ckpt' could not be written \(File too large\); there is none before"
+        UnwritableError, match=r"last\.ckpt' could not be written \(File too large\); there is no previous"
     ):
         io.save_checkpoint({"weights": torch.zeros(100000)}, path)
     io.save_checkpoint({"weights": torch.ones(10)}, path)
-    with pytest.raises(UnwritableError, match=r"\(File too large\); the one before it is whole"):
+    with pytest.raises(UnwritableError, match=r"\(File too large\); the previous one is kept"):
         io.save_checkpoint({"weights": torch.zeros(100000)}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert torch.load(path)["weights"].equal(torch.ones(10))
@@ -234,7 +234,7 @@ def test_a_full_disk_ends_a_run_in_one_line(monkeypatch, refusal):
     monkeypatch.setattr(torch, "save", full)
     line = refusal("fit", "--config", DIGITS, *QUICK, *WIDTHS, code=1)
     assert line.startswith("error: 'runs/digits/avb_ac/version_0/checkpoints/")
-    assert line.endswith("could not be written (No space left on device); there is none before it")
+    assert line.endswith("could not be written (No space left on device); there is no previous one")
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
 
 
@@ -261,7 +261,10 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     caplog.clear()
     command(*options, "--ckpt_path=last", "--trainer.max_steps=24")
     assert "'runs/digits/avb_ac/version_0/checkpoints/.epoch=1-step=23.ckpt.part'" in caplog.text
-    assert "checkpoint: 1 in 'runs/digits/avb_ac/version_0/checkpoints' that this run does not keep up" in caplog.text
+    assert (
+        "checkpoint: 1 of an earlier start in 'runs/digits/avb_ac/version_0/checkpoints' are not tracked by this run"
+        in caplog.text
+    )
     assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}
     assert names == {"epoch=1-step=24.ckpt", "epoch=1-step=24-v1.ckpt", "last.ckpt"}

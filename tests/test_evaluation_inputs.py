@@ -180,7 +180,7 @@ def black_box():
             r"^decoder: Independent with batch shape \(4, 5, 1\).*Independent\(\.\.\., 1\)",
             lambda: at_one(Net(lambda a: Independent(Bernoulli(logits=a.unsqueeze(-2)), 1)), x=torch.ones(5, 1, 3)),
         ),
-        ("^decoder: its call gave a Tensor", lambda: at_one(Net(lambda a: a))),
+        ("^decoder: returned a Tensor", lambda: at_one(Net(lambda a: a))),
         (r"^decoder: .* rows end in \(7,\)", lambda: at_one(x=torch.ones(5, 7))),
         ("^x: Independent cannot score it", lambda: at_one(checked, x=torch.full((5, 3), 0.5))),
         ("^prior: a Tensor", lambda: at_one(prior=torch.zeros(2))),

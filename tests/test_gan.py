@@ -472,7 +472,7 @@ def test_a_discriminator_gives_one_number_a_row():
 
     model = GAN(2, data_shape=(4,))
     model.discriminator = Three((4,), ())
-    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(3,\) numbers per row"):
+    with pytest.raises(ConfigurationError, match=r"^discriminator: gives an output of shape \(3,\) per row"):
         model.learn(Batch(torch.rand(5, 4)))
 
 

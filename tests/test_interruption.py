@@ -35,7 +35,7 @@ class Signal(pl.Callback):
 
 
 def fit(folder, *callbacks, ckpt_path=None, **options):
-    """4 batches an epoch, a validation after every second epoch."""
+    """4 batches per epoch, a validation after every second epoch."""
     pl.seed_everything(0)
     given = {"check_val_every_n_epoch": 2, "log_every_n_steps": 1, "max_steps": 14, **options}
     run = trainer(folder, logger=CSVLogger(folder / "runs", "fit"), callbacks=list(callbacks), **given)

@@ -128,7 +128,7 @@ def test_map_learns_the_number_of_rows_from_the_data(tmp_path, make):
 @every_model
 def test_map_without_the_number_of_rows_evaluates_and_refuses_to_learn(make):
     model, batch = make(weight_prior=1.0, data_shape=(3,)), Batch(torch.randn(5, 3))
-    with pytest.raises(ConfigurationError, match=r"^weight_prior: needs a datamodule that tells"):
+    with pytest.raises(ConfigurationError, match=r"^weight_prior: needs a datamodule that gives"):
         model.learn(batch)
     with torch.no_grad():
         assert model.scores(batch)

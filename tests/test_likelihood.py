@@ -147,7 +147,7 @@ class Best(RowEstimator):
     name, side, precedence = "best of some", "below", 9
 
     def __init__(self, draws: int = 3) -> None:
-        self.draws = self.copies = draws
+        self.draws = self.draws_per_row = draws
         self.settings = f"{draws} draws"
 
     def estimate(self, run, rows):
@@ -216,7 +216,10 @@ def test_a_row_that_is_none_of_the_data_counts_nowhere():
     ("arguments", "message"),
     [
         ({"estimators": ["import"]}, "likelihood.estimators: 'import'"),
-        ({"estimators": ["no.Such"]}, "likelihood.estimators: 'no.Such' is none of importance, .* no path of a class"),
+        (
+            {"estimators": ["no.Such"]},
+            "likelihood.estimators: 'no.Such' is none of importance, .* not the path of a class",
+        ),
         ({"chains": 0}, "likelihood.chains: 0"),
         ({"start": "middle"}, "likelihood.start: 'middle'"),
         ({"path": "straight"}, "likelihood.path: 'straight'"),

@@ -163,12 +163,16 @@ def test_places_that_cannot_be_written_are_said_before_anything_is_done(refusal)
         ("trainer.logger.init_args.save_dir", ("--trainer.logger.init_args.save_dir",)),
         ("checkpoint.dirpath", ("--checkpoint.dirpath",)),
     ):
-        for place, why in (("/proc/a", "in '/proc'"), ("file/a", "'file' is no folder")):
+        for place, why in (("/proc/a", "in '/proc'"), ("file/a", "'file' is not a folder")):
             line = refusal(*FIT, *options, place)
             assert line.startswith(f"error: {key}: '{place}' cannot be written: ") and line.endswith(why)
     for task in cli.COMMANDS:
         more = ("--noise=0.1",) if task == "denoise" else ()
-        for place, why in (("/proc/a.png", "in '/proc'"), ("file/a.png", "'file' is no folder"), (".", "is a folder")):
+        for place, why in (
+            ("/proc/a.png", "in '/proc'"),
+            ("file/a.png", "'file' is not a folder"),
+            (".", "is a folder"),
+        ):
             line = refusal(task, "--ckpt_path=some.ckpt", "--output", place, *more)
             assert line.startswith(f"error: output: '{place}'") and line.endswith(why)
     assert files() == {"file"}

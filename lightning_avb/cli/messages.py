@@ -1,4 +1,4 @@
-"""What the command line says: every mistake is one line on stderr, in the user's words."""
+"""Messages of the command line: every mistake of the user is one line on stderr."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jsonargparse import ArgumentParser
 
 
 class OneLineErrors:
-    """Makes of an argparse parser one whose errors are one line."""
+    """A mixin for argparse parsers that prints every error as one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         exit_with_error(explain(message, self))
 
 
 class Parser(OneLineErrors, ArgumentParser):  # type: ignore[misc]
-    """The parser of a command of our own."""
+    """The parser of the commands in `commands`."""
 
 
 def exit_with_error(line: str, code: int = 2) -> NoReturn:
-    """Ends the process with a line on stderr; code 2 is a mistake of the user."""
+    """Ends the process with one line on stderr; exit code 2 means a mistake of the user."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
@@ -64,14 +64,14 @@ def explain(message: str, parser: Any) -> str:
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?` with the most similar name; nothing where none is similar."""
+    """`; did you mean ...?` with the most similar name; empty if no name is similar."""
     near = difflib.get_close_matches(name, [other for other in names if other != name], 1, 0.5)
     return f"; did you mean {near[0].lstrip('-')}?" if near else ""
 
 
 def _nearest_class(module: str, name: str) -> str:
     ours = import_module("lightning_avb.datamodules")
-    if module == "datamodules" and name in ours.__all__:  # the user's folder stands before ours
+    if module == "datamodules" and name in ours.__all__:  # the user's folder comes before ours
         return f"; did you mean {ours.__name__}.{name}?"
     return did_you_mean(name, getattr(sys.modules.get(module), "__all__", []))
 

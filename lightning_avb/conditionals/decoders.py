@@ -31,8 +31,8 @@ class BernoulliDecoder(Decoder):
     def check(self, x: Tensor) -> None:
         if not ((x == 0) | (x == 1)).all():
             raise ConfigurationError(
-                "data.binarize: BernoulliDecoder scores zeros and ones, and the data has other values, which "
-                "it cannot; set it to 'dynamic' or 'static', or take a GaussianDecoder"
+                "data.binarize: BernoulliDecoder scores zeros and ones, and the data has other values; "
+                "set it to 'dynamic' or 'static', or take a GaussianDecoder"
             )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
@@ -42,7 +42,7 @@ class BernoulliDecoder(Decoder):
         return self.network(z, self.label(y, z)).to(z.dtype)
 
     def corrupt(self, x: Tensor, level: float) -> Tensor:
-        """x with every value turned over with probability `level`."""
+        """x with every value flipped with probability `level`."""
         return (x - (torch.rand_like(x) < _checked_probability(level)).to(x.dtype)).abs()
 
     def noisy(self, z: Tensor, level: float, y: Tensor | None = None) -> Distribution:
@@ -54,7 +54,7 @@ class BernoulliDecoder(Decoder):
 
 def _checked_probability(level: float) -> float:
     if not 0 < level < 0.5:
-        raise ConfigurationError(f"noise: {level} is no probability of a wrong value between 0 and 0.5")
+        raise ConfigurationError(f"noise: {level} is not a probability of a wrong value between 0 and 0.5")
     return level
 
 
@@ -65,7 +65,7 @@ class GaussianDecoder(Decoder):
         data_shape, latent_dim, classes: given by the model.
         network: from z to the means; with `sigmoid` to their logits.
         scale: the standard deviation, in the units of x; None: one number learned for all dimensions.
-        start: where a learned scale starts.
+        start: initial value of a learned scale.
         sigmoid: keeps the means in (0, 1), for pictures.
     """
 
@@ -89,7 +89,7 @@ class GaussianDecoder(Decoder):
         if scale is None:
             self.log_scale = nn.Parameter(log_scale)
         else:
-            self.register_buffer("log_scale", log_scale, persistent=False)  # the configuration says it
+            self.register_buffer("log_scale", log_scale, persistent=False)  # it is in the configuration
 
     def check(self, x: Tensor) -> None:
         if self.sigmoid and not ((x >= 0) & (x <= 1)).all():
@@ -119,13 +119,13 @@ class DiscretizedLogisticDecoder(Decoder):
     """A logistic density integrated over the pixel's value, for 8-bit data k / 255 (Salimans et al. 2017).
 
     P(x = k / 255 | z) = F(k + 1/2) - F(k - 1/2), F the distribution function of a logistic variable around the
-    network's mean, with everything below 0 and above 255 counted to those: a probability, so that bits per
-    dimension make sense.
+    network's mean, with everything below 0 and above 255 counted to those. It is a probability, as bits per dimension
+    need it.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
         network: from z to the means.
-        scale: of the logistic at the start, in units of x; learned, one number a dimension of x.
+        scale: initial scale of the logistic, in units of x; learned, one number per dimension of x.
     """
 
     levels = 256

@@ -1,4 +1,4 @@
-"""Estimators of log p(x), as pure functions of a decoder, a prior and data; and how good draws of a posterior are."""
+"""Estimators of log p(x), as pure functions of a decoder, a prior and data; and checks of posterior draws."""
 
 from .annealing import (
     AnnealedEstimate,

@@ -1,4 +1,4 @@
-"""Which labels the categories or clusters of a model hold."""
+"""Labels of the categories or clusters of a model, and the error of a classification by them."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 
 class ClusterCounts(torchmetrics.Metric):
-    """How many rows of each label every category holds, and the label of the row that most surely belongs to it.
+    """Counts of each label in every category, and the label of the category's most confident row.
 
-    A row belongs to the category with the largest probability. Neither the batches nor the number of processes change
-    what comes out.
+    A row belongs to the category with the largest probability. The result depends neither on the batches nor on the
+    number of processes.
 
     Args:
-        categories: how many categories or clusters.
-        classes: how many labels.
+        categories: number of categories or clusters.
+        classes: number of labels.
         options: of torchmetrics.
     """
 
@@ -38,7 +38,7 @@ class ClusterCounts(torchmetrics.Metric):
         cell = logits.argmax(-1) * self.classes + y
         self.counts += cell.bincount(minlength=self.counts.numel()).view_as(self.counts)
         if len(y):
-            # Probabilities are 1 to the last digit for many rows; their odds still differ.
+            # Many probabilities are rounded to 1; their odds still differ.
             itself = torch.eye(self.categories, dtype=torch.bool, device=y.device)
             odds = logits - logits.unsqueeze(-2).masked_fill(itself, -torch.inf).logsumexp(-1)
             best, row = odds.max(0)
@@ -56,8 +56,8 @@ class CategoryErrors(nn.Module):
     A cluster has the label of its most confident validation row (Makhzani et al. 2015, section 6).
 
     Args:
-        categories: how many categories or clusters.
-        classes: how many labels.
+        categories: number of categories or clusters.
+        classes: number of labels.
         clusters: whether categories are clusters; otherwise category k is label k.
     """
 

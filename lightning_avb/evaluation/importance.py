@@ -1,7 +1,7 @@
-"""log p(x) by importance weighting, and what all estimators from weights share.
+"""log p(x) by importance weighting, and functions for all estimators with weights.
 
-Every estimator here and in `annealing` is a function of two things: a distribution that can be drawn from, and the
-logarithm of the function whose integral over z is asked for, z -> log f(z). With f(z) = p(x|z) p(z), which `log_joint`
+Every estimator here and in `annealing` is a function of two things: a distribution with draws, and the logarithm of
+the function to integrate over z, z -> log f(z). With f(z) = p(x|z) p(z), which `log_joint`
 gives, the integral is p(x); with the likelihood of the visible pixels alone it is the probability of those, and the
 weighted draws are draws of the hidden ones' z.
 
@@ -27,10 +27,10 @@ LogDensity = Callable[[Tensor], Tensor]
 
 
 DRAWS_PER_CALL = 64
-"""Draws of one call of a distribution: a constant, as noise is a function of the row and the number of the call."""
+"""Draws in one call of a distribution. It is constant, since noise is a function of the row and the call's number."""
 
 CHUNK = 4096
-"""Pairs (draw, row) of one call of the decoder, unless the caller says otherwise: a matter of memory alone."""
+"""Pairs (draw, row) per call of the decoder, by default; only memory depends on it."""
 
 
 def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
@@ -50,7 +50,7 @@ def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
 
 
 class ImportanceEstimate(NamedTuple):
-    """What importance weighting says of every row; all `(batch,)`.
+    """The results of importance weighting, `(batch,)` each.
 
     Attributes:
         bound: log 1/K sum_k w_k with w_k = p(x, z_k) / q(z_k|x), in nats: at most log p(x) in expectation. Its
@@ -74,8 +74,8 @@ def importance_weighting(
         proposal: its density must be exact: an encoder's q, a distribution of torch's with `batch_shape` `(batch,)`, or
             for a q without density one of `proposals`.
         log_target: see `log_joint`.
-        samples: K, draws a row.
-        chunk: pairs (draw, row) of one call of `log_target`; changes memory and nothing else.
+        samples: K, draws per row.
+        chunk: pairs (draw, row) per call of `log_target`; only memory depends on it.
 
     Raises:
         ConfigurationError: `samples` or `chunk` is not positive; the proposal has no density, or not one for every row.
@@ -90,23 +90,23 @@ def importance_weighting(
 
 
 def evaluate_in_chunks(log_target: LogDensity, z: Tensor, chunk: int) -> Tensor:
-    """The log-density of z `(samples, batch, dim)`, with at most `chunk` pairs (draw, row) a call, but whole draws."""
+    """The log-density of z `(samples, batch, dim)`, in calls of at most `chunk` pairs (draw, row)."""
     at_least(1, chunk=chunk)
     return torch.cat([log_target(part) for part in z.split(max(1, chunk // z.shape[1]))])
 
 
 def effective_samples(log_weight: Tensor) -> Tensor:
-    """(sum_k w_k)^2 / sum_k w_k^2 over the first dimension (Kong 1992): as many equal weights are worth as much."""
+    """(sum_k w_k)^2 / sum_k w_k^2 over the first dimension (Kong 1992): the equivalent number of equal weights."""
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
 def resample(z: Tensor, log_weight: Tensor, draws: int) -> Tensor:
-    """Draws of the target's normalised density, to within the error of the weights: some of z, as often as w says.
+    """Draws of the target's normalised density, up to the error of the weights: z chosen in proportion to w.
 
     Args:
         z: `(samples, batch, dim)`.
         log_weight: `(samples, batch)`.
-        draws: how many a row, with replacement.
+        draws: number per row, with replacement.
 
     Returns:
         `(draws, batch, dim)`.

@@ -1,7 +1,7 @@
-"""log p(x) of anybody's decoder in one call, and the annealing of a whole data set behind it.
+"""log p(x) of any decoder in one call, by annealing of a whole data set.
 
-One setting (schedule, step sizes, number of chains) serves all rows. It is tuned on rows that the model made and then
-frozen, and `bidirectional` certifies it on others that the model made.
+One setting (schedule, step sizes, number of chains) is used for all rows. It is tuned on simulated rows and then fixed,
+and `bidirectional` checks it on other simulated rows.
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from .reliability import annealing_objection
 from .rows import map_rows
 
 PILOT_ROWS = 32
-"""Simulated rows that the step sizes are tuned on."""
+"""Simulated rows on which the step sizes are tuned."""
 
 TRIAL_DRAWS = 8
-"""Draws of the prior that the decoder is tried with, before anything is estimated."""
+"""Draws of the prior on which the decoder is checked before the estimate."""
 
 
 class Annealer:
@@ -48,17 +48,17 @@ class Annealer:
 
     Args:
         target: rows -> log p(x, z); see `importance.log_joint`.
-        start: rows -> where their chains start, and the matrix that gives every row's kernel its scale or None.
-        simulated: a number of rows and a seed -> the model's own data, z and the rows with their `index`.
+        start: rows -> the distribution where their chains start, and the scale matrix of every row's kernel, or None.
+        simulated: a number of rows and a seed -> z and data simulated from the model, with their `index`.
         betas: from `schedule`.
         leapfrogs: leapfrog steps of a transition.
-        chains: of every row.
-        chunk: pairs (chain, row) of one call of the target; changes memory and nothing else.
+        chains: per row.
+        chunk: pairs (chain, row) per call of the target; only memory depends on it.
         seed: every figure is a function of (seed, row).
 
     Attributes:
         settings: the tuned ones.
-        gap: mean distance of the bounds that `certify` found, in nats; None: it was not called.
+        gap: mean difference of the bounds from `certify`, in nats; None before it is called.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Annealer:
             return tune(start, self.target(pilot), betas, leapfrogs, scale_tril=scale_tril, chunk=self.chunk)
 
     def estimate(self, rows: Batch) -> AnnealedEstimate:
-        """The chains of some rows: to be called by `map_rows`."""
+        """The chains of some rows, for `map_rows`."""
         start, scale_tril = self.start(rows)
         return annealed_importance_sampling(
             start, self.target(rows), self.settings, self.chains, scale_tril, self.chunk
         )
 
     def certify(self, rows: int) -> BidirectionalBounds:
-        """log p(x) of so many simulated rows from both sides."""
+        """Bounds of log p(x) from both sides, for `rows` simulated rows."""
         exact, batch = self.simulated(rows, noise.mixed_seed(self.seed, "simulated"))
 
         def estimate(rows: Batch) -> BidirectionalBounds:
@@ -108,19 +108,19 @@ class Annealer:
 
 
 class LogLikelihood(NamedTuple):
-    """log p(x) in nats, and how sure it is. Everything is a function of (seed, row).
+    """log p(x) in nats, with its errors. Everything is a function of (seed, row).
 
     Attributes:
         values: `(batch,)`, in expectation at most log p(x).
         standard_errors: `(batch,)`, of every value, from its chains: the jackknife of the logarithm of their mean
             weight. That of a row whose weights are all in one chain is large, and still too small.
         mean: of the values.
-        standard_error: of the mean, over rows: what another sample of rows would change.
-        gap: on data that the model made, the distance from the lower to an upper bound: what `mean` lacks at most, in
-            expectation, if real data are as hard as those.
+        standard_error: of the mean, over rows.
+        gap: difference of a lower and an upper bound on simulated data: in expectation the largest error of `mean`, if
+            real data are not harder.
         gap_standard_error: of the gap, over the simulated rows.
-        acceptance: share of accepted transitions; 0.65 was aimed at.
-        objection: why not to trust the values; empty where nothing speaks against them.
+        acceptance: share of accepted transitions; the step sizes are tuned for 0.65.
+        objection: why the values should not be trusted; empty: no objection.
     """
 
     values: Tensor
@@ -134,7 +134,7 @@ class LogLikelihood(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing speaks against the values."""
+        """Whether there is no objection."""
         return not self.objection
 
     def __str__(self) -> str:
@@ -162,23 +162,23 @@ def log_likelihood(
 
     Args:
         decoder: a module or function, z `(n, dim)` -> p(x|z), a torch distribution with `batch_shape` `(n,)` whose
-            `log_prob` can be differentiated by z. It is never called with another number of dimensions: draws and rows
-            are one dimension to it.
+            `log_prob` can be differentiated in z. It is always called with two dimensions: draws and rows are joined
+            into one.
         x: `(batch, *data_shape)`.
         prior: p(z), or a module or function whose call gives it; None: N(0, I).
-        latent_dim: length of z; needed where neither a prior nor an encoder says it.
+        latent_dim: length of z; needed without a prior and an encoder.
         encoder: x `(n, *data_shape)` -> q(z|x), any distribution with draws: chains then start near the posterior,
-            which is worth some ten times as many steps. Without it they start at the prior.
-        chains: of every row, 2 at least.
+            which saves about 90 % of the steps. Without it they start at the prior.
+        chains: per row, at least 2.
         steps: temperatures from start to posterior; a row costs about `chains * steps * leapfrogs` gradients.
         leapfrogs: leapfrog steps of a transition.
-        simulated: rows to simulate for the gap, 2 at least.
-        chunk: pairs (chain, row) of one call of the decoder; changes memory and nothing else.
-        seed: every figure is a function of (seed, place of the row in x).
+        simulated: rows to simulate for the gap, at least 2.
+        chunk: pairs (chain, row) per call of the decoder; only memory depends on it.
+        seed: every figure is a function of (seed, position of the row in x).
 
     Raises:
-        ConfigurationError: an argument that is not what is said here, x that the decoder cannot score, or a
-            log-probability that is no finite number.
+        ConfigurationError: an invalid argument, x that the decoder cannot score, or a log-probability that is not
+            finite.
     """
     at_least(2, chains=chains)
     at_least(2, simulated=simulated)
@@ -202,11 +202,11 @@ def log_likelihood(
         proposal = refined_proposal(fitted, target(rows), chunk=chunk)
         return proposal, proposal.scale_tril
 
-    def made(rows: int, seed: int) -> tuple[Tensor, Batch]:
+    def simulated_rows(rows: int, seed: int) -> tuple[Tensor, Batch]:
         z, data = simulate(decoder, p, rows, seed)
         return z, Batch(data.to(x.dtype), index=torch.arange(rows, device=data.device))
 
-    annealer = Annealer(target, start, made, schedule(steps), leapfrogs, chains, chunk, seed)
+    annealer = Annealer(target, start, simulated_rows, schedule(steps), leapfrogs, chains, chunk, seed)
     batch = Batch(x, index=torch.arange(len(x), device=x.device))
     found = map_rows(annealer.estimate, batch, max(1, chunk // chains), seed, "annealing")
     values = found.bound
@@ -235,7 +235,7 @@ def _prior(
     latent_dim: int | None,
     encoder: Callable[[Tensor], Distribution] | None,
 ) -> Distribution:
-    """p(z), whose dimension the prior, `latent_dim` or the encoder says."""
+    """p(z), with the dimension from the prior, `latent_dim` or the encoder."""
     if prior is not None:
         p = as_prior(prior)
         if latent_dim not in (None, p.event_shape[0]):
@@ -243,7 +243,7 @@ def _prior(
         return p
     if latent_dim is None:
         if encoder is None:
-            raise ConfigurationError("latent_dim: needed without a prior or an encoder, which would say it")
+            raise ConfigurationError("latent_dim: needed without a prior and an encoder")
         with torch.no_grad():
             latent_dim = as_row_distribution(encoder(x[:1]), "encoder").event_shape[0]
     parameters = decoder.parameters() if isinstance(decoder, nn.Module) else iter(())
@@ -254,7 +254,7 @@ def _prior(
 
 @torch.no_grad()
 def _check_decoder(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
-    """Raises ConfigurationError for a decoder that is none, and for rows that it cannot score."""
+    """Raises ConfigurationError for an invalid decoder, and for rows that it cannot score."""
     if isinstance(decoder, OwnDecoder):
         decoder.check(x)
     if isinstance(decoder, nn.Module) and any(
@@ -264,12 +264,12 @@ def _check_decoder(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> N
     with noise.torch_seeded(seed, "try"):
         z = p.sample(torch.Size([TRIAL_DRAWS]))
     if x.device != z.device:
-        raise ConfigurationError(f"x: it is on {x.device}, and draws of the prior are on {z.device}")
+        raise ConfigurationError(f"x: on {x.device}, and draws of the prior are on {z.device}")
     try:
         given = decoder(z)
     except (RuntimeError, ValueError, IndexError) as error:
         why = textwrap.shorten(str(error), 300)
-        raise ConfigurationError(f"decoder: it does not take z of shape {tuple(z.shape)}: {why}") from error
+        raise ConfigurationError(f"decoder: does not take z of shape {tuple(z.shape)}: {why}") from error
     value, inside = checked_log_prob(given, x[:1].expand(TRIAL_DRAWS, *x.shape[1:]), (TRIAL_DRAWS,)), _inside(given, x)
     if value.isnan().any():
         raise ConfigurationError("decoder: its log-probability is nan where z is a draw of the prior")
@@ -289,7 +289,7 @@ def _family(p: Distribution) -> Distribution:
 
 
 def _inside(p: Distribution, x: Tensor) -> Tensor:
-    """Which rows are in the support for some z; where the distribution does not tell its support, all."""
+    """Which rows are in the support for some z; all rows if the distribution has no `support`."""
     try:
         support = p.support
     except NotImplementedError:

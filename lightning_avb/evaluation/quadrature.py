@@ -30,7 +30,7 @@ class Quadrature(NamedTuple):
         """`cells` cells along each dimension.
 
         Raises:
-            ConfigurationError: more than 2 dimensions, where a grid is hopeless.
+            ConfigurationError: more than 2 dimensions.
         """
         if latent_dim > 2:
             raise ConfigurationError(
@@ -54,8 +54,8 @@ def log_likelihood_on_grid(
     Args:
         decoder: z `(points, 1, dim)` -> p(x|z). prior: p(z), or a module or function whose call gives it.
         x: `(batch, *data_shape)`.
-        quadrature: where to evaluate the integrand.
-        elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
+        quadrature: the grid.
+        elements: size of the output of one decoder call, at most; only memory depends on it.
 
     Returns:
         `(batch,)`.

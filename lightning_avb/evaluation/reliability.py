@@ -29,16 +29,16 @@ def harmonic_mean(effective: Tensor) -> float:
 
 
 def importance_objection(effective_samples: Tensor) -> str:
-    """Why not to trust importance weighting, given the effective samples of every row `(batch,)`; empty: nothing."""
+    """Why importance weighting should not be trusted, given `(batch,)` effective samples; empty: no objection."""
     effective = harmonic_mean(effective_samples)
     return f"{effective:.1f} effective samples, {ENOUGH_SAMPLES} are enough" if effective < ENOUGH_SAMPLES else ""
 
 
 def annealing_objection(chains: int, effective_chains: Tensor, acceptance: Tensor, gap: float | None) -> str:
-    """Why not to trust annealing; empty where nothing speaks against it.
+    """Why annealing should not be trusted; empty: no objection.
 
     Args:
-        chains: of every row.
+        chains: per row.
         effective_chains: of every row, `(batch,)`.
         acceptance: of every row, `(batch,)`.
         gap: of `bidirectional`, in nats; None: it was not run.

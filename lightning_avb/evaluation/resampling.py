@@ -1,14 +1,14 @@
-"""Draws of a sampler, corrected by importance weights: what its training left over, in tails and shares of modes.
+"""Draws of a sampler, corrected by importance weights: for remaining errors in tails and shares of modes.
 
 The default sampler is a mixture of normal distributions, one for every value of its mixing noise. K of these, drawn
-once and kept, are a density in closed form,
+once and then fixed, have a density in closed form,
 
     r(z) = 1/K sum_k N(z; m(e_k), s_k^2),
 
-whose draws z, weighted by p(z) / r(z), follow p. `WIDENINGS` makes r wider than the sampler: some of its components
-have more extreme noise and larger scales, so that r reaches where the sampler's draws end too early (a defensive
-mixture, Hesterberg 1995). Draws are then chosen by their weights (Rubin 1988) and moved by some Hamiltonian transitions
-that leave p invariant, so that those which were chosen twice part (Gilks & Berzuini 2001).
+whose draws z, weighted by p(z) / r(z), follow p. `WIDENINGS` makes r wider than the sampler: some components have more
+extreme noise and larger scales, so that r covers tails that the sampler's draws miss (a defensive mixture, Hesterberg
+1995). Draws are then resampled by their weights (Rubin 1988) and moved by some Hamiltonian transitions that leave p
+invariant, which separates repeated draws (Gilks & Berzuini 2001).
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
     from ..models import Posterior
 
 WIDENINGS = ((0.6, 1.0, 1.0), (0.2, 1.4, 1.5), (0.2, 2.0, 2.0))
-"""Shares of the components, and how many times as wide as the sampler's their noise is, and their scales."""
+"""Groups of components: their share, and the factors on the sampler's noise and on its scales."""
 
 PROPOSALS, COMPONENTS = 10, 2048
-"""Proposals for every draw that is wanted, and components of their density."""
+"""Proposals per draw, and components of their density."""
 
 TUNING_DRAWS = 1000
-"""Draws that the chains are tuned on, however few are wanted."""
+"""Draws for tuning the chains, even if fewer are asked for."""
 
 LEAST_EFFECTIVE = 0.01
-"""Share of the proposals that must be effective: with less, draws are copies of a few."""
+"""The smallest effective share of the proposals: with less, most draws are copies of a few."""
 
 
 class Resampled(NamedTuple):
@@ -63,7 +63,7 @@ def resample_posterior(
 ) -> Resampled:
     """Draws of a posterior whose sampler is a `PooledMixtureEncoder`, resampled by their importance weights.
 
-    Costs `PROPOSALS` log-densities a draw, each beside `COMPONENTS` normal densities, and (transitions + 1) leapfrogs
+    Each draw costs `PROPOSALS` log-densities, with `COMPONENTS` normal densities each, and (transitions + 1) leapfrogs
     gradients.
 
     Args:
@@ -71,7 +71,7 @@ def resample_posterior(
         count: of draws.
         x: data sets of a family, see `Posterior.draw_z`.
         seed: of all noise.
-        transitions, leapfrogs: of the chains from the chosen draws; without transitions some draws come twice.
+        transitions, leapfrogs: of the chains from the resampled draws; without transitions some draws are repeated.
 
     Raises:
         ConfigurationError: a sampler of another kind, see also `Posterior.draw_z`; or fewer effective proposals than

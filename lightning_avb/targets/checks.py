@@ -44,11 +44,11 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
     except ConfigurationError:
         raise
     except Exception as error:
-        look = TolerantDensity(target)
-        alone = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
-        look(alone, x[:1] if data else None)
+        tolerant = TolerantDensity(target)
+        flat_z = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
+        tolerant(flat_z, x[:1] if data else None)
         # If all points fail, the point is not the cause.
-        what = f"for {shapes}: {one_line(error)}" if look.count in (0, len(alone)) else look.first
+        what = f"for {shapes}: {one_line(error)}" if tolerant.count in (0, len(flat_z)) else tolerant.first
         raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:

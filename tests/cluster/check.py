@@ -2,8 +2,8 @@
 
 python tests/cluster/check.py [NAME ...]
 
-Prints a line a check; exits with 1 if one failed, with 2 if something is missing on this machine. With names only those
-checks. The CPU stands in for GPUs, and every node has two processes.
+Prints one line per check; exits with 1 if one failed, with 2 if something is missing on this machine. NAME selects
+checks. The CPU takes the place of GPUs, and every node has two processes.
 """
 
 from __future__ import annotations

@@ -8,11 +8,11 @@ from ..base import Figure
 from .base import MOST_ERRORS, PosteriorCheck, PosteriorDraws
 
 SHOWN_PARAMETERS = 8
-"""Parameters that tell where a mode is."""
+"""Number of parameters in the description of a mode."""
 
 
 class ChainCheck(PosteriorCheck):
-    """Chains that leave the target as it is: if the draws follow it, what they move is balanced."""
+    """Chains that leave the target invariant: shares of correct draws stay the same in expectation."""
 
     name = "chains"
 

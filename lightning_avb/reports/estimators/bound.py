@@ -16,7 +16,7 @@ from .base import BELOW, RowEstimator, Run
 
 
 class ModelBound(RowEstimator):
-    """The model's ELBO, or its critic's estimate of it, from several draws of q; an autoencoder has none.
+    """The model's ELBO, or its critic's estimate of it, from several draws of q; adversarial autoencoders have none.
 
     Args:
         draws: of q.
@@ -24,12 +24,12 @@ class ModelBound(RowEstimator):
 
     SIDE: ClassVar[dict[str, str]] = {"elbo": BELOW, "elbo_estimate": "the critic's estimate: either"}
     DISTANCE: ClassVar[dict[str, str]] = {
-        "elbo": "none: what the ELBO lacks",
+        "elbo": "none: the gap of the ELBO",
         "elbo_estimate": "none: how far the critic's estimate is too low (negative: too high)",
     }
 
     def __init__(self, draws: int = 20) -> None:
-        self.draws = self.copies = at_least(1, draws=draws)
+        self.draws = self.draws_per_row = at_least(1, draws=draws)
         self.settings = f"{draws} draws of q"
 
     def begin(self, run: Run) -> None:
@@ -65,7 +65,7 @@ class ModelBound(RowEstimator):
         return super().figures(run) if self.name else []
 
     def distance_to(self, estimate: RowEstimator, objection: str) -> Figure:
-        """By how much an estimate of log p(x) is above this bound, row by row."""
+        """The mean over rows of an estimate of log p(x) minus this bound."""
         difference = estimate.values[:, 0] - self.values[:, 0]
         n = len(difference)
         error = difference.std().item() / math.sqrt(n) if n > 1 else math.nan
