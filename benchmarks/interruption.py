@@ -4,8 +4,8 @@ python benchmarks/interruption.py [--processes 2] [--windows 60] [--batches 50]
 
 One fit of AVB with adaptive contrast on the digits, in which windows of `--batches` batches alternate: without an
 exchange; with the one of `lightning_avb.interruption`; with Lightning's own before every batch (which the library
-leaves out). Prints the median time per batch and its ratio to the neighbouring window without an exchange, with its standard
-error.
+leaves out). Prints the median time per batch and its ratio to the neighbouring window without an exchange, with its
+standard error.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ compares it with their exact or published draws.
 
 The sampler: many parallel chains from N(0, I), with a new momentum and leapfrog step size at every transition, in
 coordinates in which the warm-up's draws have the identity as covariance. Step size, number of steps and coordinates are
-fixed after the warm-up. The step sizes are spread widely: with long steps only, a chain that starts in a far tail, where
-the density is steep, would stay there.
+fixed after the warm-up. The step sizes are spread widely: with long steps only, a chain that starts in a far tail,
+where the density is steep, would stay there.
 """
 
 from __future__ import annotations

@@ -121,8 +121,12 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
 
     def _left_over(self, folder: Path, resumed: Path) -> list[str]:
         """The names of checkpoints in a folder that the checkpoint `resumed` does not keep track of."""
-        known = {Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path}
-        files = [path for path in folder.glob("*.ckpt") if path.name not in known and not path.name.startswith("last")]
+        tracked = {
+            Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path
+        }
+        files = [
+            path for path in folder.glob("*.ckpt") if path.name not in tracked and not path.name.startswith("last")
+        ]
         if self.save_top_k == -1:  # all are kept, also those before the resumed one
             files = [path for path in files if path.stat().st_mtime_ns > resumed.stat().st_mtime_ns]
         return sorted(path.name for path in files if path.resolve() != resumed.resolve())

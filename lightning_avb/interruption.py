@@ -155,8 +155,8 @@ def _in_grace_time() -> bool:
     A job that is cancelled, at its time limit, or preempted without a grace time does not: SLURM ends it, and requeues
     it if necessary.
     """
-    shown = _scontrol("show", "job") or ""
-    return "JobState=RUNNING" in shown and re.search(r"\bPreemptTime=\d", shown) is not None
+    job = _scontrol("show", "job") or ""
+    return "JobState=RUNNING" in job and re.search(r"\bPreemptTime=\d", job) is not None
 
 
 def _scontrol(*command: str) -> str | None:

@@ -182,10 +182,10 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
     reference = table(target.reference(count) if x is None else target.posterior(x, count))
     # Constant columns, such as the upper triangle of a Cholesky factor, are left out.
     varying = [i for i in range(len(names)) if (rows[:, i] != rows[0, i]).any()] or [0]
-    shown = (
+    plotted = (
         [names.index(name) for name in target.plot_columns] if target.plot_columns else [varying[0], varying[:2][-1]]
     )
-    low, high = rows[:, shown].quantile(0.002, 0), rows[:, shown].quantile(0.998, 0)
+    low, high = rows[:, plotted].quantile(0.002, 0), rows[:, plotted].quantile(0.998, 0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     panels_of_plane = (
         ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (reference is not None)
@@ -201,12 +201,12 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
             axes.imshow((log_p - log_p.max()).exp(), origin="lower", aspect="auto", cmap="Blues", extent=extent)
         else:
             points, columns = (rows, names) if kind == "draws" else reference  # type: ignore[misc]
-            if any(names[i] not in columns for i in shown):
+            if any(names[i] not in columns for i in plotted):
                 return
-            a, b = (points[:, columns.index(names[i])] for i in shown)
+            a, b = (points[:, columns.index(names[i])] for i in plotted)
             axes.scatter(a, b, s=2, alpha=0.4, linewidths=0)
         axes.set(title=kind, xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-        axes.set(xlabel=names[shown[0]], ylabel=names[shown[1]])
+        axes.set(xlabel=names[plotted[0]], ylabel=names[plotted[1]])
 
     def marginal(axes: Any, name: str) -> None:
         values = rows[:, names.index(name)]

@@ -54,7 +54,7 @@ def nearest_normal(
     loc = reach * noise.normal((starts, dim), like)
     loc[0] = 0
     identity = torch.eye(dim, dtype=like.dtype, device=like.device)
-    tril, bound, steps_known = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
+    tril, bound, active_steps = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
     for step in range(steps):
         rho = 0.3 * min(1.0, 2 * (1 - step / steps))
         eps = noise.normal((draws // 2, starts, dim), like).transpose(0, 1)
@@ -67,22 +67,22 @@ def nearest_normal(
         usable &= torch.isfinite(slope).all(-1)
         share = usable.to(z) / usable.sum(1, keepdim=True).clamp_min(1)
         w = (slope.where(usable.unsqueeze(-1), slope.new_zeros(())) @ tril) * share.unsqueeze(-1)
-        shift, bend = w.sum(1), identity + eps.mT @ w
-        bend = 0.5 * (bend + bend.mT)
-        known = usable.any(1) & torch.isfinite(torch.cat([shift, bend.flatten(1)], 1)).all(1)
-        shift = shift.where(known[:, None], shift.new_zeros(()))
-        bend = bend.where(known[:, None, None], -identity / rho)
+        shift, tril_update = w.sum(1), identity + eps.mT @ w
+        tril_update = 0.5 * (tril_update + tril_update.mT)
+        active = usable.any(1) & torch.isfinite(torch.cat([shift, tril_update.flatten(1)], 1)).all(1)
+        shift = shift.where(active[:, None], shift.new_zeros(()))
+        tril_update = tril_update.where(active[:, None, None], -identity / rho)
         excess = shift.norm(dim=-1, keepdim=True) / stride
         shift = shift / excess.clamp_min(1)
-        bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
+        tril_update = tril_update * (1 / torch.linalg.matrix_norm(tril_update, 2)).clamp_max(1)[:, None, None]
         average = (value.where(usable, value.new_zeros(())) * share).sum(1)
         reached = average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        steps_known = steps_known + known
-        bound = bound.lerp(reached, (1 / steps_known.clamp_min(1)).clamp_min(0.05)).where(known, bound)
+        active_steps = active_steps + active
+        bound = bound.lerp(reached, (1 / active_steps.clamp_min(1)).clamp_min(0.05)).where(active, bound)
         loc = loc + rho * (tril @ shift.unsqueeze(-1)).squeeze(-1)
         # L (I + rho/2 B) is a square root of the new covariance; its triangle is another.
-        tril = _triangle(tril @ (identity + 0.5 * rho * bend))
-    weight = bound.where(known & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
+        tril = _triangle(tril @ (identity + 0.5 * rho * tril_update))
+    weight = bound.where(active & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
     mean = (weight.squeeze(-1) * loc).sum(0)
     off = (loc - mean).unsqueeze(-1)
     arrived = bool((weight.flatten() * (excess.flatten() <= 1)).sum() > 0.5)

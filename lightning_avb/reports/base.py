@@ -78,18 +78,18 @@ class Estimator(abc.ABC, Generic[Subject]):
 AnyEstimator = TypeVar("AnyEstimator", bound=Estimator[Any])
 
 
-def selected(key: str, asked: Sequence[AnyEstimator | str], known: Sequence[AnyEstimator]) -> list[AnyEstimator]:
+def selected(key: str, asked: Sequence[AnyEstimator | str], available: Sequence[AnyEstimator]) -> list[AnyEstimator]:
     """The estimators of a user's list, given by name or as objects.
 
     Args:
         key: the option, for the message.
-        asked: names of `known` estimators, or other estimators.
-        known: the estimators that can be given by name.
+        asked: names of `available` estimators, or other estimators.
+        available: the estimators that can be given by name.
 
     Raises:
         ConfigurationError: an unknown name.
     """
-    by_name = {estimator.name: estimator for estimator in known}
+    by_name = {estimator.name: estimator for estimator in available}
     for one in asked:
         if isinstance(one, str) and one not in by_name:
             raise ConfigurationError(f"{key}: {one!r} is none of {', '.join(by_name)}, and not the path of a class")
@@ -106,12 +106,12 @@ def table(figures: Sequence[Figure], headings: Mapping[str, str], number: str = 
     """
     cells = [[_cell(figure, column, number) for column in headings] for figure in figures]
     heading, *lines = align([list(headings.values()), *cells]).splitlines()
-    shown, before = [heading], None
+    lines_of_table, before = [heading], None
     for figure, line in zip(figures, lines, strict=True):
         rows = figure.rows, figure.subset
-        shown += ["", line] if before not in (None, rows) else [line]
+        lines_of_table += ["", line] if before not in (None, rows) else [line]
         before = rows
-    return "\n".join(shown)
+    return "\n".join(lines_of_table)
 
 
 def _cell(figure: Figure, column: str, number: str) -> str:

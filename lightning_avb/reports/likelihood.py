@@ -91,7 +91,7 @@ class Likelihood(pl.Callback):
         at_least(1, **{"likelihood.chunk": chunk})
         try:
             self.bound = ModelBound(draws)
-            known: list[LikelihoodEstimator] = [
+            available: list[LikelihoodEstimator] = [
                 ImportanceWeighting(samples),
                 AnnealedImportanceSampling(chains, steps, leapfrogs, path, start),
                 BidirectionalMonteCarlo(simulated, chains, steps, leapfrogs, path, start),
@@ -100,7 +100,7 @@ class Likelihood(pl.Callback):
             ]
         except ConfigurationError as error:  # the message begins with the argument's name
             raise ConfigurationError(f"likelihood.{error}") from error
-        self.estimators = selected("likelihood.estimators", estimators, known)
+        self.estimators = selected("likelihood.estimators", estimators, available)
         self.terms = BoundTerms()
         self.rows, self.chunk, self.seed = rows, chunk, seed
 

@@ -70,8 +70,8 @@ class Diagnosis(pl.Callback):
             calibration = SimulationBasedCalibration(simulations, ranks)
         except ConfigurationError as error:  # the message begins with the argument's name
             raise ConfigurationError(f"diagnosis.{error}") from error
-        known = [ChainCheck(), ModeSearch(), WeightCheck(), Moments(), comparison, calibration]
-        self.checks = selected("diagnosis.checks", checks, known)
+        available = [ChainCheck(), ModeSearch(), WeightCheck(), Moments(), comparison, calibration]
+        self.checks = selected("diagnosis.checks", checks, available)
         self.draws, self.seed = draws, seed
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:

@@ -39,7 +39,7 @@ class ReferenceComparison(PosteriorCheck):
             return [Figure("reference", math.nan, note=str(error))]
 
 
-def compare(target: Target, drawn: Parameters, known: Parameters, folds: int = 5) -> list[Figure]:
+def compare(target: Target, drawn: Parameters, reference: Parameters, folds: int = 5) -> list[Figure]:
     """Compares draws of a target with reference draws, `(count, ...)` by name, including derived quantities.
 
     The divergence is of the parameters only, in the unconstrained coordinates, where it is the same: derived quantities
@@ -49,12 +49,12 @@ def compare(target: Target, drawn: Parameters, known: Parameters, folds: int = 5
     Raises:
         ConfigurationError: the reference has none of the names.
     """
-    shared = [name for name in drawn if name in known]
+    shared = [name for name in drawn if name in reference]
     if not shared:
         raise ConfigurationError(
-            f"target: {type(target).__name__} draws {', '.join(drawn)}, and its reference has {', '.join(known)}"
+            f"target: {type(target).__name__} draws {', '.join(drawn)}, and its reference has {', '.join(reference)}"
         )
-    mine, theirs = (to_table({name: draws[name].double().cpu() for name in shared})[0] for draws in (drawn, known))
+    mine, theirs = (to_table({name: draws[name].double().cpu() for name in shared})[0] for draws in (drawn, reference))
     # Constant columns, such as the upper triangle of a Cholesky factor, are left out.
     varies = (torch.cat([mine, theirs]) != theirs[0]).any(0)
     mine, theirs = mine[:, varies], theirs[:, varies]
@@ -70,7 +70,7 @@ def compare(target: Target, drawn: Parameters, known: Parameters, folds: int = 5
     if all(name in shared for name in support.blocks):
         z = [
             support.unconstrain({name: draws[name].double().cpu() for name in support.blocks})
-            for draws in (drawn, known)
+            for draws in (drawn, reference)
         ]
         # A share that is rounded to 1 becomes infinite.
         mine, theirs = (points[torch.isfinite(points).all(-1)] for points in z)

@@ -34,11 +34,11 @@ class ModelBound(RowEstimator):
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.name, self.asked = "", False
+        self.name, self.name_is_known = "", False
 
     def update(self, run: Run, batch: Batch) -> None:
-        if not self.asked:
-            self.asked = True
+        if not self.name_is_known:
+            self.name_is_known = True
             with noise.use(noise.RowNoise(run.seed, "own", index=batch.index[:1])):  # type: ignore[index]
                 scores = run.model.scores(batch.first(1))
             self.name = next((name for name in self.SIDE if name in scores), "")

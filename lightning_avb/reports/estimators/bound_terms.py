@@ -192,15 +192,15 @@ def _neighbours(z: Tensor) -> str:
 def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
     """I(x; z) and KL(q(z), p(z)), and the method."""
     n, p, q = len(batch.x), as_prior(model.prior), as_row_distribution(model.encoder(batch.x, batch.y), "encoder")
-    known = has_density(q)
-    if plane and not known:
+    q_has_density = has_density(q)
+    if plane and not q_has_density:
         z = _draws(q, FEW_DRAWS)
         kl, aggregate = kl_of_draws(z, model.prior).mean(), kl_of_aggregate(z, model.prior)
         if kl.isfinite():
             return kl - aggregate, aggregate, _neighbours(z)
-    r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
+    r = q if q_has_density else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
     z, log_q = (part[0] for part in draws_with_log_prob(r)((1,)))
     every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
     log_aggregate = every.logsumexp(1) - math.log(n)
-    how = "one draw per row" if known else "one draw per row, q as a Gaussian with its moments"
+    how = "one draw per row" if q_has_density else "one draw per row, q as a Gaussian with its moments"
     return (log_q - log_aggregate).mean(), (log_aggregate - p.log_prob(z)).mean(), how
