@@ -103,7 +103,7 @@ def test_no_value_repeats_a_default(path):
         (
             "critic",
             {"class_path": "lightning_avb.ResidualCritic", "init_args": {"width": 9}},
-            "model.density_ratio.critic.class_path",
+            "model.critic.class_path",
         ),
         ("contrast", "lightning_avb.GaussianContrast", "model.contrast.class_path"),
         ("players", {"critic": {"steps": 2}}, "model.players.critic.steps"),
@@ -181,7 +181,7 @@ def test_python_without_another_word_is_the_configuration_of_the_digits(
 
 def test_a_part_of_a_default_recipe_can_be_changed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    options = ("--model.players.critic.optimizer.lr=0.005", "--model.density_ratio.critic.network.hidden=[8]")
+    options = ("--model.players.critic.optimizer.lr=0.005", "--model.critic.network.hidden=[8]")
     model = built(monkeypatch, "--config", str(CONFIGS / "digits" / "avb_ac.yaml"), *options)
     model.build_if_known(data_shape=(1, 8, 8), classes=10)
     kind, settings = optimizers(model)["critic"]
