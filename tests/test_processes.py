@@ -184,6 +184,6 @@ def test_the_command_says_it_in_one_line(
 )
 def test_a_process_that_is_gone(monkeypatch: pytest.MonkeyPatch, error: str, line: str) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert (processes.lost(RuntimeError(error)) or "").startswith(line)
-    assert "NCCL" in (processes.lost(torch.distributed.DistBackendError("NCCL error in: ...")) or "")
-    assert processes.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert (processes.describe_lost_process(RuntimeError(error)) or "").startswith(line)
+    assert "NCCL" in (processes.describe_lost_process(torch.distributed.DistBackendError("NCCL error in: ...")) or "")
+    assert processes.describe_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

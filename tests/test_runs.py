@@ -143,7 +143,7 @@ def test_a_run_does_not_take_the_folder_of_another(command, refusal):
     command(*FIT, FIXED, "--trainer.max_steps=2")
     before = {name: Path(name).read_bytes() for name in files()}
     folder = "runs/digits/avb_ac/version_0"
-    assert refusal(*FIT, FIXED).startswith(f"error: trainer.logger: '{folder}/checkpoints' holds another run; go on")
+    assert refusal(*FIT, FIXED).startswith(f"error: trainer.logger: '{folder}/checkpoints' holds another run; continue")
     line = refusal(*FIT, f"--checkpoint.dirpath={folder}/checkpoints")
     assert line.startswith(f"error: checkpoint.dirpath: '{folder}/checkpoints' holds another run")
     Path("copy.ckpt").write_bytes(Path(folder, "checkpoints", "last.ckpt").read_bytes())
