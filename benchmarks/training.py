@@ -322,7 +322,7 @@ class Opponent:
 
     def __init__(self, plain: Plain, data: TensorDataModule, precision: str) -> None:
         self.plain, self.precision = plain, precision
-        x = data.load()["train"].x.to(torch.get_default_dtype()) / data.white
+        x = data.load()["train"].x.to(torch.get_default_dtype()) / data.max_value
         self.batches = minibatches(x, data.batch_size, data.binarize == "dynamic")
 
     def seconds(self, steps: int) -> float:

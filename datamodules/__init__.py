@@ -1,4 +1,4 @@
-"""Data sets: one file a kind. They know nothing of models."""
+"""Data sets, one file for each kind. They know nothing of models."""
 
 from .arrays import Arrays
 from .colour import CIFAR10, SVHN
@@ -6,10 +6,12 @@ from .digits import Digits
 from .faces import CelebA, FreyFaces, Olivetti
 from .four_points import FourPoints
 from .image_folder import ImageFolder
+from .loaders import EvalLoader, TrainLoader
 from .mnist import MNIST, FashionMNIST, StaticMNIST
 from .no_data import NoData
 from .simulated import Simulated
-from .tensors import Binarize, EvalLoader, Split, TensorDataModule, TrainLoader, cut
+from .splits import Split, random_splits
+from .tensors import Binarize, TensorDataModule
 
 __all__ = [
     "CIFAR10",
@@ -31,5 +33,5 @@ __all__ = [
     "StaticMNIST",
     "TensorDataModule",
     "TrainLoader",
-    "cut",
+    "random_splits",
 ]

@@ -1,4 +1,4 @@
-"""Arrays and tables of one's own."""
+"""The user's own arrays and tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from torch import Tensor
 
 from lightning_avb.errors import ConfigurationError
 
-from .tables import numbered, read_table, unusable
-from .tensors import CHUNK, Binarize, Split, TensorDataModule, cut
+from .splits import Split, random_splits
+from .tables import cell_error, encode_labels, read_table
+from .tensors import CHUNK, Binarize, TensorDataModule
 
 Scale = Literal["auto", "none", "unit", "standardize"]
 
@@ -24,35 +25,36 @@ class Arrays(TensorDataModule):
 
     How x is scaled, unless `scale` says otherwise:
 
-    * uint8, which stands for 0..255, by 1 / 255 (`unit`); where all values are 0 or 1 they stay.
-    * Rows of more than one dimension stay; their values must be in [0, 1].
+    * uint8 values are taken as 0..255 and divided by 255 (`unit`); if all are 0 or 1 they stay as they are.
+    * Rows of more than one dimension stay as they are; their values must be in [0, 1].
     * Tables, that is all others, are standardised: every column is shifted and scaled to mean 0 and standard deviation
       1 in the training split, x = (original - m) / s. Then p(original) = p(x) / prod_j s_j, and `log_volume` is
-      - sum_j log s_j. A checkpoint keeps m and s, the names of columns and labels: `Arrays.load_from_checkpoint(path)`
-      restores rows without the file.
+      - sum_j log s_j. A checkpoint keeps m, s and the names of columns and labels, so that
+      `Arrays.load_from_checkpoint(path)` restores rows without the file.
 
     Pictures, that is values in [0, 1] of shape `(rows, height, width)`, or with colours last, become
     `(rows, channels, height, width)`.
 
-    A `.csv` file has numbers only, but for the label. Its first line names the columns if it holds no number.
+    A `.csv` file has numbers only, except for the label. If its first line has no number, it names the columns.
 
-    Splits: a random permutation, the same every time, cut into test, validation and training rows.
+    Splits: random ones, the same every time.
 
     Args:
         path: the file. A `.npy` file that is not standardised is mapped and need not fit into memory.
         label: the column of the labels, by name or number (from 0, or negative from the end); in a `.npz` file also
-            the name of an array. Labels, words or whole numbers, become 0..classes - 1 in sorted order; the number -1
-            or an empty field: not known.
-        array: which array of a `.npz` file is x, if there are several and none is called `x`.
+            the name of an array. Labels are words or whole numbers and become 0..classes - 1 in sorted order; the
+            number -1 or an empty field: not known.
+        array: the array of a `.npz` file that is x, if there are several and none is called `x`.
         scale: `none`, `unit` or `standardize`; `auto`: as above.
-        delimiter: what stands between two fields of a `.csv` file.
+        delimiter: the character between two fields of a `.csv` file.
         val_share, test_share: shares of the rows for validation and test.
-        split_seed: another seed, other splits.
+        split_seed: seed of the random splits.
         resident, batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
-        ConfigurationError: what cannot be used, with file, row and column (in arrays counted from 0): text, an empty
-            field, nan or inf, rows of unequal length, a column that is constant in the training split.
+        ConfigurationError: the file cannot be used. The message names file, row and column (in arrays counted from 0)
+            of text, an empty field, nan or inf, rows of unequal length, a column that is constant in the training
+            split.
     """
 
     def __init__(
@@ -86,11 +88,11 @@ class Arrays(TensorDataModule):
         table = read_table(self.path, self.label, self.array, self.delimiter)
         self.columns, y = table.columns, None
         if table.labels is not None:
-            y, self.label_names = numbered(table.labels, f"{self.label!r} in {str(self.path)!r}")
+            y, self.label_names = encode_labels(table.labels, f"{self.label!r} in {str(self.path)!r}")
             self.classes = len(self.label_names)
-        rows = cut(torch.arange(len(table.x)), self.split_seed, test=self.test_share, val=self.val_share)
+        rows = random_splits(torch.arange(len(table.x)), self.split_seed, test=self.test_share, val=self.val_share)
         x = self._scaled(table.x, rows["train"])
-        return {stage: Split(x, y, its) for stage, its in rows.items()}
+        return {stage: Split(x, y, own) for stage, own in rows.items()}
 
     @property
     def log_volume(self) -> float:
@@ -111,26 +113,28 @@ class Arrays(TensorDataModule):
         mean, std = state["mean"], state["std"]
         if self.mean is None or self.std is None or not (torch.equal(mean, self.mean) and torch.equal(std, self.std)):
             if self._splits is not None:
-                rank_zero_info("data: standardised with the checkpoint's mean and standard deviation, not with its own")
+                rank_zero_info(
+                    "data: standardised with the checkpoint's mean and standard deviation, not with those of the file"
+                )
             self.mean, self.std, self._splits = mean, std, None
 
     def _scaled(self, x: np.ndarray, train: Tensor) -> Tensor:
-        """The array as it is stored; sets `white`, `mean` and `std`."""
+        """The array as it is stored; sets `max_value`, `mean` and `std`."""
         x = x.view(np.uint8) if x.dtype == np.bool_ else x.astype(x.dtype.newbyteorder("="), copy=False)
-        low, high = self._range(x)
-        within = low >= 0 and high <= 1
+        low, high = self._value_range(x)
+        in_unit_interval = low >= 0 and high <= 1
         scale = self.scale
         if scale == "auto" and x.dtype == np.uint8:
-            scale = "none" if within else "unit"
+            scale = "none" if in_unit_interval else "unit"
         elif scale == "auto":
             scale = "standardize" if x.ndim == 2 else "none"
-            if scale == "none" and not within:
+            if scale == "none" and not in_unit_interval:
                 raise ConfigurationError(
                     f"data.scale: {str(self.path)!r} has values from {low:g} to {high:g} in rows {x.shape[1:]}; bring "
-                    "them into [0, 1], store them as uint8, or say 'standardize' or 'none'"
+                    "them into [0, 1], store them as uint8, or set it to 'standardize' or 'none'"
                 )
-        self.white = 255.0 if scale == "unit" else 1.0
-        if self.binarize != "none" and (scale == "standardize" or low < 0 or high > self.white):
+        self.max_value = 255.0 if scale == "unit" else 1.0
+        if self.binarize != "none" and (scale == "standardize" or low < 0 or high > self.max_value):
             raise ConfigurationError(
                 f"data.binarize: {self.binarize!r} needs probabilities; {str(self.path)!r} has values from {low:g} to "
                 f"{high:g} and the scale {scale!r}"
@@ -139,25 +143,25 @@ class Arrays(TensorDataModule):
         if scale == "standardize":
             return self._standardised(stored.double(), train)
         self.mean = self.std = None
-        return _as_pictures(stored) if low >= 0 and high <= self.white else stored
+        return _as_pictures(stored) if low >= 0 and high <= self.max_value else stored
 
-    def _range(self, x: np.ndarray) -> tuple[float, float]:
-        """Least and greatest value; of bytes, where that says enough, the least and the greatest there could be."""
+    def _value_range(self, x: np.ndarray) -> tuple[float, float]:
+        """The smallest and the largest value; 0 and 255 for bytes that are not all 0 or 1."""
         low, high = math.inf, -math.inf
         for start in range(0, len(x), CHUNK):
             part = x[start : start + CHUNK]
-            least, most = float(part.min()), float(part.max())
-            low, high = min(low, least), max(high, most)
-            if not (math.isfinite(least) and math.isfinite(most)):
+            smallest, largest = float(part.min()), float(part.max())
+            low, high = min(low, smallest), max(high, largest)
+            if not (math.isfinite(smallest) and math.isfinite(largest)):
                 row, *column = np.argwhere(~np.isfinite(part))[0].tolist()
                 value = part[tuple([row, *column])]
-                raise unusable(self.path, start + row, ", ".join(map(str, column)), f"{value} is not finite")
+                raise cell_error(self.path, start + row, ", ".join(map(str, column)), f"{value} is not finite")
             if x.dtype == np.uint8 and high > 1:
                 return 0, 255
         return low, high
 
     def _standardised(self, x: Tensor, train: Tensor) -> Tensor:
-        """`(x - mean) / std`, worked out in double precision."""
+        """`(x - mean) / std`, computed in double precision."""
         if self.mean is None or self.std is None:
             rows = x[train]
             constant = (rows == rows[0]).all(0).nonzero().tolist()
@@ -166,7 +170,7 @@ class Arrays(TensorDataModule):
                 name = self.columns[column[0]] if self.columns is not None else ", ".join(map(str, column))
                 raise ConfigurationError(
                     f"data.path: {str(self.path)!r}, column {name!r} is {rows[0][tuple(column)].item():g} in all "
-                    f"{len(rows)} training rows; a constant cannot be standardised, take it out"
+                    f"{len(rows)} training rows; a constant cannot be standardised; remove it"
                 )
             self.mean, self.std = rows.mean(0), rows.std(0, correction=0)
         if self.mean.shape != x.shape[1:]:
@@ -178,7 +182,7 @@ class Arrays(TensorDataModule):
 
 
 def _as_pictures(x: Tensor) -> Tensor:
-    """`(rows, channels, height, width)` from `(rows, height, width)` and from colours last; others as they are."""
+    """`(rows, channels, height, width)` from `(rows, height, width)` or from colours last; others as they are."""
     if x.ndim == 3:
         return x.unsqueeze(1)
     if x.ndim == 4 and x.shape[1] not in (1, 3) and x.shape[-1] in (1, 3):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from .tensors import Binarize, Split, TensorDataModule
+from .splits import Split
+from .tensors import Binarize, TensorDataModule
 
 
 class Digits(TensorDataModule):
     """1,797 handwritten digits of 8x8 pixels (UCI ML, as embedded in scikit-learn), grey values 0..16 scaled to [0, 1].
 
-    Splits: a fixed permutation of the rows (torch's, seed 0), cut into 1,297 training, 250 validation and 250 test.
+    Splits: a fixed permutation of the rows (torch's, seed 0): 1,297 for training, 250 for validation, 250 for test.
 
     Args:
         batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
@@ -18,7 +19,7 @@ class Digits(TensorDataModule):
 
     data_shape = (1, 8, 8)
     classes = 10
-    white = 16.0
+    max_value = 16.0
 
     def __init__(
         self,
@@ -37,5 +38,5 @@ class Digits(TensorDataModule):
         order = torch.randperm(len(digits.images), generator=torch.Generator().manual_seed(0))
         x = torch.tensor(digits.images, dtype=torch.uint8).unsqueeze(1)[order]
         y = torch.tensor(digits.target, dtype=torch.int64)[order]
-        cuts = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, None)}
-        return {stage: Split(x[rows], y[rows]) for stage, rows in cuts.items()}
+        ranges = {"train": slice(0, 1297), "val": slice(1297, 1547), "test": slice(1547, None)}
+        return {stage: Split(x[rows], y[rows]) for stage, rows in ranges.items()}

@@ -1,4 +1,4 @@
-"""Faces: small grey sets that lie in a file of their own, and CelebA through torchvision."""
+"""Faces: two small grey sets, each in one file, and CelebA through torchvision."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ import torchvision
 
 from lightning_avb.errors import ConfigurationError, at_least
 
-from .decoded import decoded
-from .fetched import Fetched, read_npz
+from .image_cache import cached_images
 from .image_folder import height_and_width
-from .tensors import Binarize, Split, TensorDataModule
+from .splits import Split
+from .tensors import Binarize, TensorDataModule
+from .torchvision_data import TorchvisionDataModule, read_npz
 
 
 class FreyFaces(TensorDataModule):
     """1,965 grey pictures of one face, 28x20, consecutive frames of a film (Roweis), values 0..255 scaled to [0, 1].
 
-    Splits: neighbouring frames are nearly the same picture, so rows drawn at random would test on what was trained on.
-    The film is cut into 39 pieces of 50 frames, the last of 65; a fixed permutation of the pieces (torch's, seed 0)
-    gives 4 to test, 4 to validation and 31 to training: 1,565, 200 and 200 frames, all from the whole film.
+    Splits: neighbouring frames are nearly the same picture, so a random split would test on what was trained on. The
+    film is divided into 39 pieces of 50 frames (the last has 65). A fixed permutation of the pieces (torch's, seed 0)
+    gives 31 to training, 4 to validation and 4 to test: 1,565, 200 and 200 frames, all from the whole film.
 
     Args:
         root: folder that holds `frey_faces/freyfaces_1965x28x20.npz` with the array `x`.
@@ -32,7 +33,7 @@ class FreyFaces(TensorDataModule):
     """
 
     data_shape = (1, 28, 20)
-    white = 255.0
+    max_value = 255.0
 
     def __init__(
         self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500, binarize: Binarize = "none"
@@ -46,7 +47,7 @@ class FreyFaces(TensorDataModule):
         test, val, train = torch.randperm(39, generator=torch.Generator().manual_seed(0)).split([4, 4, 31])
         pieces = {"train": train, "val": val, "test": test}
         return {
-            stage: Split(x.unsqueeze(1), rows=torch.isin(piece, its).nonzero()[:, 0]) for stage, its in pieces.items()
+            stage: Split(x.unsqueeze(1), rows=torch.isin(piece, own).nonzero()[:, 0]) for stage, own in pieces.items()
         }
 
 
@@ -66,7 +67,7 @@ class Olivetti(TensorDataModule):
 
     data_shape = (1, 64, 64)
     classes = 40
-    white = 255.0
+    max_value = 255.0
 
     def __init__(
         self,
@@ -84,20 +85,20 @@ class Olivetti(TensorDataModule):
         x, y = read_npz(self.root, "olivetti/olivetti_400x64x64.npz", ("x", "subject"))
         order = y.argsort(stable=True).view(40, 10)
         rows = {"train": order[:, :8], "val": order[:, 8], "test": order[:, 9]}
-        return {stage: Split(x.unsqueeze(1), y.long(), its.flatten()) for stage, its in rows.items()}
+        return {stage: Split(x.unsqueeze(1), y.long(), own.flatten()) for stage, own in rows.items()}
 
 
-class CelebA(Fetched):
+class CelebA(TorchvisionDataModule):
     """202,599 colour pictures of faces (Liu et al. 2015), a square from the middle scaled to 64x64, in [0, 1].
 
     The AVB paper's own code cuts out 128x128 of the 178x218 pixels; 148 and 108 are other usual values. The pictures
-    are decoded once, see `decoded.py`; at 64x64 that takes 2.5 GB.
+    are decoded once, see `image_cache.py`; at 64x64 that takes 2.5 GB.
 
     Splits: the published ones, 162,770, 19,867 and 19,962.
 
     Args:
         root: folder that holds `celeba/` with `img_align_celeba/`, `list_eval_partition.txt` and, for an attribute,
-            `list_attr_celeba.txt`; used in place where they are there, downloaded into where not (which needs `gdown`).
+            `list_attr_celeba.txt`; they are downloaded where they are missing, which needs `gdown`.
         size: a number for a square, or height and width.
         crop: side of the square, in pixels of the original.
         attribute: one of the 40, such as `Smiling`, as label 0 or 1; None: no labels.
@@ -135,27 +136,29 @@ class CelebA(Fetched):
         self.cache = Path(cache or self.files / ".lightning_avb")
 
     def prepare_data(self) -> None:
-        """Downloads the files where they are missing, and decodes the pictures; Lightning calls it on one process."""
+        """Downloads missing files and decodes the pictures; Lightning calls this on one process only."""
         if not (self.files / "img_align_celeba").is_dir() or not (self.files / "list_eval_partition.txt").is_file():
             self._open(download=True)
         self.load()
 
     def load(self) -> dict[str, Split]:
-        lines = [line.split() for line in self._list("list_eval_partition.txt")]
-        part = torch.tensor([int(number) for _, number in lines])
+        lines = [line.split() for line in self._lines_of("list_eval_partition.txt")]
+        partition = torch.tensor([int(number) for _, number in lines])
         names = [f"img_align_celeba/{name}" for name, _ in lines]
-        x = decoded(self.files, names, self.cache, self.size, 3, self.crop)
-        y = None if self.attribute is None else self._attribute(self.attribute)
-        return {stage: Split(x, y, (part == n).nonzero()[:, 0]) for n, stage in enumerate(("train", "val", "test"))}
+        x = cached_images(self.files, names, self.cache, self.size, 3, self.crop)
+        y = None if self.attribute is None else self._attribute_labels(self.attribute)
+        return {
+            stage: Split(x, y, (partition == n).nonzero()[:, 0]) for n, stage in enumerate(("train", "val", "test"))
+        }
 
-    def _attribute(self, attribute: str) -> torch.Tensor:
-        _, names, *lines = self._list("list_attr_celeba.txt")
+    def _attribute_labels(self, attribute: str) -> torch.Tensor:
+        _, names, *lines = self._lines_of("list_attr_celeba.txt")
         if attribute not in names.split():
             raise ConfigurationError(f"data.attribute: there is no {attribute!r}; there are {', '.join(names.split())}")
         column = 1 + names.split().index(attribute)
         return torch.tensor([int(line.split()[column] == "1") for line in lines])
 
-    def _list(self, name: str) -> list[str]:
+    def _lines_of(self, name: str) -> list[str]:
         path = self.files / name
         if not path.is_file():
             raise ConfigurationError(f"data.root: there is no file {str(path)!r}")

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import torch
 
-from .tensors import Split, TensorDataModule
+from .splits import Split
+from .tensors import TensorDataModule
 
 
 class FourPoints(TensorDataModule):
-    """The four one-hot vectors of length 4, each a quarter of the data; the label is the point.
+    """The four one-hot vectors of length 4, each in a quarter of the rows; the label is the number of the point.
 
     The best possible log-likelihood is -log 4 = -1.386 nats. Training, validation and test hold the same four points.
 
     Args:
         batch_size, eval_batch_size: see `TensorDataModule`.
-        copies: copies of every point in an epoch; validation and test have 128 of each, with noise of their own.
+        copies: rows per point in an epoch; validation and test have 128 rows per point.
     """
 
     data_shape = (4,)

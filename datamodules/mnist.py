@@ -1,4 +1,4 @@
-"""MNIST and its drop-in relatives, through torchvision."""
+"""MNIST and data sets of its format, through torchvision."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from typing import Any
 
 import torchvision
 
-from .fetched import Fetched, read_npz
-from .tensors import Split, TensorDataModule
+from .splits import Split
+from .tensors import TensorDataModule
+from .torchvision_data import TorchvisionDataModule, read_npz
 
 
-class MNIST(Fetched):
+class MNIST(TorchvisionDataModule):
     """70,000 grey pictures of 28x28 (LeCun et al. 1998), values 0..255 scaled to [0, 1].
 
     Splits: the first 50,000 training images, the last 10,000 training images for validation, the 10,000 test images.
 
     Args:
-        root: folder that holds `MNIST/raw/`; used in place where the files are there, downloaded into where not.
+        root: folder that holds `MNIST/raw/`; the files are downloaded where they are missing.
         batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
@@ -29,7 +30,7 @@ class MNIST(Fetched):
     folder = "MNIST/raw"
 
     def load(self) -> dict[str, Split]:
-        train, test = (self._open(**part) for part in self.parts)
+        train, test = (self._open(**options) for options in self.source_options)
         x, y = train.data.unsqueeze(1), train.targets
         return {
             "train": Split(x[:50000], y[:50000]),
@@ -46,7 +47,7 @@ class FashionMNIST(MNIST):
 
 
 class StaticMNIST(TensorDataModule):
-    """MNIST binarised once and for all, the bits that published likelihoods are compared on (Larochelle & Murray 2011).
+    """Statically binarised MNIST (Larochelle & Murray 2011), on which published likelihoods are compared.
 
     Splits: those of the published files, 50,000, 10,000 and 10,000. There are no labels.
 

@@ -1,22 +1,23 @@
-"""For models that learn from no data: a row of ones a step."""
+"""For models that learn from no data: one constant row per step."""
 
 from __future__ import annotations
 
 import torch
 
-from .tensors import Split, TensorDataModule
+from .splits import Split
+from .tensors import TensorDataModule
 
 
 class NoData(TensorDataModule):
-    """One row, a single 1, in every batch: the posterior of a log-density needs no more.
+    """One row with the number 1 in every batch: the posterior of a log-density needs no data.
 
     Args:
-        steps: batches of an epoch, after which Lightning validates, saves and draws.
+        steps: batches of an epoch, after which Lightning validates and saves.
     """
 
     data_shape = (1,)
     no_data = True
-    """Tells a model that learns from rows that these say nothing."""
+    """A model that learns from rows refuses data that has this attribute."""
 
     def __init__(self, steps: int = 500) -> None:
         super().__init__(1)

@@ -1,26 +1,27 @@
-"""Data sets drawn from a family of log-densities, for posteriors of all of them at once."""
+"""Data sets simulated from a family of log-densities, for amortised inference."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 from lightning_avb.errors import at_least
-from lightning_avb.recipes import plain, recipe
+from lightning_avb.recipes import recipe
 from lightning_avb.targets import Family
 from lightning_avb.targets.calls import simulated
 
-from .tensors import Split, TensorDataModule
+from .splits import Split
+from .tensors import TensorDataModule
 
 
 class Simulated(TensorDataModule):
-    """A row a data set x of p(x, theta); the theta that made it is not told.
+    """Each row is a data set x, drawn from p(x, theta) together with a theta that is not kept.
 
     Args:
-        family: the log-densities, that of the model.
+        family: the log-densities, the same as the model's `target`.
         batch_size, eval_batch_size: see `TensorDataModule`.
-        rows: data sets to train on.
+        rows: data sets for training.
         eval_rows: data sets for validation, and as many for test.
-        seed: of the simulation.
+        seed: seed of the simulation.
 
     Raises:
         ConfigurationError: a number out of range. When the data is made: the family's `simulate` raised.
@@ -36,7 +37,6 @@ class Simulated(TensorDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
-        self.hparams["family"] = plain(family, "data.family")
         self.family = recipe(family)()
         self.counts = [at_least(1, **{"data.rows": rows}), *[at_least(1, **{"data.eval_rows": eval_rows})] * 2]
         self.seed = seed

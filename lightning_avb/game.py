@@ -7,7 +7,6 @@ this file steps optimizers.
 from __future__ import annotations
 
 import abc
-import inspect
 import math
 import warnings
 from collections.abc import Sequence
@@ -26,18 +25,19 @@ from . import gradients, noise, processes
 from .batch import Batch, Shape
 from .capabilities import DataDescription
 from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .hyperparameters import Hyperparameters
 from .interruption import Interruption
-from .lightning_private import attached_datamodule, set_logged_step, store_hyperparameters, update_hyperparameters
+from .lightning_private import attached_datamodule, set_logged_step, update_hyperparameters
 from .players import Losses, Phase, Player, named_losses
 from .precision import one_scale_update
-from .recipes import class_path, plain, recipe
+from .recipes import recipe
 from .resuming import compare_with
 
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
 
-class Game(pl.LightningModule, abc.ABC):
+class Game(Hyperparameters, pl.LightningModule, abc.ABC):
     """Base class of all models.
 
     A new model has `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
@@ -61,21 +61,10 @@ class Game(pl.LightningModule, abc.ABC):
     )
     """What to do about a loss that is not finite."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Game:
-        game = super().__new__(cls)
-        try:
-            bound = inspect.signature(cls.__init__).bind_partial(game, *args, **kwargs)
-        except TypeError:  # __init__ will say what is wrong with the arguments
-            return game
-        bound.apply_defaults()
-        game.__dict__["_given"] = dict(list(bound.arguments.items())[1:])
-        return game
-
     def __init__(self, players: Any, accumulate: int = 1) -> None:
         super().__init__()
         self.automatic_optimization = False
-        hyper_parameters = {name: plain(value, name) for name, value in self.__dict__.pop("_given").items()}
-        store_hyperparameters(self, {**hyper_parameters, "_class_path": class_path(type(self))})
+        self.save_arguments(logger=True)
         self.accumulate = at_least(1, accumulate=accumulate)
         players = recipe(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}

@@ -13,13 +13,13 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import DDPStrategy
 
 
-def store_hyperparameters(module: Any, values: dict[str, Any]) -> None:
-    """Sets the hyper-parameters that loggers and checkpoints get.
+def store_hyperparameters(module: Any, values: dict[str, Any], logger: bool) -> None:
+    """Sets the hyper-parameters that checkpoints, and with `logger` the loggers, get.
 
     `save_hyperparameters` would read them from the frames of the callers, and keep classes and partials as they are,
     which `torch.load(weights_only=True)` refuses.
     """
-    module._log_hyperparams = True
+    module._log_hyperparams = logger
     module._set_hparams(values)
     module._hparams_initial = copy.deepcopy(module._hparams)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -69,6 +70,8 @@ def plain(value: Any, name: str = "value") -> Any:
         return int(value)
     if isinstance(value, Real):
         return float(value)
+    if isinstance(value, os.PathLike):
+        return str(os.fspath(value))
     if isinstance(value, (list, tuple)):
         return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):

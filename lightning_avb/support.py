@@ -1,10 +1,10 @@
-"""Where the parameters of a log-density live, and the way there from vectors of real numbers.
+"""The supports of a log-density's parameters, and bijections onto them from vectors of real numbers.
 
-A posterior is learned over z in R^dim. Named parameters are made of it by bijections with known Jacobians,
+A posterior is learned over z in R^dim. Bijections with known Jacobians make named parameters of it,
 
     theta = b(z),      log p(z) = log p(theta) + log |det db/dz|,
 
-torch.distributions' own where it has one that is exact in single precision.
+those of torch.distributions where they are exact in single precision.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch.nn.functional import pad, softplus
 from .errors import ConfigurationError
 
 Parameters = dict[str, Tensor]
-"""Name -> values, `(...)` for a number, `(..., n)` for a vector of n and `(..., n, n)` for a matrix."""
+"""Name -> values: `(...)` for a number, `(..., n)` for a vector and `(..., n, n)` for a matrix."""
 
 
 class _Increasing(Constraint):
-    """Vectors whose numbers increase, from above 0 where they are `positive`."""
+    """Vectors of increasing numbers, all above 0 if `positive`."""
 
     is_discrete, event_dim = False, 1
 
@@ -60,8 +60,8 @@ class OrderedTransform(Transform):
 class PositiveOrderedTransform(Transform):
     """Increasing vectors of positive numbers from any: c_k = c_{k-1} + exp z_k from c_0 = 0.
 
-    The exponential of an ordered vector would be one too, and would overflow soon: its steps are exponentials of
-    exponentials.
+    The exponential of an ordered vector would be such a vector too, but it is an exponential of exponentials, which
+    overflows soon.
     """
 
     domain = constraints.real_vector
@@ -79,10 +79,10 @@ class PositiveOrderedTransform(Transform):
 
 
 class CorrelationTransform(CorrCholeskyTransform):
-    """torch's, with the Jacobian from z instead of the matrix, where single precision has lost it.
+    """torch's bijection, with the Jacobian computed from z: from the matrix it is inexact in single precision.
 
     Row i has L_ij = tanh z_ij prod_{k<j} sech z_ik for j < i, so that z_ik enters the determinant with sech^2 once and
-    with sech for every j between k and i. The volume is that of the numbers below the diagonal.
+    with sech for every j between k and i. The Jacobian is that of the numbers below the diagonal.
     """
 
     def log_abs_det_jacobian(self, x: Tensor, y: Tensor, intermediates: Tensor | None = None) -> Tensor:
@@ -92,9 +92,9 @@ class CorrelationTransform(CorrCholeskyTransform):
 
 
 class CovarianceTransform(Transform):
-    """Lower triangles with a positive diagonal from vectors, row by row; the diagonal by exp.
+    """Lower triangular matrices with a positive diagonal, row by row from vectors, the diagonal by exp.
 
-    The volume is that of the numbers on and below the diagonal.
+    The Jacobian is that of the numbers on and below the diagonal.
     """
 
     domain = constraints.real_vector
@@ -119,11 +119,14 @@ class CovarianceTransform(Transform):
         return torch.Size((*shape[:-2], shape[-1] * (shape[-1] + 1) // 2))
 
 
-class _Kind(NamedTuple):
-    """A kind by its name: how many bounds it is given, what they make, and its bijection if torch has none for that.
+class _Constraint(NamedTuple):
+    """What a constraint's name stands for.
 
-    The constraint's event is a number, where [n] stands for n independent ones and may be left out, a vector of n, or
-    a matrix n by n.
+    Attributes:
+        bounds: how many bounds are written in brackets.
+        constraint: torch's constraint from these bounds. Its event is a number, of which [n] makes n independent ones,
+            a vector of n, or an n by n matrix.
+        transform: the bijection; None: torch's for this constraint.
     """
 
     bounds: int
@@ -131,23 +134,30 @@ class _Kind(NamedTuple):
     transform: Callable[[], Transform] | None = None
 
 
-_KINDS = {
-    "real": _Kind(0, lambda: constraints.real),
-    "positive": _Kind(0, lambda: constraints.positive),
-    "unit_interval": _Kind(0, lambda: constraints.unit_interval),
-    "interval": _Kind(2, constraints.interval),
-    "above": _Kind(1, constraints.greater_than),
-    "below": _Kind(1, constraints.less_than),
-    "simplex": _Kind(0, lambda: constraints.simplex),
-    "ordered": _Kind(0, lambda: _Increasing(positive=False), OrderedTransform),
-    "positive_ordered": _Kind(0, lambda: _Increasing(positive=True), PositiveOrderedTransform),
-    "correlation_cholesky": _Kind(0, lambda: constraints.corr_cholesky, CorrelationTransform),
-    "covariance_cholesky": _Kind(0, lambda: constraints.lower_cholesky, CovarianceTransform),
+_CONSTRAINTS = {
+    "real": _Constraint(0, lambda: constraints.real),
+    "positive": _Constraint(0, lambda: constraints.positive),
+    "unit_interval": _Constraint(0, lambda: constraints.unit_interval),
+    "interval": _Constraint(2, constraints.interval),
+    "above": _Constraint(1, constraints.greater_than),
+    "below": _Constraint(1, constraints.less_than),
+    "simplex": _Constraint(0, lambda: constraints.simplex),
+    "ordered": _Constraint(0, lambda: _Increasing(positive=False), OrderedTransform),
+    "positive_ordered": _Constraint(0, lambda: _Increasing(positive=True), PositiveOrderedTransform),
+    "correlation_cholesky": _Constraint(0, lambda: constraints.corr_cholesky, CorrelationTransform),
+    "covariance_cholesky": _Constraint(0, lambda: constraints.lower_cholesky, CovarianceTransform),
 }
 
 
 class _Block(NamedTuple):
-    """One named parameter: its bijection, and how many real numbers it takes; `shape` is (), (n,) or (n, n)."""
+    """One named parameter.
+
+    Attributes:
+        constraint: where it is.
+        transform: the bijection onto it.
+        shape: of the parameter: (), (n,) or (n, n).
+        size: number of unconstrained coordinates.
+    """
 
     constraint: Any
     transform: Transform
@@ -167,49 +177,53 @@ class Support:
     """A product of named supports.
 
     Args:
-        kinds: name -> kind, in the order of the coordinates. A number is `real`, `positive`, in the `unit_interval`, in
-            an `interval(low, high)`, `above(low)` or `below(high)`; `real[n]` and so on are n independent ones. Vectors
-            are `simplex[n]`, n shares that sum to 1, `ordered[n]`, n increasing numbers, and `positive_ordered[n]`.
-            Matrices, n by n, are the lower triangles L with a positive diagonal of which L L^T is any correlation
-            matrix, `correlation_cholesky[n]`, or any covariance matrix, `covariance_cholesky[n]`.
+        constraints: name of a parameter -> its constraint, in the order of the coordinates. A number is `real`,
+            `positive`, in the `unit_interval`, in an `interval(low, high)`, `above(low)` or `below(high)`; `real[n]`
+            and so on are vectors of n independent ones. Other vectors are `simplex[n]`, n shares that sum to 1,
+            `ordered[n]`, n increasing numbers, and `positive_ordered[n]`. Matrices, n by n, are lower triangular
+            matrices L with a positive diagonal, such that L L^T is a correlation matrix, `correlation_cholesky[n]`, or
+            a covariance matrix, `covariance_cholesky[n]`.
 
     Attributes:
-        dim: how many real numbers make a point.
+        blocks: name of a parameter -> its constraint, bijection and shape.
+        dim: number of unconstrained coordinates.
 
     Raises:
-        ConfigurationError: no parameter, or a kind or bounds that do not exist, with its name.
+        ConfigurationError: there is no parameter, or no such constraint; the message names the parameter.
     """
 
-    def __init__(self, kinds: Mapping[str, str]) -> None:
-        if not isinstance(kinds, Mapping):
-            raise ConfigurationError(f"support: {kinds!r} does not map names to kinds, as {{mu: real}} does")
-        if not kinds:
-            raise ConfigurationError("support: names no parameter; say for example {mu: real, tau: positive}")
-        self.blocks = {name: _block(name, str(kind)) for name, kind in kinds.items()}
+    def __init__(self, constraints: Mapping[str, str]) -> None:
+        if not isinstance(constraints, Mapping):
+            raise ConfigurationError(
+                f"support: {constraints!r} does not map names to constraints, as {{mu: real}} does"
+            )
+        if not constraints:
+            raise ConfigurationError("support: there is no parameter; {mu: real, tau: positive} would be an example")
+        self.blocks = {name: _block(name, str(constraint)) for name, constraint in constraints.items()}
         self.dim = sum(block.size for block in self.blocks.values())
 
     @property
     def coordinates(self) -> list[str]:
-        """A name for each of the real numbers: `mu`, `theta[0]`, `tril[1,0]`."""
+        """A name for each of the unconstrained coordinates: `mu`, `theta[0]`, `tril[1,0]`."""
         return [label for name, block in self.blocks.items() for label in block.coordinates(name)]
 
     def constrain(self, z: Tensor) -> tuple[Parameters, Tensor]:
         """The parameters at z `(..., dim)`, and log |det d theta / d z|, `(...)`.
 
         Raises:
-            ConfigurationError: z has not `dim` coordinates.
+            ConfigurationError: z does not have `dim` coordinates.
         """
         if z.shape[-1] != self.dim:
-            raise ConfigurationError(f"support: takes {self.dim} numbers, and a point has {z.shape[-1]}")
+            raise ConfigurationError(f"support: a point has {z.shape[-1]} numbers; {self.dim} were expected")
         theta: Parameters = {}
-        volume = z.new_zeros(z.shape[:-1])
+        log_jacobian = z.new_zeros(z.shape[:-1])
         parts = z.split([block.size for block in self.blocks.values()], -1)
         for (name, block), part in zip(self.blocks.items(), parts, strict=True):
             value = block.transform(part)
             ladj = block.transform.log_abs_det_jacobian(part, value)
-            volume = volume + (ladj.sum(-1) if ladj.ndim == part.ndim else ladj)
+            log_jacobian = log_jacobian + (ladj.sum(-1) if ladj.ndim == part.ndim else ladj)
             theta[name] = value if block.shape else value.squeeze(-1)
-        return theta, volume
+        return theta, log_jacobian
 
     def unconstrain(self, theta: Mapping[str, Tensor]) -> Tensor:
         """The z `(..., dim)` of parameters: the inverse of `constrain`.
@@ -227,48 +241,48 @@ class Support:
         return torch.cat(parts, -1)
 
     def contains(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """Whether all parameters are where they should be, `(...)`."""
+        """Whether all parameters satisfy their constraints, `(...)`."""
         inside = []
         for name, block in self.blocks.items():
-            found = block.constraint.check(theta[name])
+            satisfied = block.constraint.check(theta[name])
             independent = len(block.shape) - block.constraint.event_dim
-            inside.append(found.all(-1) if independent else found)
+            inside.append(satisfied.all(-1) if independent else satisfied)
         return functools.reduce(torch.logical_and, inside)
 
 
 @functools.cache
-def _block(name: str, kind: str) -> _Block:
-    match = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?(?:\[(\d+)\])?", kind.strip())
-    if match is None or match[1] not in _KINDS:
+def _block(name: str, text: str) -> _Block:
+    match = re.fullmatch(r"(\w+)(?:\(([^()]*)\))?(?:\[(\d+)\])?", text.strip())
+    if match is None or match[1] not in _CONSTRAINTS:
         raise ConfigurationError(
-            f"support.{name}: {kind!r} is none of real, positive, unit_interval, interval(low, high), above(low), "
+            f"support.{name}: {text!r} is none of real, positive, unit_interval, interval(low, high), above(low), "
             "below(high), each with [n] for a vector, simplex[n], ordered[n], positive_ordered[n], "
-            "correlation_cholesky[n] and covariance_cholesky[n]" + "; in YAML's {} it needs quotes" * ("(" in kind)
+            "correlation_cholesky[n] and covariance_cholesky[n]" + "; in YAML's {} it needs quotes" * ("(" in text)
         )
-    known = _KINDS[match[1]]
-    constraint = known.constraint(*_bounds(name, kind, match[2], known.bounds))
-    size, least = int(match[3]) if match[3] else None, 2 if constraint.event_dim else 1
-    if (size is None and constraint.event_dim) or (size is not None and size < least):
-        raise ConfigurationError(f"support.{name}: {kind!r}; {match[1]}[n] needs an n from {least}")
+    known = _CONSTRAINTS[match[1]]
+    constraint = known.constraint(*_bounds(name, text, match[2], known.bounds))
+    size, smallest = int(match[3]) if match[3] else None, 2 if constraint.event_dim else 1
+    if (size is None and constraint.event_dim) or (size is not None and size < smallest):
+        raise ConfigurationError(f"support.{name}: {text!r}; {match[1]}[n] needs an n of at least {smallest}")
     transform = known.transform() if known.transform else biject_to(constraint)
     shape = () if size is None else (size,) * max(1, constraint.event_dim)
     return _Block(constraint, transform, shape, math.prod(transform.inverse_shape(torch.Size(shape or (1,)))))
 
 
-def _bounds(name: str, kind: str, given: str | None, wanted: int) -> list[float]:
-    """The numbers between the brackets."""
+def _bounds(name: str, text: str, inside: str | None, expected: int) -> list[float]:
+    """The `expected` bounds that are written `inside` the brackets of `text`."""
     bounds = []
-    for text in given.split(",") if given is not None else []:
+    for bound in inside.split(",") if inside is not None else []:
         try:
-            bounds.append(float(text))
+            bounds.append(float(bound))
         except ValueError:
-            raise ConfigurationError(f"support.{name}: {kind!r}; {text.strip()!r} is no number") from None
-    if len(bounds) != wanted:
-        raise ConfigurationError(f"support.{name}: {kind!r}; has {len(bounds)} bounds, and needs {wanted}")
+            raise ConfigurationError(f"support.{name}: {text!r}; {bound.strip()!r} is no number") from None
+    if len(bounds) != expected:
+        raise ConfigurationError(f"support.{name}: {text!r}; has {len(bounds)} bounds, and needs {expected}")
     if not all(math.isfinite(bound) for bound in bounds):
         raise ConfigurationError(
-            f"support.{name}: {kind!r}; a bound is finite; with fewer there are real, above(low) and below(high)"
+            f"support.{name}: {text!r}; a bound must be finite; real, above(low) and below(high) have fewer bounds"
         )
-    if wanted == 2 and not bounds[0] < bounds[1]:
-        raise ConfigurationError(f"support.{name}: {kind!r}; {bounds[0]:g} is not below {bounds[1]:g}")
+    if expected == 2 and not bounds[0] < bounds[1]:
+        raise ConfigurationError(f"support.{name}: {text!r}; {bounds[0]:g} is not below {bounds[1]:g}")
     return bounds

@@ -25,7 +25,8 @@ from datamodules import (
     TensorDataModule,
     tensors,
 )
-from datamodules.tensors import cut, fast_uniform
+from datamodules.loaders import fast_uniform
+from datamodules.splits import random_splits
 from lightning_avb.errors import ConfigurationError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -201,7 +202,7 @@ def test_a_missing_file_is_named(tmp_path, kind):
 class Bytes(TensorDataModule):
     """300 rows of bytes, in an order of their own in memory."""
 
-    white = 255.0
+    max_value = 255.0
 
     def __init__(self, batch_size=32, eval_batch_size=50, binarize="none", resident=None):
         super().__init__(batch_size, eval_batch_size, binarize, resident)
@@ -209,7 +210,7 @@ class Bytes(TensorDataModule):
     def load(self):
         generator = torch.Generator().manual_seed(3)
         x = torch.randint(256, (300, 2, 3), generator=generator, dtype=torch.uint8)
-        parts = cut(torch.arange(300), 1, val=0.3, test=0.1)
+        parts = random_splits(torch.arange(300), 1, val=0.3, test=0.1)
         return {stage: Split(x, torch.arange(300), rows) for stage, rows in parts.items()}
 
 
@@ -269,12 +270,12 @@ def test_leaving_an_epoch_early_leaves_no_thread():
 
 
 def test_shares_are_cut_off_at_random_and_fixed():
-    parts = cut(torch.arange(100, 1100), 0, test=0.2, val=0.1)
+    parts = random_splits(torch.arange(100, 1100), 0, test=0.2, val=0.1)
     assert {name: len(part) for name, part in parts.items()} == {"test": 200, "val": 100, "train": 700}
     assert torch.equal(torch.cat(list(parts.values())).sort()[0], torch.arange(100, 1100))
     again, other = (
-        cut(torch.arange(100, 1100), 0, test=0.2, val=0.3),
-        cut(torch.arange(100, 1100), 1, test=0.2, val=0.1),
+        random_splits(torch.arange(100, 1100), 0, test=0.2, val=0.3),
+        random_splits(torch.arange(100, 1100), 1, test=0.2, val=0.1),
     )
     assert torch.equal(parts["test"], again["test"])  # does not depend on the share of the others
     assert not torch.equal(parts["test"].sort()[0], other["test"].sort()[0])
@@ -292,7 +293,7 @@ def test_shares_are_cut_off_at_random_and_fixed():
 )
 def test_shares_that_make_no_sense_are_named(seed, shares, message):
     with pytest.raises(ConfigurationError, match=message):
-        cut(torch.arange(10), seed, **shares)
+        random_splits(torch.arange(10), seed, **shares)
 
 
 def test_hyper_parameters_make_the_same_data_again():

@@ -13,7 +13,7 @@ from test_data import place, same
 from torch.distributions import MultivariateNormal
 
 from datamodules import Arrays
-from datamodules.tables import numbered
+from datamodules.tables import encode_labels
 from lightning_avb import cli
 from lightning_avb.errors import ConfigurationError
 
@@ -164,8 +164,8 @@ NUMBERS = np.arange(60.0).reshape(20, 3) ** 2
         ("a.npy", NUMBERS, {"binarize": "dynamic"}, r"data\.binarize: 'dynamic' needs probabilities"),
         ("a.npy", NUMBERS, {"binarize": "static", "scale": "none"}, r"data\.binarize: .* from 0 to 3481"),
         ("a.npy", np.zeros((0, 3)), {}, "holds no numbers"),
-        ("a.npz", {"a": NUMBERS, "b": NUMBERS}, {}, r"data\.array: which one is x\? .* holds a, b"),
-        ("a.npz", {"a": NUMBERS}, {"array": "b"}, r"data\.array: there is no 'b'\?"),
+        ("a.npz", {"a": NUMBERS, "b": NUMBERS}, {}, r"data\.array: none is given; .* has the arrays a, b"),
+        ("a.npz", {"a": NUMBERS}, {"array": "b"}, r"data\.array: there is no 'b'; .* has the arrays a"),
         ("a.npz", {"x": NUMBERS, "y": np.arange(7)}, {"label": "y"}, r"'y' has shape \(7,\), not one label"),
         ("a.npz", {"x": NUMBERS}, {"label": "y"}, r"data\.label: .* holds no 'y', only x"),
         ("a.csv", "a\n1\n2\n3\n", {"scale": "half"}, r"data\.scale: 'half' is none of"),
@@ -237,7 +237,7 @@ def test_labels_are_numbered_in_sorted_order():
         (["b", "", "-1"], [1, -1, 0], ["-1", "b"]),
         (["b", "b"], [0, 0], ["b"]),
     ):
-        y, found = numbered(labels, "")
+        y, found = encode_labels(labels, "")
         assert (y.tolist(), found) == (expected, names)
         assert y.dtype == torch.int64
 

@@ -22,6 +22,7 @@ from datamodules import (
     Split,
     TensorDataModule,
 )
+from datamodules.labels import keep_labels
 from lightning_avb.errors import ConfigurationError
 
 
@@ -31,7 +32,7 @@ class Classes(TensorDataModule):
     Of the four classes there are as many labels as `counts` says.
     """
 
-    white = 255.0
+    max_value = 255.0
     classes = 4
     counts = (80, 60, 40, 30)
 
@@ -88,7 +89,7 @@ def test_every_row_of_a_class_is_equally_likely(monkeypatch):
     y = data.split("train").y
     for seed in range(400):
         monkeypatch.setenv("PL_GLOBAL_SEED", str(seed))
-        drawn += data._shown(y, 20) >= 0
+        drawn += keep_labels(y, 20, data.classes) >= 0
     for part, count in zip(drawn[:210].split(Classes.counts), Classes.counts, strict=True):
         p = 5 / count
         chi_squared = (part - 400 * p).square().sum() / (400 * p * (1 - p))
@@ -224,8 +225,12 @@ class Full(Classes):
         (Classes, {"labels": 211}, r"data\.labels: 211 are more than the 210 training rows with a label"),
         (Classes, {"labels": 124}, r"data\.labels: 124 are 31 of each class, and of 3 there are only 30 training rows"),
         (Classes, {"labels": 40, "labelled_per_batch": 41}, r"data\.labelled_per_batch: 41 are more than the 40 train"),
-        (Full, {"labelled_per_batch": 4}, r"data\.labelled_per_batch: every row has a label: one stream is enough"),
-        (Full, {"labels": 240, "labelled_per_batch": 4}, r"data\.labelled_per_batch: every row has a label"),
+        (
+            Full,
+            {"labelled_per_batch": 4},
+            r"data\.labelled_per_batch: every training row has a label, so one stream is enough",
+        ),
+        (Full, {"labels": 240, "labelled_per_batch": 4}, r"data\.labelled_per_batch: every training row has a label"),
         (Classes, {"labels": -1}, r"data\.labels: -1 is below 0"),
         (Classes, {"labelled_per_batch": -1}, r"data\.labelled_per_batch: -1 is below 0"),
         (Wrong, {}, r"data: row 7 \((train|val|test)\) has the label 4; labels are 0 to 3, and -1 where"),

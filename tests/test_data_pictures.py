@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from test_data import place, same
 
-from datamodules import CelebA, ImageFolder, decoded
+from datamodules import CelebA, ImageFolder, image_cache
 from lightning_avb.errors import ConfigurationError
 
 
@@ -32,14 +32,14 @@ def folder(root, count=20, **options):
 @pytest.fixture
 def reads(monkeypatch):
     """The names of the pictures that were decoded, four at a time."""
-    names, original = [], decoded.read
+    names, original = [], image_cache.read_image
 
-    def read(path, look):
+    def read(path, image_format):
         names.append(os.path.basename(path))
-        return original(path, look)
+        return original(path, image_format)
 
-    monkeypatch.setattr(decoded, "read", read)
-    monkeypatch.setattr(decoded, "BLOCK", 4)
+    monkeypatch.setattr(image_cache, "read_image", read)
+    monkeypatch.setattr(image_cache, "BLOCK", 4)
     return names
 
 
@@ -159,14 +159,16 @@ def test_kinds_of_pictures(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise: what is left comes to the top
     Image.fromarray(held).save(tmp_path / "held.jpg", exif=exif)
-    look = decoded.Look((4, 6), 3)
-    assert (decoded.read(tmp_path / "16.png", look) == 40000 >> 8).all()
-    assert (decoded.read(tmp_path / "bits.png", look)[1] == 255 * np.eye(4, 6)).all()
-    pixels = decoded.read(tmp_path / "clear.png", look)
+    image_format = image_cache.ImageFormat((4, 6), 3)
+    assert (image_cache.read_image(tmp_path / "16.png", image_format) == 40000 >> 8).all()
+    assert (image_cache.read_image(tmp_path / "bits.png", image_format)[1] == 255 * np.eye(4, 6)).all()
+    pixels = image_cache.read_image(tmp_path / "clear.png", image_format)
     assert pixels[:, 0, 0].tolist() == [10, 20, 30]
     assert (pixels[:, 1:] == 255).all()
-    assert decoded.header(tmp_path / "held.jpg") == ((32, 48), True)
-    turned = decoded.read(tmp_path / "held.jpg", decoded.Look((32, 48), 1, like="another.jpg"))
+    assert image_cache.read_header(tmp_path / "held.jpg") == ((32, 48), True)
+    turned = image_cache.read_image(
+        tmp_path / "held.jpg", image_cache.ImageFormat((32, 48), 1, size_from="another.jpg")
+    )
     assert turned[0, :12].max() < 30
     assert turned[0, 20:].min() > 225
 
@@ -174,7 +176,7 @@ def test_kinds_of_pictures(tmp_path):
 def test_a_large_jpeg_looks_the_same_whatever_part_of_it_is_decoded(tmp_path):
     ramp = np.linspace(0, 255, 1024).astype(np.uint8)
     Image.fromarray(np.broadcast_to(ramp, (1024, 1024)).copy()).save(tmp_path / "a.jpg")
-    pixels = decoded.read(tmp_path / "a.jpg", decoded.Look((16, 16), 1))[0].astype(float)
+    pixels = image_cache.read_image(tmp_path / "a.jpg", image_cache.ImageFormat((16, 16), 1))[0].astype(float)
     assert np.abs(pixels - (np.arange(16) + 0.5) * 255 / 16).max() < 4
 
 
@@ -230,15 +232,15 @@ def test_a_changed_folder_is_decoded_anew(tmp_path, reads):
 def test_an_interrupted_decode_goes_on(tmp_path, reads, monkeypatch, torn):
     """Also where the end of what was written is torn off in the middle of a picture, or of the file's head."""
     pixels = folder(tmp_path)
-    counting = decoded.read
+    counting = image_cache.read_image
 
-    def interrupted(path, look):
+    def interrupted(path, image_format):
         if path.endswith("13.png"):
             raise KeyboardInterrupt
-        return counting(path, look)
+        return counting(path, image_format)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(decoded, "read", interrupted)
+        patch.setattr(image_cache, "read_image", interrupted)
         ImageFolder(str(tmp_path)).prepare_data()
     (part,) = (tmp_path / ".lightning_avb").glob("*.part")
     assert not list((tmp_path / ".lightning_avb").glob("*.npy"))
@@ -256,13 +258,13 @@ def test_an_interrupted_decode_goes_on(tmp_path, reads, monkeypatch, torn):
 
 def test_one_of_several_processes_decodes(tmp_path, reads, monkeypatch, caplog):
     pixels = folder(tmp_path)
-    counting = decoded.read
+    counting = image_cache.read_image
 
-    def slow(path, look):
+    def slow(path, image_format):
         time.sleep(0.01)
-        return counting(path, look)
+        return counting(path, image_format)
 
-    monkeypatch.setattr(decoded, "read", slow)
+    monkeypatch.setattr(image_cache, "read_image", slow)
     results = []
     with caplog.at_level("INFO"):
         threads = [
@@ -310,8 +312,8 @@ def test_other_files_are_left_out_and_said(tmp_path, caplog):
     (tmp_path / "LICENSE").write_text("")
     with caplog.at_level("INFO"):
         ImageFolder(str(tmp_path)).prepare_data()
-    (said,) = [line for line in caplog.messages if "left out" in line]
-    assert all(part in said for part in ("1 with .heic", "1 with .txt", "1 with no ending"))
+    (message,) = [line for line in caplog.messages if "left out" in line]
+    assert all(part in message for part in ("1 with .heic", "1 with .txt", "1 with no extension"))
 
 
 def test_what_cannot_be_a_folder_of_pictures_is_named(tmp_path):

@@ -288,7 +288,7 @@ def test_a_mixture_given_its_component(pair):
     torch.testing.assert_close(z[:, 3], whole[:, 3])
     for row in (0, 1, 2, 4):
         k = y[row]
-        torch.testing.assert_close(z[:, row], type(parts)(p.loc[k], p.scale[k])._at(eps[:, row, 1:]))
+        torch.testing.assert_close(z[:, row], type(parts)(p.loc[k], p.scale[k]).from_noise(eps[:, row, 1:]))
 
 
 def test_gradients_of_a_mixture_given_its_component():

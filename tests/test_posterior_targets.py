@@ -61,8 +61,11 @@ class Wrong(Target):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("shape", r"target: .* one number a point, \(64, 2\) for z \(64, 2, 2\); for \(64, 2\) points it gave \(\)"),
-        ("number", "target: .* it gave float"),
+        (
+            "shape",
+            r"target: .* one number per point, \(64, 2\) for z \(64, 2, 2\); for \(64, 2\) points it returned \(\)",
+        ),
+        ("number", "target: .* it returned float"),
         ("constant", "target: .* not differentiable"),
         ("minus infinity", "target: .* is -inf at all of 128 points"),
         ("nan", "target: .* is not a number at z = "),
@@ -74,13 +77,16 @@ class Wrong(Target):
         ("periodic", r"target: the density of Wrong does not fall off along z\[1\]"),
         ("heavy", r"target: the density of Wrong does not fall off along z\[1\]"),
         ("rising", r"target: the density of Wrong still rises where z\[1\] is"),
-        ("accident", r"target: .* one number a point, \(64, 2\) .*; for \(7, 1\) points it gave \(7, 2\)"),
+        ("accident", r"target: .* one number per point, \(64, 2\) .*; for \(7, 1\) points it returned \(7, 2\)"),
         ("plane", r"target: the plane of Wrong names 'tau', none of z\[0\], z\[1\]"),
-        ("reference, a tensor", r"target: reference\(16\) of Wrong is to be a dict of tensors \(...\); it gave Tensor"),
+        (
+            "reference, a tensor",
+            r"target: reference\(16\) of Wrong should return a dict of tensors \(...\); it returned Tensor",
+        ),
         ("derived twice", "target: Wrong names a quantity 'z', which is the name of something else"),
         ("derived index", "target: Wrong names a quantity 'index', which is the name of something else"),
-        ("derived, a tensor", r"target: what Wrong derives is to be a dict of tensors \(64, 2, ...\)"),
-        ("derived, a number", r"target: what Wrong derives .* it gave {'r': \(\)}"),
+        ("derived, a tensor", r"target: `derived` of Wrong should return a dict of tensors \(64, 2, ...\)"),
+        ("derived, a number", r"target: `derived` of Wrong .* it returned {'r': \(\)}"),
         ("derived, wrong", r"target: Wrong fails for z \(64, 2, 2\): KeyError: 'nothing'"),
     ],
 )
@@ -117,7 +123,7 @@ def test_families_that_are_none_are_refused(tmp_path):
         trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(Broken, rows=64, eval_rows=1))
     with pytest.raises(ConfigurationError, match=r"^target: simulate\(2\) of Broken fails: KeyError: 'mu'"):
         trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(NormalMean, rows=64, eval_rows=1))
-    message = r"^target: simulate\(2\) of Misshapen is to be .* {'x': \(2, 4\)}; it gave {'x': \(2, 2\)}"
+    message = r"^target: simulate\(2\) of Misshapen should return .* {'x': \(2, 4\)}; it returned {'x': \(2, 2\)}"
     with pytest.raises(ConfigurationError, match=message):
         trainer(tmp_path, max_steps=1).fit(Posterior(Misshapen), Simulated(NormalMean, rows=64, eval_rows=1))
 
@@ -212,7 +218,7 @@ def test_a_function_is_a_target():
     z = torch.randn(7, 1, 2)
     torch.testing.assert_close(model.target.at(z), -z[..., 0].square() - z[..., 1].exp() + z[..., 1])
     assert Posterior(**{k: v for k, v in model.hparams.items() if k != "_class_path"}).latent_dim == 2
-    with pytest.raises(ConfigurationError, match=r"^log_density: .* is no function of a module"):
+    with pytest.raises(ConfigurationError, match=r"^log_density: .* cannot be imported by its name"):
         Function.recipe(lambda mu: -mu, {"mu": "real"})
     with pytest.raises(ConfigurationError, match=r"'os\.system' is no Python function"):
         Function("os.system", {"command": "real"})
@@ -248,11 +254,17 @@ def test_reference_draws_of_ones_own_are_of_a_function_or_a_file(tmp_path):
     ("write", "message"),
     [
         (None, r"reference: .*long\.npz cannot be read as an \.npz file of numbers"),
-        ({"mu": np.ones(20), "tau": np.ones(19)}, r"reference: .* in every row of every array; .*'tau': \(19,\)"),
-        ({"mu": np.array([1.0, np.nan])}, r"reference: .* is to have a finite draw in every row"),
+        (
+            {"mu": np.ones(20), "tau": np.ones(19)},
+            r"reference: .* 'tau': \(19,\).*; arrays of finite numbers with the same number of rows were expected",
+        ),
+        ({"mu": np.array([1.0, np.nan])}, r"reference: .* has .*; arrays of finite numbers"),
         ({"mu": np.array(["a"])}, r"reference: .* cannot be read as an \.npz file of numbers"),
         ({"mean": np.ones(20)}, r"target: the reference draws of Function are of mean, and it has mu, tau"),
-        ({"mu": np.ones((20, 2))}, r"target: reference\(16\) of Function is to be .* {'mu': \(16,\)}; it gave"),
+        (
+            {"mu": np.ones((20, 2))},
+            r"target: reference\(16\) of Function should return .* {'mu': \(16,\)}; it returned",
+        ),
     ],
 )
 def test_reference_draws_that_are_none_are_refused_before_training(tmp_path, write, message):
@@ -267,11 +279,11 @@ def test_reference_draws_that_are_none_are_refused_before_training(tmp_path, wri
 def test_a_function_for_reference_draws_must_be_one():
     with pytest.raises(ConfigurationError, match=r"^reference: there is no 'os\.nothing'"):
         Function(f"{__name__}.of_module", {"mu": "real", "tau": "positive"}, reference="os.nothing")
-    with pytest.raises(ConfigurationError, match=r"^reference: .* is no function of a module"):
+    with pytest.raises(ConfigurationError, match=r"^reference: .* cannot be imported by its name"):
         Function.recipe(of_module, {"mu": "real"}, reference=lambda count, seed: {})
 
 
 def test_names_of_kinds_are_a_mapping():
     for kinds in ("mu", ["mu"]):
-        with pytest.raises(ConfigurationError, match=r"^support: .* does not map names to kinds"):
+        with pytest.raises(ConfigurationError, match=r"^support: .* does not map names to constraints"):
             assert Function(f"{__name__}.of_module", kinds).support

@@ -53,7 +53,8 @@ def test_a_pyro_model_has_the_density_of_ours():
 
 def test_supports_come_from_the_sites():
     target = PyroModel(f"{__name__}.many_kinds")
-    assert target.kinds == {"scale": "positive", "rate": "positive", "share": "unit_interval", "shares": "simplex[3]"}
+    kinds = {"scale": "positive", "rate": "positive", "share": "unit_interval", "shares": "simplex[3]"}
+    assert target.kinds == kinds
     z = torch.randn(4, 5)
     theta, volume = target.support.constrain(z)
     expected = (

@@ -190,7 +190,8 @@ def test_a_decomposition_that_fails_far_out_is_named_in_one_warning(tmp_path):
 
 def test_what_raises_is_found_by_halves():
     target = Raising(beyond=1.0)
-    look, z = Lenient(target), torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.0], [3.0, 0.0], [1.5, 2.0], [-4.0, 0.0]])
+    look = Lenient(target)
+    z = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.0], [3.0, 0.0], [1.5, 2.0], [-4.0, 0.0]])
     z.requires_grad_()
     value = look(z)
     assert torch.isfinite(value).tolist() == [True, False, True, False, False, True]
@@ -226,7 +227,7 @@ def test_what_raises_in_training_is_named_with_the_point(tmp_path):
 
 
 def test_what_a_derived_quantity_raises_is_named(tmp_path):
-    with pytest.raises(DensityError, match=r"^target: what Raising derives fails: KeyError: 'sums'"):
+    with pytest.raises(DensityError, match=r"^target: `derived` of Raising raises KeyError: 'sums'"):
         Posterior(Raising).draw(13)
 
 

@@ -217,12 +217,12 @@ def test_coordinates_have_names():
 @pytest.mark.parametrize(
     ("kinds", "message"),
     [
-        ({}, "names no parameter"),
+        ({}, "support: there is no parameter"),
         ({"tau": "positve"}, "support.tau: 'positve' is none of real, positive"),
         ({"tau": "real[2"}, "support.tau: 'real\\[2'"),
-        ({"tau": "real[0]"}, "support.tau: 'real\\[0\\]'; .* an n from 1"),
-        ({"tau": "simplex"}, "support.tau: 'simplex'; .* an n from 2"),
-        ({"tau": "ordered[1]"}, "support.tau: 'ordered\\[1\\]'; .* an n from 2"),
+        ({"tau": "real[0]"}, "support.tau: 'real\\[0\\]'; .* an n of at least 1"),
+        ({"tau": "simplex"}, "support.tau: 'simplex'; .* an n of at least 2"),
+        ({"tau": "ordered[1]"}, "support.tau: 'ordered\\[1\\]'; .* an n of at least 2"),
         ({"mu": "real", "tau": ""}, "support.tau: ''"),
         ({"tau": "intervall(0, 1)"}, "support.tau: 'intervall\\(0, 1\\)' is none of .* interval\\(low, high\\)"),
         ({"tau": "interval(0, 1"}, "support.tau: 'interval\\(0, 1' is none of .* in YAML's {} it needs quotes"),
@@ -233,11 +233,11 @@ def test_coordinates_have_names():
         ({"tau": "interval(0, b)"}, "support.tau: 'interval\\(0, b\\)'; 'b' is no number"),
         ({"tau": "interval(3, -1)"}, "support.tau: .*; 3 is not below -1"),
         ({"tau": "interval(1, 1)[2]"}, "support.tau: .*; 1 is not below 1"),
-        ({"tau": "interval(0, inf)"}, "support.tau: .*; a bound is finite; .* above\\(low\\)"),
-        ({"tau": "above(nan)"}, "support.tau: .*; a bound is finite"),
-        ({"tau": "positive_ordered"}, "support.tau: 'positive_ordered'; .* an n from 2"),
-        ({"tau": "correlation_cholesky"}, "support.tau: 'correlation_cholesky'; .* an n from 2"),
-        ({"tau": "covariance_cholesky[1]"}, "support.tau: .*; covariance_cholesky\\[n\\] needs an n from 2"),
+        ({"tau": "interval(0, inf)"}, "support.tau: .*; a bound must be finite; .* above\\(low\\)"),
+        ({"tau": "above(nan)"}, "support.tau: .*; a bound must be finite"),
+        ({"tau": "positive_ordered"}, "support.tau: 'positive_ordered'; .* an n of at least 2"),
+        ({"tau": "correlation_cholesky"}, "support.tau: 'correlation_cholesky'; .* an n of at least 2"),
+        ({"tau": "covariance_cholesky[1]"}, "support.tau: .*; covariance_cholesky\\[n\\] needs an n of at least 2"),
     ],
 )
 def test_kinds_that_do_not_exist_are_named(kinds, message):
@@ -247,7 +247,7 @@ def test_kinds_that_do_not_exist_are_named(kinds, message):
 
 def test_points_and_parameters_that_do_not_fit_are_named():
     support = Support({"mu": "real", "tau": "positive"})
-    with pytest.raises(ConfigurationError, match="takes 2 numbers, and a point has 3"):
+    with pytest.raises(ConfigurationError, match="a point has 3 numbers; 2 were expected"):
         support.constrain(torch.zeros(3))
     with pytest.raises(ConfigurationError, match="tau is not among mu"):
         support.unconstrain({"mu": torch.zeros(4)})

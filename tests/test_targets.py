@@ -26,7 +26,7 @@ from worlds import bounded_moments
 from lightning_avb import targets
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import Quadrature
-from lightning_avb.targets.exact import from_grid
+from lightning_avb.targets.exact import inverse_cdf_draws
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -186,7 +186,7 @@ def test_inverse_of_a_histogram():
     densities = torch.tensor([[0.5, 0.5, 0.5], [2.0, 2.0, 0.0]])  # masses 1/3 and 2/3, and 1/2 and 1/2
     uniform = torch.tensor([[1 / 6, 0.25], [0.5, 0.5], [0.75, 0.75]])
     truth = torch.tensor([[0.5, 0.5], [1.5, 1.0], [2.25, 2.0]])
-    torch.testing.assert_close(from_grid(grid, densities.log() + 1000.0, uniform), truth)
+    torch.testing.assert_close(inverse_cdf_draws(grid, densities.log() + 1000.0, uniform), truth)
 
 
 class TestDensities:
@@ -238,10 +238,10 @@ class TestDensities:
             (partial(targets.Gaussian, [[1.0, 0.5], [0.4, 1.0]]), "covariance: is not symmetric and positive definite"),
             (partial(targets.Gaussian, [[1.0]], [0.0, 1.0]), "mean: has 2 numbers, and covariance 1 rows"),
             (partial(targets.Rosenbrock, 1), "dim: 1 is below 2"),
-            (partial(targets.Rosenbrock, scale=0.0), "scale: 0.0 is no positive number"),
-            (partial(targets.Rosenbrock, width=-1.0), "width: -1.0 is no positive number"),
-            (partial(targets.Ring, radius=math.nan), "radius: nan is no positive number"),
-            (partial(targets.Ring, width=math.inf), "width: inf is no positive number"),
+            (partial(targets.Rosenbrock, scale=0.0), "scale: 0.0 is not a positive number"),
+            (partial(targets.Rosenbrock, width=-1.0), "width: -1.0 is not a positive number"),
+            (partial(targets.Ring, radius=math.nan), "radius: nan is not a positive number"),
+            (partial(targets.Ring, width=math.inf), "width: inf is not a positive number"),
             (partial(targets.Torus, 1.0, 1.5), "tube: 1.5 is not below the radius, 1.0"),
             (partial(targets.Torus, width=0.0), "width: 0.0"),
             (partial(targets.Funnel, 1), "dim: 1 is below 2"),
@@ -249,7 +249,7 @@ class TestDensities:
             (partial(targets.Mixture, []), "means: a list of points"),
             (partial(targets.Mixture, [[0.0], [1.0, 2.0]]), "means: a list of points of the same length"),
             (partial(targets.Mixture, weights=[1.0]), "weights: 1 of them for 8 means"),
-            (partial(targets.Mixture, [[0.0], [1.0]], weights=[1.0, 0.0]), "weights: 0.0 is no positive number"),
+            (partial(targets.Mixture, [[0.0], [1.0]], weights=[1.0, 0.0]), "weights: 0.0 is not a positive number"),
             (partial(targets.Mixture, scale=0.0), "scale: 0.0"),
             (partial(targets.NormalSample, [1.0]), "y: .* no two different observations"),
             (partial(targets.NormalSample, prior_scale=0.0), "prior_scale: 0.0"),
@@ -388,7 +388,7 @@ class TestFiles:
     @pytest.mark.parametrize("name", DATA)
     def test_files_that_will_not_do_are_named(self, tmp_path, name):
         make, path = getattr(targets, name), tmp_path / "data.json"
-        expected = f"data.json of a posterior in posteriordb with {' and '.join(make.needs)} was expected"
+        expected = f"data.json of a posterior in posteriordb with {' and '.join(make.required_data)} was expected"
         with pytest.raises(ConfigurationError, match=f"path: .*data.json cannot be read .No such file.*{expected}"):
             make(path)
         with pytest.raises(ConfigurationError, match=f"path: .* cannot be read .*{expected}"):
@@ -397,13 +397,13 @@ class TestFiles:
             path.write_text(text)
             with pytest.raises(ConfigurationError, match=f"path: .*{message}.*{expected}"):
                 make(path)
-        for key in make.needs:
+        for key in make.required_data:
             for wrong in ("many", [[1.0]], [], [1.0, math.nan]):
                 path.write_text(json.dumps({**DATA[name], key: wrong}))
                 with pytest.raises(ConfigurationError, match=f"path: .*: {key} "):
                     make(path)
-        if sum(make.needs.values()) > 1:
-            key = next(iter(make.needs))
+        if sum(make.required_data.values()) > 1:
+            key = next(iter(make.required_data))
             path.write_text(json.dumps({**DATA[name], key: DATA[name][key][:-1]}))
             with pytest.raises(ConfigurationError, match=f"different lengths; .*{expected}"):
                 make(path)
@@ -423,8 +423,8 @@ class TestFiles:
             ({"x_train": X, "y": Y}, f"has no x; {expected}"),
             ({"x": X, "y": [0, 1]}, f"y does not fit; {expected}"),
             ({"x": X, "y": [1, 2, 2]}, f"y does not fit; {expected}"),
-            ({"x": [1.0, 2.0, 3.0], "y": Y}, "x should be finite numbers in 2 dimensions"),
-            ({"x": [["a"]], "y": Y}, "x is not made of numbers"),
+            ({"x": [1.0, 2.0, 3.0], "y": Y}, "x has shape .*; finite numbers in 2 dimensions were expected"),
+            ({"x": [["a"]], "y": Y}, "x does not consist of numbers"),
         ):
             np.savez(path, **arrays)
             with pytest.raises(ConfigurationError, match=f"path: .*{message}"):

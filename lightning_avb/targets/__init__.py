@@ -1,17 +1,11 @@
-"""Log-densities to learn a posterior of, and what a log-density of one's own must have: `Target`."""
+"""Log-densities to learn a posterior of, and `Target`, the base class of a user's own."""
 
-from .base import Function, Target
-from .bayes import (
-    EightSchools,
-    EightSchoolsNoncentered,
-    Garch,
-    KidScore,
-    LogisticRegression,
-    LowDimGaussMix,
-    NormalSample,
-)
+from .base import Target
+from .bayes import EightSchools, LogisticRegression, NormalSample
 from .densities import Funnel, Gaussian, Mixture, Ring, Rosenbrock, StudentT, Torus, grid_means
 from .families import Family, NormalMean, Parabola
+from .function import Function
+from .posteriordb import EightSchoolsNoncentered, Garch, KidScore, LowDimGaussMix
 from .pyro_model import PyroModel
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Calls of a user's log-density or simulation, which may raise."""
+"""Calls of a user's log-density or simulation, whose errors become messages or a log-density of -inf."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ if TYPE_CHECKING:
     from .base import Target
     from .families import Family
 
-NOT_OF_THE_POINT = (ConfigurationError, torch.OutOfMemoryError)
-"""What a log-density may raise that says nothing about the point."""
+_GENERAL_ERRORS = (ConfigurationError, torch.OutOfMemoryError)
+"""What a log-density may raise that does not depend on the point."""
 
 
 def called(target: Target, z: Tensor, x: Tensor | None = None) -> Tensor:
-    """log p, `(samples, batch)`, for z `(samples, batch, dim)` and a family's data sets `(batch, ...)`.
+    """log p, `(samples, batch)`, at z `(samples, batch, dim)`, for a family's data sets x `(batch, ...)`.
 
     Raises:
-        DensityError: the user's code raised. The message has the first point where it does.
+        DensityError: the user's code raises. The message has the first point where it does.
     """
     data = {} if x is None else {"x": x}
     try:
         return target.at(z, **data)
-    except NOT_OF_THE_POINT:
+    except _GENERAL_ERRORS:
         raise
     except Exception as error:
-        where = _described(target, _first_raising(target, z.detach(), data))
+        position = _described(target, _first_raising(target, z.detach(), data))
         raise DensityError(
-            f"target: the log-density of {type(target).__name__} fails {where}: {said(error)}"
+            f"target: the log-density of {type(target).__name__} fails {position}: {said(error)}"
         ) from error
 
 
 @torch.no_grad()
 def _first_raising(target: Target, z: Tensor, data: dict[str, Any]) -> Tensor:
-    """The smallest part of z that still raises, by halves: of the samples, then of the rows."""
+    """The smallest part of z that still raises, by bisection, first of the samples, then of the rows."""
     for axis in (0, 1):
         while z.shape[axis] > 1:
             for part in range(2):
@@ -57,16 +57,16 @@ def _first_raising(target: Target, z: Tensor, data: dict[str, Any]) -> Tensor:
 
 
 class Lenient:
-    """The log-density for a look around: -inf where the user's code raises.
+    """The log-density far from the draws, where a user's code may raise: it is -inf there.
 
-    Points among which some raise are tried again by halves, so that no point hides the others.
+    A set of points that raises is divided in halves, until the points that raise are found.
 
     Args:
         target: the log-density.
 
     Attributes:
-        count: of points where it raised so far.
-        first: the first of them in words, with what was raised.
+        count: the number of points where it raised so far.
+        first: the first of them, and what was raised, for the message.
     """
 
     def __init__(self, target: Target) -> None:
@@ -79,34 +79,34 @@ class Lenient:
         Args:
             z: `(count, ..., dim)`.
             x: the data sets of a family.
-            most: how often the user's code is called at most, about; what then still raises together counts together.
+            most: approximate limit of the number of calls; a set that still raises then counts as a whole.
         """
         data = {} if x is None else {"x": x}
-        waiting, found, calls = [(0, len(z))], {}, 0
-        while waiting:
-            begin, end = waiting.pop(0)
+        pending, found, calls = [(0, len(z))], {}, 0
+        while pending:
+            begin, end = pending.pop(0)
             calls += 1
             try:
                 found[begin] = self.target.at(z[begin:end], **data)
-            except NOT_OF_THE_POINT:
+            except _GENERAL_ERRORS:
                 raise
             except Exception as error:
                 middle = (begin + end) // 2
                 if middle > begin and calls < most:
-                    waiting += [(begin, middle), (middle, end)]
+                    pending += [(begin, middle), (middle, end)]
                     continue
                 points = z[begin:end]
                 self.count += points[..., 0].numel()
                 self.first = self.first or f"{_described(self.target, points.detach())}: {said(error)}"
-                found[begin] = 0 * points.sum(-1) - torch.inf  # a part of the graph, like the others
+                found[begin] = 0 * points.sum(-1) - torch.inf  # keeps the gradient defined
         return torch.cat([found[begin] for begin in sorted(found)])
 
     def warn(self) -> None:
-        """Says where it was -inf, if anywhere, in one warning."""
+        """Warns once, if it was -inf anywhere."""
         if self.count:
             rank_zero_warn(
                 f"target: the log-density of {type(self.target).__name__} fails at {self.count} points far from "
-                f"where it was asked first, for example {self.first}. It counts as -inf there"
+                f"the first ones, for example {self.first}. It counts as -inf there"
             )
 
 
@@ -114,7 +114,7 @@ def simulated(family: Family, count: int, seed: int = 0) -> tuple[Parameters, Te
     """`family.simulate(count, seed)`.
 
     Raises:
-        ConfigurationError: the user's code raised.
+        ConfigurationError: the user's code raises.
     """
     try:
         return family.simulate(count, seed)
@@ -127,7 +127,7 @@ def simulated(family: Family, count: int, seed: int = 0) -> tuple[Parameters, Te
 
 
 def said(error: Exception) -> str:
-    """An exception in a line."""
+    """An exception in one line, for a message."""
     return textwrap.shorten(f"{type(error).__name__}: {error}".rstrip(".: "), 300)
 
 
@@ -138,7 +138,7 @@ def _described(target: Target, z: Tensor) -> str:
 
 
 def point(theta: Parameters, where: tuple[int, ...]) -> str:
-    """A point in words, by its place in the leading dimensions."""
+    """The parameters of one point, for a message; `where` is its index in the leading dimensions."""
     return ", ".join(f"{name} = {_short(part[where].tolist())}" for name, part in theta.items())
 
 

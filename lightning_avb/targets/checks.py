@@ -1,4 +1,4 @@
-"""What can be wrong with a target, said before anything is trained on it."""
+"""Checks of a target before a model is trained on it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from ..support import Parameters
 from .base import Target
 from .calls import Lenient, point, said
 
-TAKEN = ("file", "index")
-"""Names that are something else in files and predictions."""
+RESERVED_NAMES = ("file", "index")
+"""Names that have another meaning in files and predictions."""
 
 
 def check_target(target: Target, z: Tensor, x: Tensor) -> None:
-    """Looks at all that a target gives.
+    """Checks all that a target returns.
 
     Args:
-        z: `(64, 2, dim)`, points in the unconstrained coordinates.
-        x: `(2, *data_shape)`, data sets of a family.
+        z: `(64, 2, dim)`, unconstrained coordinates.
+        x: `(2, *data_shape)`, the data sets of a family.
 
     Raises:
-        ConfigurationError: a sampler cannot learn from this log-density, or what else the target gives is not what
-            `Target` says.
+        ConfigurationError: a sampler cannot learn from this log-density, or something else that the target returns is
+            not as `Target` says.
     """
     name, z = type(target).__name__, z.detach().requires_grad_()
-    theta, volume = target.support.constrain(z)
+    theta, log_jacobian = target.support.constrain(z)
     constant = {key: value.detach() for key, value in theta.items()}
     shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in theta.items())
     data: dict[str, Any] = {"x": x} if target.data_shape is not None else {}
@@ -37,7 +37,7 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
         with torch.enable_grad():
             value = target.log_density(**data, **theta)
         with torch.no_grad():
-            # A wrong shape may fit by accident, but not twice.
+            # A wrong shape may be right by chance, but not for two numbers of points.
             one = {key: part[:1] for key, part in data.items()}
             few = target.log_density(**one, **{key: part[:7, :1] for key, part in constant.items()})
             derived, known = target.derived(**constant), target.reference(16)
@@ -47,37 +47,37 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
         look = Lenient(target)
         alone = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
         look(alone, x[:1] if data else None)
-        # What fails everywhere is no matter of the point.
+        # If all points fail, the point is not the cause.
         what = f"for {shapes}: {said(error)}" if look.count in (0, len(alone)) else look.first
         raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
             got = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ConfigurationError(
-                f"target: the log-density of {name} is to give one number a point, (64, 2) for {shapes}; "
-                f"for {points} points it gave {got}"
+                f"target: the log-density of {name} should return one number per point, (64, 2) for {shapes}; "
+                f"for {points} points it returned {got}"
             )
     _check_names(target, constant, derived, known)
-    flat_on_bounds = volume.requires_grad and bool((value == value.flatten()[0]).all())
+    flat_on_bounds = log_jacobian.requires_grad and bool((value == value.flatten()[0]).all())
     if not value.requires_grad and not flat_on_bounds:
         raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
     if torch.isnan(value).any():
         raise ConfigurationError(
             f"target: the log-density of {name} is not a number at {first_wrong(theta, value)}; is the support right?"
         )
-    value = value + volume
+    value = value + log_jacobian
     if not torch.isfinite(value).any():
         raise ConfigurationError(
             f"target: the log-density of {name} is {value.flatten()[0].item()} at all of 128 points around 0 in "
-            f"the unconstrained coordinates, for example at {first_wrong(theta, value)}; shift or scale its parameters"
+            f"the unconstrained coordinates, such as at {first_wrong(theta, value)}; shift or scale its parameters"
         )
 
 
 def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) -> None:
     name = type(target).__name__
-    check_named(f"what {name} derives", derived, (64, 2))
+    check_named(f"`derived` of {name}", derived, (64, 2))
     for key in [*theta, *derived]:
-        if key in TAKEN or (key in theta and key in derived):
+        if key in RESERVED_NAMES or (key in theta and key in derived):
             raise ConfigurationError(f"target: {name} names a quantity {key!r}, which is the name of something else")
     columns = flat({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
     if missing := [column for column in target.plane or () if column not in columns]:
@@ -99,16 +99,16 @@ def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) ->
 def check_named(
     what: str, found: Any, leading: tuple[int, ...], shapes: dict[str, tuple[int, ...]] | None = None
 ) -> None:
-    """Checks what a target gives by name.
+    """Checks tensors that a target returns by name.
 
     Args:
-        what: its name in the message.
-        found: is to be a dict of tensors.
-        leading: the shape that each begins with.
-        shapes: name -> what is to follow; None: anything.
+        what: what returned them, for the message.
+        found: what should be a dict of tensors.
+        leading: the leading dimensions of each.
+        shapes: name -> the dimensions that follow; None: any.
 
     Raises:
-        ConfigurationError: it is not.
+        ConfigurationError: it is not such a dict.
     """
     gave: Any = type(found).__name__
     if isinstance(found, dict):
@@ -119,10 +119,10 @@ def check_named(
     expected: Any = f"({', '.join(map(str, [*leading, '...']))})"
     if shapes:
         expected = {name: (*leading, *shape) for name, shape in shapes.items()}
-    raise ConfigurationError(f"target: {what} is to be a dict of tensors {expected}; it gave {gave}")
+    raise ConfigurationError(f"target: {what} should return a dict of tensors {expected}; it returned {gave}")
 
 
 def first_wrong(theta: Parameters, value: Tensor) -> str:
-    """The first point whose log-density is not finite, in words."""
+    """The first point whose log-density is not finite, for a message."""
     where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
     return point(theta, where)

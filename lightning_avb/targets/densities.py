@@ -1,7 +1,4 @@
-"""Densities with exact draws: what a sampler that follows a posterior can be held against.
-
-Each is over one vector, `z`.
-"""
+"""Densities with exact draws, to compare a sampler's draws with. Each is over one vector, `z`."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from ..distributions import NormalMixture
 from ..errors import ConfigurationError, at_least
 from ..support import Parameters
 from .base import Target
-from .exact import accepted, generator
+from .exact import rejection_draws, seeded_generator
 
 
 def log_normal(value: Tensor, loc: Tensor | float, scale: Tensor | float) -> Tensor:
@@ -24,15 +21,15 @@ def log_normal(value: Tensor, loc: Tensor | float, scale: Tensor | float) -> Ten
     return -0.5 * ((value - loc) / scale).square() - log_scale - 0.5 * math.log(2 * math.pi)
 
 
-def positive(**arguments: float) -> None:
-    """Checks arguments.
+def check_positive(**arguments: float) -> None:
+    """Checks that arguments are positive numbers.
 
     Raises:
-        ConfigurationError: one of them is not a positive number; the message names it.
+        ConfigurationError: one of them is not; the message names it.
     """
     for name, value in arguments.items():
         if not 0 < value < math.inf:
-            raise ConfigurationError(f"{name}: {value} is no positive number")
+            raise ConfigurationError(f"{name}: {value} is not a positive number")
 
 
 class Gaussian(Target):
@@ -75,7 +72,7 @@ class Gaussian(Target):
         return log_normal(eps, 0.0, 1.0).sum(-1) - scale_tril.diagonal().log().sum()
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        eps = torch.randn(at_least(1, count=count), len(self.loc), generator=generator(seed))
+        eps = torch.randn(at_least(1, count=count), len(self.loc), generator=seeded_generator(seed))
         return {"z": self.loc.cpu() + eps.to(self.loc.dtype) @ self.scale_tril.cpu().T}
 
 
@@ -99,7 +96,7 @@ class Rosenbrock(Target):
         self, dim: int = 2, location: float = 0.0, scale: float = 1.0, curvature: float = 1.0, width: float = 0.5
     ) -> None:
         super().__init__()
-        positive(scale=scale, width=width)
+        check_positive(scale=scale, width=width)
         self.dim, self.kinds = dim, {"z": f"real[{at_least(2, dim=dim)}]"}
         self.location, self.scale, self.curvature, self.width = location, scale, curvature, width
 
@@ -108,7 +105,7 @@ class Rosenbrock(Target):
         return first + log_normal(z[..., 1:], self.curvature * z[..., :-1].square(), self.width).sum(-1)
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        eps = torch.randn(at_least(1, count=count), self.dim, generator=generator(seed))
+        eps = torch.randn(at_least(1, count=count), self.dim, generator=seeded_generator(seed))
         z = [self.location + self.scale * eps[:, 0]]
         for k in range(1, self.dim):
             z.append(self.curvature * z[-1].square() + self.width * eps[:, k])
@@ -130,7 +127,7 @@ class Ring(Target):
 
     def __init__(self, radius: float = 2.0, width: float = 0.2) -> None:
         super().__init__()
-        positive(radius=radius, width=width)
+        check_positive(radius=radius, width=width)
         self.kinds = {"z": "real[2]"}
         self.radius, self.width = radius, width
 
@@ -138,8 +135,8 @@ class Ring(Target):
         return -0.5 * ((z.norm(dim=-1) - self.radius) / self.width).square()
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        random = generator(seed)
-        r = accepted(lambda n: _distances(self.radius, self.width, n, random), count, random)
+        random = seeded_generator(seed)
+        r = rejection_draws(lambda n: _distances(self.radius, self.width, n, random), count, random)
         return {"z": r.unsqueeze(-1) * _directions(count, random)}
 
 
@@ -159,7 +156,7 @@ class Torus(Target):
 
     def __init__(self, radius: float = 2.0, tube: float = 0.8, width: float = 0.15) -> None:
         super().__init__()
-        positive(radius=radius, tube=tube, width=width)
+        check_positive(radius=radius, tube=tube, width=width)
         if tube >= radius:
             raise ConfigurationError(f"tube: {tube} is not below the radius, {radius}")
         self.kinds = {"z": "real[3]"}
@@ -170,8 +167,8 @@ class Torus(Target):
         return -0.5 * ((across - self.tube) / self.width).square()
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        random = generator(seed)
-        section = accepted(lambda n: self._sections(n, random), count, random)
+        random = seeded_generator(seed)
+        section = rejection_draws(lambda n: self._sections(n, random), count, random)
         around = section[:, :1] * _directions(count, random)
         return {"z": torch.cat([around, section[:, 1:]], -1)}
 
@@ -201,7 +198,7 @@ class Funnel(Target):
 
     def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
         super().__init__()
-        positive(scale=scale)
+        check_positive(scale=scale)
         self.dim, self.scale, self.kinds = dim, scale, {"z": f"real[{at_least(2, dim=dim)}]"}
 
     def log_density(self, *, z: Tensor) -> Tensor:  # type: ignore[override]
@@ -211,7 +208,7 @@ class Funnel(Target):
         return log_normal(v, 0.0, self.scale) + within
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        eps = torch.randn(at_least(1, count=count), self.dim, generator=generator(seed))
+        eps = torch.randn(at_least(1, count=count), self.dim, generator=seeded_generator(seed))
         v = self.scale * eps[:, :1]
         return {"z": torch.cat([v, (0.5 * v).exp() * eps[:, 1:]], -1)}
 
@@ -237,7 +234,7 @@ class StudentT(Target):
         return self.log_constant - 0.5 * (self.df + self.dim) * torch.log1p(z.square().sum(-1) / self.df)
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        eps = torch.randn(at_least(1, count=count), self.dim + self.df, generator=generator(seed))
+        eps = torch.randn(at_least(1, count=count), self.dim + self.df, generator=seeded_generator(seed))
         # chi-square: the sum of df squared normals
         chi_square = eps[:, self.dim :].square().sum(-1, keepdim=True)
         return {"z": eps[:, : self.dim] * (self.df / chi_square).sqrt()}
@@ -277,7 +274,7 @@ class Mixture(Target):
         weights: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
-        positive(scale=scale)
+        check_positive(scale=scale)
         rows = [list(row) for row in means] if means is not None else _on_circle(8, 3.0)
         if not rows or not rows[0] or any(len(row) != len(rows[0]) for row in rows):
             raise ConfigurationError("means: a list of points of the same length was expected")
@@ -285,7 +282,7 @@ class Mixture(Target):
         if len(shares) != len(rows):
             raise ConfigurationError(f"weights: {len(shares)} of them for {len(rows)} means")
         for share in shares:
-            positive(weights=share)
+            check_positive(weights=share)
         self.scale, self.kinds = scale, {"z": f"real[{len(rows[0])}]"}
         self.register_buffer("means", torch.tensor(rows, dtype=torch.get_default_dtype()))
         log_weights = torch.tensor(shares, dtype=torch.float64).log().log_softmax(-1)
@@ -297,7 +294,7 @@ class Mixture(Target):
         return NormalMixture(self.log_weights.to(z), means, scale).log_prob(z)
 
     def reference(self, count: int, seed: int = 0) -> Parameters:
-        random, means = generator(seed), self.means.cpu()
+        random, means = seeded_generator(seed), self.means.cpu()
         weights = self.log_weights.cpu().exp()
         component = torch.multinomial(weights, at_least(1, count=count), replacement=True, generator=random)
         eps = torch.randn(count, means.shape[1], generator=random)

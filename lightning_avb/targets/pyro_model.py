@@ -8,18 +8,18 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .base import Target, function_at
+from .base import Target
+from .function import import_function
 
 
 class PyroModel(Target):
     """The posterior of a Pyro model, with the model's latent sites as parameters, under their names.
 
     The model is run once to find its sites. They must be continuous numbers or vectors, or Cholesky factors, and the
-    same in every run; a plate may stand around what is observed.
+    same in every run. Observed sites may be inside a plate.
 
     Args:
-        model: the dotted path of the model, a function without arguments: what it needs, data above all, stands in its
-            module.
+        model: the dotted path of the model, a function without arguments. Its data are variables of its module.
 
     Raises:
         ConfigurationError: Pyro is not installed; there is no such function; a site is discrete, has a support that
@@ -32,23 +32,23 @@ class PyroModel(Target):
             import pyro
         except ModuleNotFoundError as error:
             raise ConfigurationError(f"{error}; it comes with pip install 'lightning-avb[pyro]'") from error
-        self._pyro, self._model = pyro, function_at("model", model)
+        self._pyro, self._model = pyro, import_function("model", model)
         try:
             with torch.random.fork_rng():
-                sites = pyro.poutine.trace(pyro.poutine.block(self._model, hide_fn=_observed)).get_trace().nodes
+                sites = pyro.poutine.trace(pyro.poutine.block(self._model, hide_fn=_is_hidden)).get_trace().nodes
         except Exception as error:
             raise ConfigurationError(f"model: {model} fails when it is run: {error}") from error
-        learned = [name for name, site in sites.items() if site["type"] == "param"]
-        if learned:
-            raise ConfigurationError(f"model: {learned[0]!r} is a pyro.param; give it a prior, or make it a number")
+        parameters = [name for name, site in sites.items() if site["type"] == "param"]
+        if parameters:
+            raise ConfigurationError(f"model: {parameters[0]!r} is a pyro.param; give it a prior, or make it a number")
         self.kinds = {name: _kind(name, site) for name, site in sites.items() if site["type"] == "sample"}
 
     def log_density(self, **theta: Tensor) -> Tensor:
-        """One point after the other through the model, by `torch.vmap`."""
+        """The log-density of every point, by `torch.vmap` over the model."""
         name, value = next(iter(theta.items()))
         leading = value.shape[: value.ndim - len(self.support.blocks[name].shape)]
         flat = {name: value.reshape(-1, *value.shape[len(leading) :]) for name, value in theta.items()}
-        # What Pyro validates depends on values, which vmap does not allow.
+        # Pyro's validation depends on values, which vmap does not allow.
         with self._pyro.validation_enabled(False):
             return torch.vmap(self._joint)(flat).reshape(leading)
 
@@ -57,13 +57,13 @@ class PyroModel(Target):
         return self._pyro.poutine.trace(conditioned).get_trace().log_prob_sum()
 
 
-def _observed(site: Any) -> bool:
+def _is_hidden(site: Any) -> bool:
     sampled = site["type"] == "sample" and not site["is_observed"] and type(site["fn"]).__name__ != "_Subsample"
     return not (sampled or site["type"] == "param")
 
 
-def _number(bound: Any) -> Any:
-    """A bound as a number, if all sites of a vector have the same."""
+def _common_number(bound: Any) -> Any:
+    """A bound as a number, where it is the same for all elements."""
     same = isinstance(bound, Tensor) and bound.numel() and (bound == bound.flatten()[0]).all()
     return bound.flatten()[0].item() if same else bound
 
@@ -72,7 +72,7 @@ def _kind(name: str, site: Any) -> str:
     support, shape = site["fn"].support, site["value"].shape
     while hasattr(support, "base_constraint"):
         support = support.base_constraint
-    low, high = (_number(getattr(support, end, None)) for end in ("lower_bound", "upper_bound"))
+    low, high = (_common_number(getattr(support, end, None)) for end in ("lower_bound", "upper_bound"))
     # By name, since Pyro has constraints of its own besides torch's.
     kind, dimensions = {
         "_Real": ("real", 0),

@@ -18,7 +18,7 @@ def small_files(monkeypatch):
     """Files that are not the published ones pass, and four rows are held out."""
     for module, kind in ((torchvision.datasets.cifar, CIFAR10), (torchvision.datasets.svhn, SVHN)):
         monkeypatch.setattr(module, "check_integrity", lambda path, md5=None: True)
-        monkeypatch.setattr(kind, "held_out", 4)
+        monkeypatch.setattr(kind, "validation_rows", 4)
 
 
 def test_cifar10(tmp_path):

@@ -1,4 +1,4 @@
-"""Data sets that torchvision reads and downloads, and those that lie in a file of their own."""
+"""Base class of data sets that torchvision reads and downloads, and a reader of `.npz` files."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from lightning_avb.errors import ConfigurationError
 from .tensors import Binarize, TensorDataModule
 
 
-class Fetched(TensorDataModule):
-    """Base class of data sets with a class in torchvision.
+class TorchvisionDataModule(TensorDataModule):
+    """Base class of data sets that torchvision has.
 
     Args:
-        root: folder of the files; used in place where they are there, downloaded into where not.
+        root: folder of the files; the files are downloaded where they are missing.
         batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Attributes:
         source: torchvision's class.
-        parts: what it is called with for the training and the test set.
-        folder: where it keeps its files below `root`.
+        source_options: its arguments for the training set and for the test set.
+        folder: where it keeps its files, below `root`.
 
     Raises:
         ConfigurationError: the files are not there and cannot be downloaded.
     """
 
-    white = 255.0
+    max_value = 255.0
     source: Any
-    parts: ClassVar[tuple[dict[str, Any], ...]] = ({"train": True}, {"train": False})
+    source_options: ClassVar[tuple[dict[str, Any], ...]] = ({"train": True}, {"train": False})
     folder: str = ""
 
     def __init__(
@@ -50,8 +50,8 @@ class Fetched(TensorDataModule):
 
     def prepare_data(self) -> None:
         """Downloads the files where they are missing; Lightning calls this on one process only."""
-        for part in self.parts:
-            self._open(**part, download=True)
+        for options in self.source_options:
+            self._open(**options, download=True)
 
     def _open(self, **options: Any) -> Any:
         try:
@@ -64,7 +64,7 @@ class Fetched(TensorDataModule):
 
 
 def read_npz(root: str, file: str, names: Sequence[str]) -> list[Tensor]:
-    """Arrays of `root/file`.
+    """The arrays of these names in `root/file`.
 
     Raises:
         ConfigurationError: there is no such file, or the arrays are not in it.

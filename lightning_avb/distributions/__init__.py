@@ -1,0 +1,24 @@
+"""Distributions that torch.distributions lacks, or whose noise must come from `lightning_avb.noise`.
+
+Shapes: `rsample((samples,))` is `(samples, batch, latent_dim)`, `log_prob` of that is `(samples, batch)`, in nats.
+"""
+
+from .bounded import Hierarchical, PooledMixture, pairwise_log_prob
+from .normal import DiagonalNormal, NormalMixture, TriangularNormal
+from .observations import Bernoulli, DiscretizedLogistic
+from .pushforward import Flow, Implicit
+from .swiss_roll import SwissRoll
+
+__all__ = [
+    "Bernoulli",
+    "DiagonalNormal",
+    "DiscretizedLogistic",
+    "Flow",
+    "Hierarchical",
+    "Implicit",
+    "NormalMixture",
+    "PooledMixture",
+    "SwissRoll",
+    "TriangularNormal",
+    "pairwise_log_prob",
+]
