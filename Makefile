@@ -1,13 +1,17 @@
-# make demo   train on the four points of the AVB paper and show the result
-# make test   the tests; make test-slow: the long ones too
+# make demo           train on the four points of the AVB paper and show the result
+# make test           the tests; a few minutes
+# make test-slow      the long ones too
 # make test-cluster   docs/cluster.md on this machine: a SLURM of two nodes, torchrun, killed workers
 # make test-signals   runs that a signal stops at a random moment, 50 of every kind (an hour)
-# make lint   ruff and mypy
+# make lint           ruff and mypy
+# make format         what ruff can put right by itself
+# make docs           the site of docs/, in site/
+# make clean          removes the environment, the runs and the site
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-slow test-cluster test-signals lint clean
+.PHONY: demo test test-slow test-cluster test-signals lint format docs clean
 
 demo: $(BIN)/.ready
 	$(BIN)/python benchmarks/four_points.py demo
@@ -29,6 +33,13 @@ lint: $(BIN)/.ready
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+format: $(BIN)/.ready
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: $(BIN)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
 # The environment, made anew when the dependencies change.
 $(BIN)/.ready: setup.cfg
 	$(PYTHON) -m venv --clear .venv
@@ -36,5 +47,9 @@ $(BIN)/.ready: setup.cfg
 	$(BIN)/python -m pip install --quiet --editable ".[test,lint]"
 	touch $@
 
+$(BIN)/.docs: $(BIN)/.ready
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	touch $@
+
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -29,10 +29,10 @@ import lightning_avb as avb
 from datamodules import NoData
 from lightning_avb import noise, targets
 from lightning_avb.cli import keep_freed_memory
-from lightning_avb.diagnosis import compare
-from lightning_avb.draws import flat
+from lightning_avb.draws import to_table
 from lightning_avb.evaluation import diagnose_draws, resample_posterior
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
+from lightning_avb.reports.checks import compare
 from lightning_avb.support import Parameters
 
 POSTERIORDB = {
@@ -128,7 +128,7 @@ def pyro_guide(kind: str, target: Any, name: str, seed: int, draws: int, steps: 
         # The log-density enters as a factor, of which the standard normal that Pyro needs a site for is taken off.
         z = pyro.sample("z", Normal(torch.zeros(dim), 1.0).to_event(1))
         base = Normal(torch.zeros(dim), 1.0).to_event(1).log_prob(z)
-        pyro.factor("target", target.at(z) - base)
+        pyro.factor("target", target.log_prob(z) - base)
 
     guides = {
         "mean_field": autoguide.AutoNormal,
@@ -159,7 +159,7 @@ def svgd(target: Any, name: str, seed: int, draws: int, particles: int = 200, st
 
     def model() -> None:
         z = pyro.sample("z", Normal(torch.zeros(dim), 1.0).to_event(1))
-        pyro.factor("target", target.at(z) - Normal(torch.zeros(dim), 1.0).to_event(1).log_prob(z))
+        pyro.factor("target", target.log_prob(z) - Normal(torch.zeros(dim), 1.0).to_event(1).log_prob(z))
 
     stein = SVGD(model, RBFSteinKernel(), pyro.optim.Adam({"lr": 5e-2}), particles, 0)
     for _ in range(steps):
@@ -197,12 +197,12 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
     finite = torch.isfinite(z).all(-1)
     line: dict[str, Any] = {"seconds": seconds, "not_finite": int((~finite).sum())}
     z = z[finite]
-    drawn, known = target.named(z), reference(name, target, 10000, folder)
-    usable = torch.isfinite(flat(drawn)[0]).all(-1)
+    drawn, known = target.by_name(z), reference(name, target, 10000, folder)
+    usable = torch.isfinite(to_table(drawn)[0]).all(-1)
     if usable.sum() < 20:
         return {**line, "failed": "no finite draws"}
     drawn = {key: value[usable] for key, value in drawn.items()}
-    line |= {finding.quantity: finding.value for finding in compare(target, drawn, known, folds)}
+    line |= {figure.name: figure.value for figure in compare(target, drawn, known, folds)}
     if name == "far_modes":
         line["P(lower mode)"] = (drawn["z"].sum(-1) < 0).double().mean().item()
     if name in ("grid", "funnel", "student"):
@@ -213,7 +213,7 @@ def run(method: str, name: str, recipe: Any, seed: int, draws: int, folder: Path
         line["reference P(tau eta_0 > 0)"] = (known["tau"] * known["eta"][:, 0] > 0).double().mean().item()
     if method == "ours" and seed == 0:
         with noise.use(noise.seeded(seed, "diagnosis")):
-            found = diagnose_draws(z, target.at, seed=seed)
+            found = diagnose_draws(z, target.log_prob, seed=seed)
         line |= {"k": found.k, "evidence bound": found.evidence_bound, "log evidence": found.log_evidence}
     return line
 

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from lightning_avb import cli, pictures
+from lightning_avb import cli, load, pictures
 from lightning_avb.evaluation import (
     Decomposition,
     Quadrature,
@@ -77,7 +77,7 @@ def fit(name: str, seed: int, *options: str) -> Run:
     with (folder / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row.get("val/log_likelihood")]
     curve = [(int(row["step"]) + 1, float(row["val/log_likelihood"])) for row in rows]
-    model = cli.load(folder / "checkpoints" / "last.ckpt")
+    model = load(folder / "checkpoints" / "last.ckpt")
     exact = log_likelihood_on_grid(model.decoder, model.prior, torch.eye(4), Quadrature.grid(2)).mean().item()
     return Run(folder, model, exact, curve, seconds)
 

@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from lightning_avb import MLP, BernoulliDecoder, GaussianEncoder, StandardNormal, cli, noise
+from lightning_avb import MLP, BernoulliDecoder, GaussianEncoder, StandardNormal, cli, load, noise
 from lightning_avb.evaluation import (
-    Annealing,
+    AnnealingSettings,
     annealed_importance_sampling,
     bidirectional,
     fitted_proposal,
@@ -111,7 +111,7 @@ def speed(model: Model, options: argparse.Namespace) -> None:
     for name, (start, scale_tril) in data.starts().items():
         for leapfrogs in (1, 2, 5):
             steps = 1 + 20 // leapfrogs
-            settings = Annealing(schedule(steps), (0.1,) * (steps + 1), leapfrogs)
+            settings = AnnealingSettings(schedule(steps), (0.1,) * (steps + 1), leapfrogs)
             times = []
             for _ in range(options.rounds + 1):
                 begin = time.perf_counter()
@@ -187,7 +187,7 @@ def main() -> None:
     torch.manual_seed(0)
     print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads, float32")
     if options.ckpt_path:
-        trained = cli.load(options.ckpt_path).requires_grad_(False)
+        trained = load(options.ckpt_path).requires_grad_(False)
         model = Model(trained.decoder, trained.prior, trained.encoder)
     else:
         with torch.enable_grad():

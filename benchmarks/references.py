@@ -53,7 +53,7 @@ class Run(NamedTuple):
 def gradient(target: Target, z: Tensor) -> tuple[Tensor, Tensor]:
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        value = target.at(z)
+        value = target.log_prob(z)
         return value.detach(), torch.autograd.grad(value.sum(), z)[0]
 
 
@@ -132,13 +132,13 @@ def report(name: str, target: Target, run: Run, seconds: float) -> None:
 
 def write(file: Path, target: Target, z: Tensor) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(file, **{name: value.numpy() for name, value in target.named(z).items()})
+    np.savez_compressed(file, **{name: value.numpy() for name, value in target.by_name(z).items()})
     print(f"  {file}: {len(z)} draws")
 
 
 def beside_known(target: Target, run: Run) -> None:
     """Means and standard deviations of the named parameters against the target's own draws."""
-    ours, known = target.named(run.z.flatten(0, 1)), target.reference(10000)
+    ours, known = target.by_name(run.z.flatten(0, 1)), target.reference(10000)
     assert known is not None
     print("  parameter     (mean - known) / known sd                sd / known sd; standard errors are about 0.01")
     for name, value in known.items():

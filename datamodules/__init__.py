@@ -1,37 +1,22 @@
-"""Data sets, one file for each kind. They know nothing of models."""
+"""The data sets of `lightning_avb.datamodules` under a shorter name, where no other `datamodules` stands before it.
 
-from .arrays import Arrays
-from .colour import CIFAR10, SVHN
-from .digits import Digits
-from .faces import CelebA, FreyFaces, Olivetti
-from .four_points import FourPoints
-from .image_folder import ImageFolder
-from .loaders import EvalLoader, TrainLoader
-from .mnist import MNIST, FashionMNIST, StaticMNIST
-from .no_data import NoData
-from .simulated import Simulated
-from .splits import Split, random_splits
-from .tensors import Binarize, TensorDataModule
+The files of this folder are the modules of `lightning_avb.datamodules`. They are loaded under that name alone, so that
+there is one copy of every class; here they have a second name. A project may have a plain folder `datamodules` with
+files of its own: they are found beside ours, and before one of ours with the same name.
+"""
 
-__all__ = [
-    "CIFAR10",
-    "MNIST",
-    "SVHN",
-    "Arrays",
-    "Binarize",
-    "CelebA",
-    "Digits",
-    "EvalLoader",
-    "FashionMNIST",
-    "FourPoints",
-    "FreyFaces",
-    "ImageFolder",
-    "NoData",
-    "Olivetti",
-    "Simulated",
-    "Split",
-    "StaticMNIST",
-    "TensorDataModule",
-    "TrainLoader",
-    "random_splits",
-]
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+from pkgutil import extend_path
+
+from lightning_avb.datamodules import *  # noqa: F403
+from lightning_avb.datamodules import __all__ as __all__
+
+_folders: list[str] = list(extend_path([], __name__))
+__path__ = [folder for folder in _folders if not Path(folder, "__init__.py").exists()]
+
+for _name, _module in list(sys.modules.items()):
+    _parent, _, _child = _name.rpartition(".")
+    if _parent == "lightning_avb.datamodules" and PathFinder.find_spec(_child, __path__) is None:
+        sys.modules[f"{__name__}.{_child}"] = globals()[_child] = _module

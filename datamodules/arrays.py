@@ -28,7 +28,7 @@ class Arrays(TensorDataModule):
     * uint8 values are taken as 0..255 and divided by 255 (`unit`); if all are 0 or 1 they stay as they are.
     * Rows of more than one dimension stay as they are; their values must be in [0, 1].
     * Tables, that is all others, are standardised: every column is shifted and scaled to mean 0 and standard deviation
-      1 in the training split, x = (original - m) / s. Then p(original) = p(x) / prod_j s_j, and `log_volume` is
+      1 in the training split, x = (original - m) / s. Then p(original) = p(x) / prod_j s_j, and `log_jacobian` is
       - sum_j log s_j. A checkpoint keeps m, s and the names of columns and labels, so that
       `Arrays.load_from_checkpoint(path)` restores rows without the file.
 
@@ -95,7 +95,7 @@ class Arrays(TensorDataModule):
         return {stage: Split(x, y, own) for stage, own in rows.items()}
 
     @property
-    def log_volume(self) -> float:
+    def log_jacobian(self) -> float:
         return 0.0 if self.std is None else -self.std.log().sum().item()
 
     def restore(self, x: Tensor) -> Tensor:

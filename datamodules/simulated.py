@@ -7,7 +7,7 @@ from collections.abc import Callable
 from lightning_avb.errors import at_least
 from lightning_avb.recipes import recipe
 from lightning_avb.targets import Family
-from lightning_avb.targets.calls import simulated
+from lightning_avb.targets.calls import checked_simulation
 
 from .splits import Split
 from .tensors import TensorDataModule
@@ -43,5 +43,5 @@ class Simulated(TensorDataModule):
         self.data_shape = self.family.data_shape
 
     def load(self) -> dict[str, Split]:
-        _, x = simulated(self.family, sum(self.counts), self.seed)
+        _, x = checked_simulation(self.family, sum(self.counts), self.seed)
         return dict(zip(("train", "val", "test"), map(Split, x.split(self.counts)), strict=True))

@@ -107,7 +107,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         """The splits `train`, `val` and `test`."""
 
     @property
-    def log_volume(self) -> float:
+    def log_jacobian(self) -> float:
         """What to add to log p(x) of a row to have it in nats of the original units."""
         return 0.0
 

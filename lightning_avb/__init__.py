@@ -1,34 +1,81 @@
-"""Adversarially trained latent-variable models on PyTorch Lightning."""
+"""Adversarially trained latent-variable models on PyTorch Lightning.
 
-from .batch import Batch
-from .conditionals import (
-    AuxiliaryEncoder,
-    BernoulliDecoder,
-    BoundedNoiseEncoder,
-    DeterministicEncoder,
-    DiscretizedLogisticDecoder,
-    FlowEncoder,
-    FlowPrior,
-    FullGaussianEncoder,
-    GaussianDecoder,
-    GaussianEncoder,
-    MixturePrior,
-    NoiseBasisEncoder,
-    NoiseInjectionEncoder,
-    NormalPrior,
-    PetalPrior,
-    PooledMixtureEncoder,
-    SemiImplicitEncoder,
-    StandardNormal,
-    SwissRollPrior,
-)
-from .contrasts import FlowContrast, FullGaussianContrast, GaussianContrast, PriorContrast
-from .game import Game
-from .models import AAE, AVB, GAN, VAE, BiGAN, CategoricalAAE, Posterior
-from .networks import MLP, ConvNet, DeconvNet, InnerProductCritic, InputNoise, ResidualCritic, ResidualMLP
-from .players import Cosine, Phase, PhaseResult, Player
+A class is imported when it is first asked for: `lightning-avb --help` needs neither torch nor Lightning.
+"""
 
-__version__ = "0.1.0"
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .adversarial import AdversarialObjective
+    from .batch import Batch
+    from .checkpoints import load
+    from .conditionals import (
+        AuxiliaryEncoder,
+        BernoulliDecoder,
+        BoundedNoiseEncoder,
+        Decoder,
+        DeterministicEncoder,
+        DiscretizedLogisticDecoder,
+        Encoder,
+        FlowEncoder,
+        FlowPrior,
+        FullGaussianEncoder,
+        GaussianDecoder,
+        GaussianEncoder,
+        MixturePrior,
+        NoiseBasisEncoder,
+        NoiseInjectionEncoder,
+        NormalPrior,
+        PetalPrior,
+        PooledMixtureEncoder,
+        SemiImplicitEncoder,
+        StandardNormal,
+        SwissRollPrior,
+    )
+    from .contrasts import (
+        Contrast,
+        FlowContrast,
+        FullGaussianContrast,
+        GaussianContrast,
+        PriorContrast,
+        Reference,
+    )
+    from .density_ratio import DensityRatio
+    from .errors import ConfigurationError, DensityError, NonFiniteLossError
+    from .game import Game
+    from .models import (
+        AAE,
+        AVB,
+        GAN,
+        VAE,
+        AAEPlayers,
+        AVBPlayers,
+        BiGAN,
+        BiGANPlayers,
+        CategoricalAAE,
+        CategoricalAAEPlayers,
+        EncodingModel,
+        GANPlayers,
+        GenerativeModel,
+        LatentVariableModel,
+        Posterior,
+        PosteriorPlayers,
+        VAEPlayers,
+    )
+    from .networks import (
+        MLP,
+        ConvNet,
+        Critic,
+        DeconvNet,
+        InnerProductCritic,
+        InputNoise,
+        ResidualCritic,
+        ResidualMLP,
+    )
+    from .players import Cosine, Phase, PhaseResult, Player
+
+__version__ = "0.2.0"
 
 __all__ = [
     "AAE",
@@ -36,31 +83,48 @@ __all__ = [
     "GAN",
     "MLP",
     "VAE",
+    "AAEPlayers",
+    "AVBPlayers",
+    "AdversarialObjective",
     "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",
     "BiGAN",
+    "BiGANPlayers",
     "BoundedNoiseEncoder",
     "CategoricalAAE",
+    "CategoricalAAEPlayers",
+    "ConfigurationError",
+    "Contrast",
     "ConvNet",
     "Cosine",
+    "Critic",
+    "Decoder",
     "DeconvNet",
+    "DensityError",
+    "DensityRatio",
     "DeterministicEncoder",
     "DiscretizedLogisticDecoder",
+    "Encoder",
+    "EncodingModel",
     "FlowContrast",
     "FlowEncoder",
     "FlowPrior",
     "FullGaussianContrast",
     "FullGaussianEncoder",
+    "GANPlayers",
     "Game",
     "GaussianContrast",
     "GaussianDecoder",
     "GaussianEncoder",
+    "GenerativeModel",
     "InnerProductCritic",
     "InputNoise",
+    "LatentVariableModel",
     "MixturePrior",
     "NoiseBasisEncoder",
     "NoiseInjectionEncoder",
+    "NonFiniteLossError",
     "NormalPrior",
     "PetalPrior",
     "Phase",
@@ -68,10 +132,43 @@ __all__ = [
     "Player",
     "PooledMixtureEncoder",
     "Posterior",
+    "PosteriorPlayers",
     "PriorContrast",
+    "Reference",
     "ResidualCritic",
     "ResidualMLP",
     "SemiImplicitEncoder",
     "StandardNormal",
     "SwissRollPrior",
+    "VAEPlayers",
+    "load",
 ]
+
+_MODULES = (
+    "adversarial",
+    "batch",
+    "checkpoints",
+    "conditionals",
+    "contrasts",
+    "density_ratio",
+    "errors",
+    "game",
+    "models",
+    "networks",
+    "players",
+)
+"""Where the classes are."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            found = getattr(import_module(f".{module}", __name__), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,9 +1,7 @@
-"""What a trainer does beside training: pictures, checkpoints, exact likelihoods, files of figures and predictions."""
+"""What a trainer does beside training: pictures, checkpoints, exact likelihoods."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,8 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from . import noise, pictures
 from .batch import Batch
-from .checkpoints import save
 from .evaluation import Quadrature, log_likelihood_on_grid
-from .runs import beside, run_folder
-from .tables import columns
+from .runs import run_folder
 
 
 def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -> None:
@@ -43,7 +39,7 @@ class Pictures(pl.Callback):
     A model without the part that a picture needs is drawn without that picture.
 
     Args:
-        every_n_epochs: draw after the validation of every so-manieth epoch; 0: at the end of training only.
+        every_n_epochs: draw after the validation of each tenth epoch (10), say; 0: at the end of training only.
         count: data in a picture.
     """
 
@@ -160,7 +156,7 @@ class ExactLikelihood(pl.Callback):
         def decoder(z: torch.Tensor) -> Any:
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
-        value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_volume
+        value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_jacobian
         mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
         model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 
@@ -185,88 +181,3 @@ class ExactLikelihood(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         self._log("test", pl_module, batch)
-
-
-class SaveFigures(pl.Callback):
-    """Prints the figures of `validate` and `test` and their rows, and writes JSON beside the checkpoint."""
-
-    def __init__(self) -> None:
-        self.rows: Counter[int] = Counter()
-
-    def _count(self, batch: Any, loader: int) -> None:
-        self.rows[loader] += len(Batch(*batch).counted.x)
-
-    def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._count(batch, dataloader_idx)
-
-    def on_test_batch_end(
-        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._count(batch, dataloader_idx)
-
-    def _write(self, trainer: pl.Trainer, kind: str) -> None:
-        if trainer.state.fn == "fit":
-            return
-        # Every process has seen batches of every loader, be it with a row that is not counted.
-        mine = torch.tensor([self.rows[loader] for loader in sorted(self.rows)], device=trainer.strategy.root_device)
-        rows = trainer.strategy.reduce(mine, reduce_op="sum")
-        self.rows.clear()
-        if not trainer.is_global_zero:
-            return
-        found = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        table = [("figure", "mean", "rows")]
-        for name, value in found.items():
-            _, several, loader = name.partition("/dataloader_idx_")
-            count = rows[int(loader)] if several else rows.sum()
-            table.append((name, f"{value:.4f}", str(int(count))))
-        print(columns(table))
-        path = beside(trainer, kind)
-        path.write_text(json.dumps(found, indent=1))
-        print(f"{kind}: {path}")
-
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, "validate")
-
-    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._write(trainer, "test")
-
-
-class SavePredictions(pl.Callback):
-    """Writes what `predict` gives beside the checkpoint: a dict of tensors, joined over batches.
-
-    The predictions of `last.ckpt` are `last.predictions.pt`. With several processes every process writes the rows it
-    saw, into `last.predictions_RANK.pt`. Those of an earlier `predict` are replaced.
-    """
-
-    def __init__(self) -> None:
-        self.outputs: list[dict[str, Any]] = []
-
-    def on_predict_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        if len(Batch(*batch).counted.x):
-            self.outputs.append(outputs)
-
-    def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
-        folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
-        if not self.outputs:
-            return
-        joined = {
-            name: torch.cat([output[name] for output in self.outputs]).cpu()
-            for name, value in self.outputs[0].items()
-            if value is not None
-        }
-        self.outputs = []
-        suffix = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = folder / f"{checkpoint.stem if checkpoint else 'model'}.predictions{suffix}.pt"
-        save(joined, path)
-        print(f"predictions: {path}")

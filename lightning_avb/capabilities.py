@@ -102,7 +102,7 @@ class DataDescription:
         labelled_rows: how many training rows have a label.
         labelled_per_batch: how many rows at the beginning of a training batch are labelled ones.
         rows: maps a stage, `train`, `val` or `test`, to the number of its rows.
-        log_volume: what to add to log p(x) to have nats of the original units.
+        log_jacobian: what to add to log p(x) to have nats of the original units.
         columns: names of the columns of a table.
         restore: maps rows of x to the original units.
         no_data: there are no rows; the model learns from a log-density alone.
@@ -114,7 +114,7 @@ class DataDescription:
     labelled_rows: int | None = None
     labelled_per_batch: int | None = None
     rows: Callable[[str], int] | None = None
-    log_volume: float = 0.0
+    log_jacobian: float = 0.0
     columns: Sequence[str] | None = None
     restore: Callable[[Tensor], Tensor] | None = None
     no_data: bool = False

@@ -28,10 +28,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        save(checkpoint, Path(path))
+        save_whole(checkpoint, Path(path))
 
 
-def save(content: dict[str, Any], path: Path) -> None:
+def save_whole(content: dict[str, Any], path: Path) -> None:
     """Writes a file that `torch.load` reads, whole or not at all.
 
     Raises:
@@ -59,7 +59,7 @@ def save(content: dict[str, Any], path: Path) -> None:
 NO_CHECKPOINT = "is no checkpoint of lightning_avb"
 
 
-def fault(path: Path) -> str | None:
+def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint's bytes, as a predicate; None: nothing.
 
     A checkpoint is a zip file with checksums, which `torch.load` does not look at where it maps the file: they are
@@ -84,41 +84,41 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
     Raises:
         ConfigurationError: no file there, a damaged one, or no such checkpoint.
     """
-    path = find(location)
-    wrong = fault(path)
+    path = find_checkpoint(location)
+    wrong = damage(path)
     if wrong is not None:
-        raise ConfigurationError(f"ckpt_path: {str(path)!r} {wrong}{_instead(path)}")
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} {wrong}{_newest_hint(path)}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         checkpoint["hyper_parameters"]["_class_path"]
     except Exception as error:
-        raise ConfigurationError(f"ckpt_path: {str(path)!r} {NO_CHECKPOINT}{_instead(path)}") from error
+        raise ConfigurationError(f"ckpt_path: {str(path)!r} {NO_CHECKPOINT}{_newest_hint(path)}") from error
     return checkpoint
 
 
-def _instead(path: Path) -> str:
+def _newest_hint(path: Path) -> str:
     """The newest whole checkpoint beside a file that is of no use, as the end of a sentence."""
-    found = newest(path.parent, but=path)
+    found = newest_whole(path.parent, but=path)
     return f"; the newest whole checkpoint there is {str(found)!r}" if found else ""
 
 
-def newest(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
+def newest_whole(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
     """The checkpoint of a folder that was written last among those that are whole; None: there is none."""
-    return next((path for path in by_age(folder, pattern) if path != but and fault(path) is None), None)
+    return next((path for path in newest_first(folder, pattern) if path != but and damage(path) is None), None)
 
 
-def by_age(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
+def newest_first(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
     """The checkpoints of a folder, the newest first."""
     files = [path for path in folder.glob(pattern) if path.is_file() and not path.name.startswith(".")]
     return sorted(files, key=lambda path: (path.stat().st_mtime_ns, path.name), reverse=True)
 
 
-def last(folder: Path) -> Path | None:
+def newest_last(folder: Path) -> Path | None:
     """The `last*.ckpt` of a folder that was written last, whole or not; None: there is none."""
-    return next(iter(by_age(folder, "last*.ckpt")), None)
+    return next(iter(newest_first(folder, "last*.ckpt")), None)
 
 
-def find(location: Location) -> Path:
+def find_checkpoint(location: Location) -> Path:
     """The file of a checkpoint: the location itself, or the last one of a run's folder or of its checkpoints' folder.
 
     Raises:
@@ -129,7 +129,7 @@ def find(location: Location) -> Path:
         return path
     if not path.is_dir():
         raise ConfigurationError(f"ckpt_path: there is no file {str(path)!r}")
-    found = last(path / "checkpoints") or last(path)
+    found = newest_last(path / "checkpoints") or newest_last(path)
     if found is None:
         raise ConfigurationError(
             f"ckpt_path: there is no last.ckpt in the folder {str(path)!r}, nor in its checkpoints"
@@ -137,54 +137,54 @@ def find(location: Location) -> Path:
     return found
 
 
-def resolve(asked: str | None, kept: Path | None, fit: bool = True) -> Path | None:
+def resolve_ckpt_path(asked: str | None, own: Path | None, fit: bool = True) -> Path | None:
     """The checkpoint that `--ckpt_path` means; None: the run starts from scratch.
 
     Args:
         asked: a file, a folder, `last`, `hpc`, or None.
-        kept: the folder of this run's own checkpoints; None: a new one at every start.
+        own: the folder of this run's own checkpoints; None: a new one at every start.
         fit: whether it is to be trained. Then a job that was started again goes on from the newest whole checkpoint of
             its own folder, whatever it began with.
 
     Raises:
         ConfigurationError: there is none.
     """
-    if asked in ("last", "hpc") and kept is None:
+    if asked in ("last", "hpc") and own is None:
         raise ConfigurationError(
             f"ckpt_path: {asked!r} is looked for in this run's own folder, which is a new one at every start; fix it "
             "by the logger's version or checkpoint.dirpath, or give the folder of a run"
         )
-    if kept is None and asked is None and fit and restarted():
+    if own is None and asked is None and fit and restarted():
         rank_zero_info("ckpt_path: started before, but the folder of that start is not known; it starts from scratch")
-    if kept is not None and (asked == "hpc" or (fit and restarted())):
-        found = newest(kept)
-        files = by_age(kept)
+    if own is not None and (asked == "hpc" or (fit and restarted())):
+        found = newest_whole(own)
+        files = newest_first(own)
         if found is not None:
             for path in files[: files.index(found)]:
-                rank_zero_info(f"ckpt_path: {str(path)!r} {fault(path)}")
+                rank_zero_info(f"ckpt_path: {str(path)!r} {damage(path)}")
             rank_zero_info(f"ckpt_path: this job was started before; it goes on from {str(found)!r}")
             return found
         if files:
-            raise ConfigurationError(f"ckpt_path: {str(files[0])!r} {fault(files[0])}; no checkpoint there is whole")
+            raise ConfigurationError(f"ckpt_path: {str(files[0])!r} {damage(files[0])}; no checkpoint there is whole")
         if asked == "hpc":
-            raise ConfigurationError(f"ckpt_path: 'hpc': there is no checkpoint in {str(kept)!r}")
+            raise ConfigurationError(f"ckpt_path: 'hpc': there is no checkpoint in {str(own)!r}")
         if asked is None:
-            rank_zero_info(f"ckpt_path: no checkpoint in {str(kept)!r}; the job starts from scratch again")
-    if asked == "last" and kept is not None:
-        found = last(kept)
+            rank_zero_info(f"ckpt_path: no checkpoint in {str(own)!r}; the job starts from scratch again")
+    if asked == "last" and own is not None:
+        found = newest_last(own)
         if found is None and not fit:
-            raise ConfigurationError(f"ckpt_path: 'last': there is no last.ckpt in {str(kept)!r}")
+            raise ConfigurationError(f"ckpt_path: 'last': there is no last.ckpt in {str(own)!r}")
         if found is None:
-            rank_zero_info(f"ckpt_path: no last.ckpt in {str(kept)!r}; the run starts from scratch")
+            rank_zero_info(f"ckpt_path: no last.ckpt in {str(own)!r}; the run starts from scratch")
         return found
     if asked is not None and (asked == "best" or asked.partition(":")[0] == "registry") and not Path(asked).exists():
         raise ConfigurationError(f"ckpt_path: {asked!r} is not known here; give the file, or the folder of a run")
-    return None if asked is None else find(asked)
+    return None if asked is None else find_checkpoint(asked)
 
 
 def load(location: Location, root: str | None = None) -> Game:
     """The model of a checkpoint, whatever its class, in evaluation mode; `root`: the file of a posterior's target."""
-    path = find(location)
+    path = find_checkpoint(location)
     known = read_checkpoint(path)["hyper_parameters"]
     cls = locate(known["_class_path"])
     if not (isinstance(cls, type) and issubclass(cls, Game)):

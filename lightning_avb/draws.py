@@ -15,7 +15,7 @@ from .support import Parameters
 SUFFIXES = (".npz", ".csv", ".nc")
 
 
-def flat(draws: Parameters) -> tuple[Tensor, list[str]]:
+def to_table(draws: Parameters) -> tuple[Tensor, list[str]]:
     """Draws by name, `(count, ...)` each, as one table `(count, columns)` and the names of its columns.
 
     A vector `theta` becomes `theta[0]`, `theta[1]` and so on.
@@ -69,7 +69,7 @@ def write(path: Path, draws: Parameters) -> None:
     if suffix == ".npz":
         np.savez(path, **{name: value.numpy(force=True) for name, value in draws.items()})  # type: ignore[arg-type]
     elif suffix == ".csv":
-        table, names = flat(draws)
+        table, names = to_table(draws)
         quoted = ",".join(f'"{name}"' if "," in name else name for name in names)
         np.savetxt(path, table.numpy(force=True), delimiter=",", header=quoted, comments="", fmt="%.8g")
     else:

@@ -1,7 +1,11 @@
 """What a user can do wrong, said in the user's words."""
 
+import errno
 import math
 from numbers import Integral
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says where nothing more can be written."""
 
 
 class ConfigurationError(Exception):

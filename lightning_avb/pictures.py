@@ -15,7 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from .batch import Batch, Shape
-from .draws import flat
+from .draws import to_table
 from .errors import ConfigurationError, at_least
 
 Picture = Tensor
@@ -162,14 +162,14 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
     def table(named: dict[str, Tensor] | None) -> tuple[Tensor, list[str]] | None:
         if named is None:
             return None
-        rows, names = flat({name: value if x is None else value.squeeze(1) for name, value in named.items()})
+        rows, names = to_table({name: value if x is None else value.squeeze(1) for name, value in named.items()})
         return rows.float().cpu(), names
 
     rows, names = table(model.draw(count, x))  # type: ignore[misc]
     known = table(target.reference(count) if x is None else target.posterior(x, count))
     # The upper triangle of a Cholesky factor is the same in all draws, and no sight.
     moving = [i for i in range(len(names)) if (rows[:, i] != rows[0, i]).any()] or [0]
-    shown = [names.index(name) for name in target.plane] if target.plane else [moving[0], moving[:2][-1]]
+    shown = [names.index(name) for name in target.plot_columns] if target.plot_columns else [moving[0], moving[:2][-1]]
     low, high = rows[:, shown].quantile(0.002, 0), rows[:, shown].quantile(0.998, 0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     kinds = ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (known is not None)
@@ -179,7 +179,7 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
         if kind == "density":
             sides = [torch.linspace(low[i].item(), high[i].item(), 200) for i in range(2)]
             points = torch.stack(torch.meshgrid(*sides, indexing="xy"), -1).reshape(-1, 1, 2)
-            log_p = target.density_at(points.to(model.device), x).view(200, 200).float().cpu()
+            log_p = target.constrained_log_density(points.to(model.device), x).view(200, 200).float().cpu()
             extent = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
             axes.imshow((log_p - log_p.max()).exp(), origin="lower", aspect="auto", cmap="Blues", extent=extent)
         else:

@@ -116,8 +116,9 @@ def _check_torchrun() -> None:
 
 
 def _check_processes(trainer: pl.Trainer) -> None:
-    """Where a launcher started others than the trainer is to have, Lightning waits for processes that never come, or
-    trains independent copies that write over each other.
+    """Refuses processes that are others than the trainer is to have.
+
+    Lightning waits for those that never come, or trains independent copies that write over each other.
     """
     environment = cluster_environment(trainer)
     if isinstance(environment, TorchElasticEnvironment):

@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from .errors import UnwritableError
+from .lightning_private import logger_experiment
 from .runs import run_folder
 
 
@@ -48,13 +49,11 @@ class MetricsLogger(CSVLogger):
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> Metrics:  # type: ignore[override]
-        if self._experiment is None:
-            self._experiment: Any = Metrics(Path(self.log_dir))
-        return self._experiment
+    def experiment(self) -> MetricsFile:  # type: ignore[override]
+        return logger_experiment(self, lambda: MetricsFile(Path(self.log_dir)))
 
 
-class Metrics:
+class MetricsFile:
     """`metrics.csv` and `hparams.yaml` of a folder: a row a call, a column a metric, and the step.
 
     Args:
@@ -66,7 +65,7 @@ class Metrics:
         self.metrics: list[dict[str, Any]] = []
         self.columns: list[str] = []
         self.hparams: dict[str, Any] = {}
-        self._again: list[dict[str, str]] = []
+        self._repeated: list[dict[str, str]] = []
         if self.path.exists():
             self.columns = self._read()[0]
 
@@ -77,10 +76,10 @@ class Metrics:
 
     def log_metrics(self, values: dict[str, Any], step: int) -> None:
         row = {name: value.item() if isinstance(value, torch.Tensor) else value for name, value in values.items()}
-        if not any(old["step"] == str(step) and old.keys() == {*row, "step"} for old in self._again):
+        if not any(old["step"] == str(step) and old.keys() == {*row, "step"} for old in self._repeated):
             self.metrics.append({**row, "step": step})
 
-    def go_on_from(self, step: int) -> None:
+    def continue_from(self, step: int) -> None:
         """Drops the rows that a run behind `step` steps has not written yet.
 
         A row of the last step that it then writes again, as a validation that the checkpoint came before, is left out.
@@ -89,7 +88,7 @@ class Metrics:
             return
         self.columns, rows = self._read()
         kept = [row for row in rows if int(row["step"]) < step]
-        self._again = [
+        self._repeated = [
             {name: value for name, value in row.items() if value} for row in kept if int(row["step"]) == step - 1
         ]
         self._write(kept)
@@ -154,10 +153,10 @@ class Records(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.entry = start(trainer)
+            self.entry = describe_start(trainer)
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsLogger):
-                    logger.experiment.go_on_from(trainer.global_step)
+                    logger.experiment.continue_from(trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -190,7 +189,7 @@ class Records(pl.Callback):
                 checkpoint["wandb_id"] = logger.version
 
 
-def start(trainer: pl.Trainer) -> dict[str, Any]:
+def describe_start(trainer: pl.Trainer) -> dict[str, Any]:
     """Who runs this, where, from which commit, with which versions."""
     from . import __version__
 
@@ -198,7 +197,7 @@ def start(trainer: pl.Trainer) -> dict[str, Any]:
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": shlex.join(["lightning-avb", *sys.argv[1:]]),
         "folder": os.getcwd(),
-        "commit": commit(),
+        "commit": git_commit(),
         "host": platform.node(),
         "job": os.environ.get("SLURM_JOB_ID"),
         "processes": trainer.world_size,
@@ -216,7 +215,7 @@ def start(trainer: pl.Trainer) -> dict[str, Any]:
     }
 
 
-def commit() -> str | None:
+def git_commit() -> str | None:
     """The git commit of the current folder, with `+changes` where tracked files differ from it; None: there is none."""
 
     def git(*words: str) -> str:

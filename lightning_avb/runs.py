@@ -28,12 +28,19 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
     return Path(folder) if folder is not None else None
 
 
-def beside(trainer: pl.Trainer, kind: str) -> Path:
-    """A new JSON file beside the checkpoint, or in the run's folder."""
+def path_beside_checkpoint(trainer: pl.Trainer, kind: str, suffix: str = "json", replace: bool = False) -> Path:
+    """A file beside the checkpoint, or in the run's folder: STEM.KIND.SUFFIX. To be asked for on every process.
+
+    Args:
+        trainer: knows the checkpoint.
+        kind: what the file holds.
+        suffix: of its name.
+        replace: a file of that name is overwritten; else the next free one is taken, STEM.KIND_1.SUFFIX.
+    """
     checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
     stem, number = checkpoint.stem if checkpoint else "model", 0
-    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.json").exists():
+    while (path := folder / f"{stem}.{kind}{f'_{number}' if number else ''}.{suffix}").exists() and not replace:
         number += 1
     folder.mkdir(parents=True, exist_ok=True)
     return path
@@ -42,12 +49,12 @@ def beside(trainer: pl.Trainer, kind: str) -> Path:
 # A run that is about to begin, from its configuration alone. `trainer` is the configuration's part of that name.
 
 
-def first_process() -> bool:
+def is_first_process() -> bool:
     """Whether this is the process that writes, before there is a process group to ask."""
-    return getattr(rank_zero_only, "rank", 0) == 0 and not _count("NODE_RANK")
+    return getattr(rank_zero_only, "rank", 0) == 0 and not _environment_number("NODE_RANK")
 
 
-def job() -> str | None:
+def job_name() -> str | None:
     """What this very command is called when it is started again; None: it will not be, or it has no name.
 
     SLURM keeps the number of a batch job that it puts back into the queue, and torchrun the id of a run whose processes
@@ -56,20 +63,22 @@ def job() -> str | None:
     batch, elastic = os.environ.get("SLURM_JOB_ID"), os.environ.get("TORCHELASTIC_RUN_ID", "none")
     if batch and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
         return f"job_{batch}"
-    return f"run_{elastic}" if elastic != "none" and _count("TORCHELASTIC_MAX_RESTARTS") else None
+    return f"run_{elastic}" if elastic != "none" and _environment_number("TORCHELASTIC_MAX_RESTARTS") else None
 
 
 def restarted() -> bool:
     """Whether SLURM, or torchrun, has started this very command before."""
-    batch = (job() or "").startswith("job_")
-    return bool((batch and _count("SLURM_RESTART_COUNT")) or _count("TORCHELASTIC_RESTART_COUNT"))
+    batch = (job_name() or "").startswith("job_")
+    return bool(
+        (batch and _environment_number("SLURM_RESTART_COUNT")) or _environment_number("TORCHELASTIC_RESTART_COUNT")
+    )
 
 
-def _count(variable: str) -> int:
+def _environment_number(variable: str) -> int:
     return int(os.environ.get(variable) or 0)
 
 
-def loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
+def configured_loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
     """The kind of every logger that is configured, by its class's name, and its arguments."""
     given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     for logger in given:
@@ -77,43 +86,43 @@ def loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
             yield logger.class_path.rpartition(".")[2], logger.init_args
 
 
-FOLDERS = ("MetricsLogger", "CSVLogger", "TensorBoardLogger")
+NUMBERED_LOGGERS = ("MetricsLogger", "CSVLogger", "TensorBoardLogger")
 """Loggers with a folder of numbered versions."""
 
 
-def name(trainer: Any, chosen: str) -> None:
+def name_loggers(trainer: Any, chosen: str) -> None:
     """Gives loggers without a name the chosen one, DATA/MODEL."""
-    for kind, arguments in loggers(trainer):
-        if kind in FOLDERS and arguments.get("name") == "lightning_logs":
+    for kind, arguments in configured_loggers(trainer):
+        if kind in NUMBERED_LOGGERS and arguments.get("name") == "lightning_logs":
             arguments["name"] = chosen
 
 
-def place(trainer: Any) -> None:
+def place_loggers(trainer: Any) -> None:
     """Says where the loggers write, where the configuration leaves it open.
 
     `save_dir` is `default_root_dir` where it is not given or the current folder. A command that may be started again
     gives its name to the version.
     """
     trainer.default_root_dir = os.path.expanduser(trainer.default_root_dir or ".")
-    for kind, arguments in loggers(trainer):
-        if kind in (*FOLDERS, "WandbLogger") and arguments.get("save_dir") in (None, "."):
+    for kind, arguments in configured_loggers(trainer):
+        if kind in (*NUMBERED_LOGGERS, "WandbLogger") and arguments.get("save_dir") in (None, "."):
             arguments["save_dir"] = trainer.default_root_dir
-        if kind in FOLDERS and arguments.get("version") is None:
-            arguments["version"] = job()
-        if kind == "WandbLogger" and job() and arguments.get("id") is None and arguments.get("version") is None:
+        if kind in NUMBERED_LOGGERS and arguments.get("version") is None:
+            arguments["version"] = job_name()
+        if kind == "WandbLogger" and job_name() and arguments.get("id") is None and arguments.get("version") is None:
             # Ids are unique in a project, which several clusters may share.
-            arguments["id"] = "_".join(filter(None, [job(), os.environ.get("SLURM_CLUSTER_NAME")]))
+            arguments["id"] = "_".join(filter(None, [job_name(), os.environ.get("SLURM_CLUSTER_NAME")]))
             arguments["resume"] = "allow"
 
 
-def planned(trainer: Any) -> Path | None:
+def planned_folder(trainer: Any) -> Path | None:
     """The folder that this run will have, as `run_folder` gives it; None: one that is not known before it starts."""
-    first = next(loggers(trainer), None)
+    first = next(configured_loggers(trainer), None)
     if first is None:
         return Path(trainer.default_root_dir) if not trainer.logger else None
     kind, arguments = first
     version = arguments.get("version")
-    if kind in FOLDERS and version is not None:
+    if kind in NUMBERED_LOGGERS and version is not None:
         folder = version if isinstance(version, str) else f"version_{version}"
         return Path(arguments["save_dir"], arguments.get("name") or "", folder)
     if kind == "WandbLogger" and (arguments.get("id") or version):
@@ -122,9 +131,9 @@ def planned(trainer: Any) -> Path | None:
     return None
 
 
-def kept(trainer: Any, dirpath: str | None) -> Path | None:
+def checkpoint_folder(trainer: Any, dirpath: str | None) -> Path | None:
     """The folder of this run's checkpoints; None: one that is not known before it starts."""
-    folder = planned(trainer)
+    folder = planned_folder(trainer)
     return Path(dirpath) if dirpath else folder and folder / "checkpoints"
 
 
@@ -136,11 +145,11 @@ def require_free(trainer: Any, dirpath: str | None, resumed: Path | None, again:
         resumed: the checkpoint that it goes on from. The run is the same if that is one of its folder's own.
         again: the run was started before, and may have died before its first checkpoint.
     """
-    folder, where = planned(trainer), kept(trainer, dirpath)
-    if where is not None and resumed is not None and resumed.resolve().parent == where.resolve():
+    folder, checkpoints = planned_folder(trainer), checkpoint_folder(trainer, dirpath)
+    if checkpoints is not None and resumed is not None and resumed.resolve().parent == checkpoints.resolve():
         return
-    if where is not None and any(where.glob("*.ckpt")):
-        taken, key = where, "checkpoint.dirpath" if dirpath else "trainer.logger"
+    if checkpoints is not None and any(checkpoints.glob("*.ckpt")):
+        taken, key = checkpoints, "checkpoint.dirpath" if dirpath else "trainer.logger"
     elif (
         folder is not None
         and not again
@@ -154,29 +163,30 @@ def require_free(trainer: Any, dirpath: str | None, resumed: Path | None, again:
     )
 
 
-def claim(trainer: Any) -> Path | None:
+def make_run_folder(trainer: Any) -> Path | None:
     """Makes the run's folder, so that no other run takes it. Gives back the folder if it was not there before.
 
     Where loggers number their versions, the next one is written into their arguments.
     """
-    for _, arguments in loggers(trainer):
+    for _, arguments in configured_loggers(trainer):
         if arguments.get("save_dir") is not None:  # W&B writes elsewhere where its folder does not exist
             Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
-    numbered = [a for kind, a in loggers(trainer) if kind in FOLDERS and a.get("version") is None]
-    folder, first = planned(trainer), next(loggers(trainer), None)
-    if folder is None and first is not None and first[0] in FOLDERS:
+    numbered = [a for kind, a in configured_loggers(trainer) if kind in NUMBERED_LOGGERS and a.get("version") is None]
+    folder, first = planned_folder(trainer), next(configured_loggers(trainer), None)
+    if folder is None and first is not None and first[0] in NUMBERED_LOGGERS:
         root = Path(numbered[0]["save_dir"], numbered[0].get("name") or "")
         taken = [path.name.removeprefix("version_") for path in root.glob("version_*")]
         version = max((int(number) for number in taken if number.isdigit()), default=-1) + 1
-        while not _make(root / f"version_{version}"):
+        while not _make_new(root / f"version_{version}"):
             version += 1
         for arguments in numbered:
             arguments["version"] = version
         return root / f"version_{version}"
-    return folder if folder is not None and trainer.logger and _make(folder) else None
+    return folder if folder is not None and trainer.logger and _make_new(folder) else None
 
 
-def _make(folder: Path) -> bool:
+def _make_new(folder: Path) -> bool:
+    """Whether the folder was not there before."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -184,12 +194,12 @@ def _make(folder: Path) -> bool:
     return True
 
 
-def places(trainer: Any, dirpath: str | None) -> Iterator[tuple[str, str]]:
+def written_folders(trainer: Any, dirpath: str | None) -> Iterator[tuple[str, str]]:
     """The folders that a run writes into, with the key that names each."""
     root = "trainer.default_root_dir"
     if not trainer.logger:
         yield root, trainer.default_root_dir
-    for _, arguments in loggers(trainer):
+    for _, arguments in configured_loggers(trainer):
         folder = arguments.get("save_dir")
         if folder is not None:
             yield root if folder == trainer.default_root_dir else "trainer.logger.init_args.save_dir", folder

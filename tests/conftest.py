@@ -1,19 +1,29 @@
-"""Every test starts from the same seed; the command, and what it says when it refuses."""
+"""Every test starts from the same seed; the command, and what it says when it refuses.
+
+The library is imported where it is needed: the process that hands tests to others needs none of it.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
+from pathlib import Path
 
 import pytest
-import torch
 
-from lightning_avb import cli
+os.environ["OMP_NUM_THREADS"] = "1"  # the tensors are small: a second thread costs more than it gives
 
-torch.set_num_threads(1)  # the tensors are small: a second thread costs more than it gives
+
+def pytest_xdist_auto_num_workers(config):
+    """A process a core, and at most four, for the whole suite. For files that are named none but this one."""
+    named = any(not Path(argument).is_dir() for argument in config.args)
+    return 0 if named else min(4, os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True)
 def seeded(monkeypatch):
+    import torch
+
     monkeypatch.setenv("PL_GLOBAL_SEED", "0")
     torch.manual_seed(0)
 
@@ -21,14 +31,36 @@ def seeded(monkeypatch):
 @pytest.fixture
 def float64():
     """Everything made in the test is in double precision."""
+    import torch
+
     previous = torch.get_default_dtype()
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(previous)
 
 
+@pytest.fixture(scope="session")
+def parsers():
+    return {}
+
+
 @pytest.fixture
-def command(monkeypatch):
+def command(monkeypatch, parsers):
+    """`lightning-avb` within this process. All commands share one parser, which is long in the making."""
+    from lightning_avb import cli
+    from lightning_avb.cli.training import CLI
+
+    make = CLI.setup_parser
+
+    def setup_parser(self, *given):
+        if not parsers:
+            before = {**vars(self)}
+            make(self, *given)
+            parsers.update({name: value for name, value in vars(self).items() if name not in before})
+        vars(self).update(parsers)
+
+    monkeypatch.setattr(CLI, "setup_parser", setup_parser)
+
     def run(*args):
         monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
         cli.main()

@@ -35,9 +35,6 @@ from lightning_avb.models.aae import AAEPlayers
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.networks import Critic
 
-float64 = pytest.mark.usefixtures("float64")
-
-
 # The optimum of the discriminator: Gaussian codes against a Gaussian prior.
 
 
@@ -102,7 +99,7 @@ def line(**options):
     return model, DiagonalNormal(torch.tensor([SHIFT]), torch.tensor([(SLOPE**2 + SCALE**2) ** 0.5]))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("labels", ["ignored", "prior"])
 def test_the_discriminator_is_at_rest_at_log_codes_minus_log_prior(labels):
     """With labels that say nothing of x, for every part of the prior; and nowhere near minus that."""
@@ -127,7 +124,7 @@ def test_the_discriminator_is_at_rest_at_log_codes_minus_log_prior(labels):
     assert slopes(-truth).mean(0).abs().max() > 0.3
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_at_the_optimum_the_generator_pays_the_divergence_less_the_information():
     """KL(q(z), p(z)) = E KL(q(z|x), p(z)) - I(x; z), of which the two terms on the right are far from zero."""
     model, q = line(loss="kl")

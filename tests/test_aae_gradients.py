@@ -19,8 +19,6 @@ from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.aae import AAEPlayers
 from lightning_avb.models.categorical_aae import CategoricalAAEPlayers
 
-float64 = pytest.mark.usefixtures("float64")
-
 FORMS = ["non_saturating", "minimax", "kl"]
 every_form = pytest.mark.parametrize("form", FORMS)
 
@@ -129,7 +127,7 @@ def assert_every_phase_is(model, batch, expected):
 TWICE = Player(steps=2)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_form
 @pytest.mark.parametrize("labels", ["ignored", "prior", "decoder"])
 def test_every_player_gets_the_gradient_of_its_own_loss(labels, form):
@@ -143,7 +141,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss(labels, form):
     assert_every_phase_is(model, batch, written_out(perturbed(model, by=0.3), batch))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_form
 @pytest.mark.parametrize("labelled", [0, 3])
 @pytest.mark.parametrize("code", ["pair", "sum"])
@@ -156,7 +154,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss_with_categories(code, la
     assert_every_phase_is(model, batch, written_out_with_categories(perturbed(model, by=0.3), batch))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("clusters", [None, 4])
 def test_every_player_gets_the_gradient_of_its_own_loss_with_smoothness_and_balance(clusters):
     weights = {"category": 0.3, "style": 0.7, "smoothness": 2.0, "radius": 0.8, "balance": 1.5}
@@ -171,7 +169,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss_with_smoothness_and_bala
     assert_every_phase_is(model, batch, expected)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_change_of_a_linear_encoder_is_that_along_its_weights():
     """Of two categories with odds a + w x: a step of the radius to the side of w where the random point lies."""
     w, x, radius = torch.tensor([1.0, -2.0, 0.5]), torch.randn(50, 3), 0.7
@@ -204,7 +202,7 @@ def test_the_change_is_found_in_bfloat16_where_the_category_is_sure():
     torch.testing.assert_close(along, torch.full((20,), 2.0))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_balance_of_a_batch_is_the_divergence_of_its_shares():
     """Five sure rows of three categories, 3, 2 and 0 of them."""
     logits = 100 * one_hot(torch.tensor([0, 0, 1, 0, 1]), 3)
@@ -258,7 +256,7 @@ def test_perturbed_rows_are_no_data_to_batch_normalisation():
     torch.testing.assert_close(losses[1].scores["smoothness"], change)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("weights", "left"), [({"category": 0.0}, "style"), ({"style": 0.0}, "category")])
 def test_a_contest_of_no_weight_is_left_out(weights, left):
     model = categorical(data_shape=(3,), classes=CLASSES, **weights)

@@ -12,14 +12,11 @@ from torch import nn
 from torch.distributions import Normal
 from worlds import perturbed
 
-from datamodules import Digits
-from datamodules.tensors import Split, TensorDataModule
+from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import AAE, Batch, DeterministicEncoder, MixturePrior, PetalPrior, Player, StandardNormal
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.aae import AAEPlayers
-
-float64 = pytest.mark.usefixtures("float64")
 
 
 def test_labelled_codes_end_in_their_part_and_the_others_follow():
@@ -158,7 +155,7 @@ class Unlabelled(TensorDataModule):
         return dict.fromkeys(("train", "val", "test"), Split(torch.rand(8, 2), torch.full((8,), -1)))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_rows_without_a_label_are_compared_with_the_whole_prior():
     """Whatever a prior of one's own makes of the label -1: `given` is not asked."""
     model = aae(labels="prior", prior=Apart, data_shape=(3,), classes=CLASSES)

@@ -15,10 +15,7 @@ from worlds import perturbed
 from lightning_avb import Batch, CategoricalAAE, Player
 from lightning_avb.conditionals.categorical import CategoricalEncoder, head_distance_penalty
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.models.categorical_aae import CategoricalAAEPlayers, Members
-
-float64 = pytest.mark.usefixtures("float64")
-
+from lightning_avb.models.categorical_aae import CategoricalAAEPlayers
 
 # Categories: clusters, labels, rows, codes.
 
@@ -132,7 +129,7 @@ def test_categories_are_drawn_uniformly_and_in_turn():
         model.sample(4, [5])
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_heads_that_are_too_near_pay_what_is_missing():
     """Distances 5 and about 45 and 50 with 7 asked for: 2 in all, and both of the near ones are pushed apart."""
     model = categorical(code="sum", head_distance=7.0, data_shape=(3,), classes=CLASSES)
@@ -157,43 +154,7 @@ def test_predictions_are_codes_and_categories(tmp_path):
     assert torch.equal(found["y"], batch.y) and torch.equal(found["index"], batch.index)
 
 
-# Members of clusters.
-
-
-def test_members_by_hand():
-    """Three categories, labels 0 and 1; row 5 has no label, and nobody is likely to be of the third category."""
-    share = [[0.7, 0.2, 0.1], [0.9, 0.05, 0.05], [0.6, 0.3, 0.1], [0.1, 0.8, 0.1], [0.2, 0.6, 0.2], [0.0, 0.0, 1.0]]
-    members = Members(3, 2)
-    members.update(torch.tensor(share).log(), torch.tensor([0, 1, 0, 1, 0, -1]))
-    counts, label = members.compute()
-    assert counts.tolist() == [[2, 1], [1, 1], [0, 0]]
-    assert label.tolist() == [1, 1, 0]
-
-
-def test_the_surest_member_is_found_where_probabilities_are_all_one():
-    logits = torch.tensor([[40.0, 0.0, 0.0], [50.0, 0.0, 0.0], [60.0, 30.0, 0.0]])
-    assert torch.equal(logits.softmax(-1)[:, 0], torch.ones(3))
-    members = Members(3, 3)
-    members.update(logits, torch.arange(3))
-    assert members.compute()[1][0] == 1
-
-
-def test_members_depend_on_neither_batches_nor_processes():
-    logits, y = torch.randn(60, 5), torch.arange(60) % 4 - 1
-    whole, merged = Members(5, 3), Members(5, 3)
-    whole.update(logits, y)
-    processes = [Members(5, 3) for _ in range(3)]
-    for rank, members in enumerate(processes):
-        for rows in torch.arange(rank, 60, 3).split(7):
-            members.update(logits[rows], y[rows])
-        merged.merge_state(members)
-    gathered = {state: [getattr(members, state).clone() for members in processes] for state in ("counts", "surest")}
-    of = lambda state, group=None: gathered["counts" if state.dtype == torch.int64 else "surest"]
-    processes[1].sync(dist_sync_fn=of, distributed_available=lambda: True)
-    for members in (merged, processes[1]):
-        for one, other in zip((members.counts, members.surest), (whole.counts, whole.surest), strict=True):
-            assert torch.equal(one, other)
-    assert whole.counts.sum() == 45 and len(whole.compute()[1].unique()) > 1
+# Errors of clusters.
 
 
 def test_errors_are_counted_where_labels_are_known(tmp_path):

@@ -13,7 +13,7 @@ import torch
 from test_cli import DIGITS, QUICK, WIDTHS
 
 from lightning_avb import AVB, checkpoints
-from lightning_avb.checkpoints import AtomicCheckpointIO, fault, newest, read_checkpoint, resolve
+from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_whole, read_checkpoint, resolve_ckpt_path
 from lightning_avb.errors import ConfigurationError, UnwritableError
 
 RUN = Path("runs", "digits", "avb_ac", "version_0")
@@ -62,12 +62,12 @@ def test_no_flipped_byte_is_read_as_something_else(tmp_path):
     """Over a whole small file: what has no fault is what was written, or torch itself refuses it."""
     path, written = tmp_path / "some.ckpt", torch.arange(300.0)
     torch.save({"weights": written}, path)
-    assert fault(path) is None
+    assert damage(path) is None
     data, caught = path.read_bytes(), 0
     for place in range(0, len(data), 7):
         path.write_bytes(data[:place] + bytes([data[place] ^ 0x55]) + data[place + 1 :])
-        caught += fault(path) is not None
-        if fault(path) is None:
+        caught += damage(path) is not None
+        if damage(path) is None:
             try:
                 read = torch.load(path, mmap=True, weights_only=True)["weights"]
             except Exception:  # the table of contents names something that is not there
@@ -97,11 +97,13 @@ def test_damage_is_named_with_the_newest_whole_one_beside_it(place, damaged, rea
 def test_what_the_location_of_a_checkpoint_can_be(place):
     place("run/checkpoints/last.ckpt", "run/checkpoints/last-v1.ckpt", "run/checkpoints/epoch=4.ckpt")
     newest_last = Path("run/checkpoints/last-v1.ckpt")
-    assert resolve("run/checkpoints/epoch=4.ckpt", None) == Path("run/checkpoints/epoch=4.ckpt")
-    assert resolve("run", None) == resolve("run/checkpoints", None) == newest_last
-    assert resolve("last", Path("run/checkpoints")) == newest_last
-    assert resolve("last", Path("new/checkpoints")) is resolve(None, Path("run/checkpoints")) is None
-    assert resolve("hpc", Path("run/checkpoints")) == Path("run/checkpoints/epoch=4.ckpt")
+    assert resolve_ckpt_path("run/checkpoints/epoch=4.ckpt", None) == Path("run/checkpoints/epoch=4.ckpt")
+    assert resolve_ckpt_path("run", None) == resolve_ckpt_path("run/checkpoints", None) == newest_last
+    assert resolve_ckpt_path("last", Path("run/checkpoints")) == newest_last
+    assert (
+        resolve_ckpt_path("last", Path("new/checkpoints")) is resolve_ckpt_path(None, Path("run/checkpoints")) is None
+    )
+    assert resolve_ckpt_path("hpc", Path("run/checkpoints")) == Path("run/checkpoints/epoch=4.ckpt")
     Path("empty").mkdir()
     for asked, kept, fit, says in (
         ("nowhere.ckpt", None, True, "there is no file 'nowhere.ckpt'"),
@@ -113,7 +115,7 @@ def test_what_the_location_of_a_checkpoint_can_be(place):
         ("registry:some", None, True, "'registry:some' is not known here"),
     ):
         with pytest.raises(ConfigurationError, match=r"^ckpt_path: ") as error:
-            resolve(asked, kept, fit)
+            resolve_ckpt_path(asked, kept, fit)
         assert says in str(error.value)
 
 
@@ -125,23 +127,23 @@ def test_a_job_that_was_started_again_goes_on_from_the_newest_whole_checkpoint(p
         monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
         if count:
             monkeypatch.setenv("SLURM_RESTART_COUNT", count)
-        assert resolve(None, own) is None and resolve("before.ckpt", own) == Path("before.ckpt")
+        assert resolve_ckpt_path(None, own) is None and resolve_ckpt_path("before.ckpt", own) == Path("before.ckpt")
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert resolve(None, own) is None
+    assert resolve_ckpt_path(None, own) is None
     assert "no checkpoint in 'run/checkpoints'; the job starts from scratch again" in caplog.text
-    assert resolve("before.ckpt", own) == Path("before.ckpt")
+    assert resolve_ckpt_path("before.ckpt", own) == Path("before.ckpt")
     place(own / "epoch=1.ckpt", own / "last.ckpt")
     for asked in (None, "last", "hpc", "before.ckpt"):
-        assert resolve(asked, own) == own / "last.ckpt"
-    assert resolve("before.ckpt", own, fit=False) == Path("before.ckpt")
+        assert resolve_ckpt_path(asked, own) == own / "last.ckpt"
+    assert resolve_ckpt_path("before.ckpt", own, fit=False) == Path("before.ckpt")
     flip(own / "last.ckpt")
-    assert resolve(None, own) == own / "epoch=1.ckpt"
+    assert resolve_ckpt_path(None, own) == own / "epoch=1.ckpt"
     assert "'run/checkpoints/last.ckpt' is damaged" in caplog.text
     flip(own / "epoch=1.ckpt")
     with pytest.raises(
         ConfigurationError, match=r"'run/checkpoints/last\.ckpt' is damaged .*no checkpoint there is whole"
     ):
-        resolve(None, own)
+        resolve_ckpt_path(None, own)
 
 
 @pytest.mark.parametrize("stage", ["fit", "test"])
@@ -245,4 +247,4 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}
     assert names == {"epoch=1-step=24.ckpt", "epoch=1-step=24-v1.ckpt", "last.ckpt"}
-    assert newest(folder) == folder / "last.ckpt"
+    assert newest_whole(folder) == folder / "last.ckpt"

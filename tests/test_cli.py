@@ -13,9 +13,11 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from games import MODELS
+from jsonargparse import Namespace
 from PIL import Image
 
 from lightning_avb import cli
+from lightning_avb.cli.training import CLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -52,23 +54,32 @@ def finished(tmp_path_factory):
     return folder / "runs" / "digits" / "avb_ac" / "version_0"
 
 
+@pytest.fixture(scope="module")
+def started(tmp_path_factory):
+    """A command whose run is left out. Its parser, whose making takes longer than a configuration, serves them all."""
+
+    class Started(CLI):
+        def _run_subcommand(self, subcommand):
+            pass
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("started"))
+        patch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", DIGITS])
+        return Started()
+
+
 @pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_every_config_builds_its_model(path, monkeypatch):
+def test_every_config_builds_its_model(path, started):
     parts = yaml.safe_load(path.read_text())
     if "path: data/" in path.read_text():
         if not SHARED.exists():
             pytest.skip("its data is not at hand")
         Path("data").symlink_to(SHARED)
     assert path.read_text().splitlines()[1].startswith("# Command   lightning-avb fit --config configs/")
-    built = []
-
-    class Instantiate(cli.CLI):
-        def _run_subcommand(self, subcommand):
-            built.append((self.model, self.datamodule))
-
-    monkeypatch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", str(path)])
-    Instantiate()
-    ((model, data),) = built
+    started.config = Namespace(subcommand="fit", fit=started._parser("fit").parse_args(["--config", str(path)]))
+    started.before_instantiate_classes()
+    started.instantiate_classes()
+    model, data = started.model, started.datamodule
     own = {"own_pictures": (3, 48, 40), "own_table": (5,)}.get(path.parent.name)
     model.build_if_known(data_shape=data.data_shape or own, classes=data.classes)
     if path.parent.name != "posteriors":

@@ -329,7 +329,7 @@ def test_a_new_data_set_is_a_small_class():
     assert batch.y is None
     assert data.data_shape == (3,)
     assert data.classes is data.columns is None
-    assert data.log_volume == 0
+    assert data.log_jacobian == 0
     assert torch.equal(data.restore(batch.x), batch.x)
 
 

@@ -14,7 +14,7 @@ from torch.distributions import MultivariateNormal
 
 from datamodules import Arrays
 from datamodules.tables import encode_labels
-from lightning_avb import cli
+from lightning_avb import checkpoints, cli
 from lightning_avb.errors import ConfigurationError
 
 MEAN = torch.tensor([-3.0, 1000.0, 0.02], dtype=torch.float64)
@@ -58,13 +58,13 @@ def test_columns_are_standardised_by_the_training_rows(table, float64):
 
 
 def test_densities_are_in_the_original_units(table, float64):
-    """The density of the standardised rows, plus `log_volume`, is the density of the rows of the file."""
+    """The density of the standardised rows, plus `log_jacobian`, is the density of the rows of the file."""
     data = Arrays(str(table[0]), label="kind")
     (batch,) = data.test_dataloader()
     standardised = MultivariateNormal((MEAN - data.mean) / data.std, scale_tril=FACTOR / data.std.unsqueeze(1))
     truth = gaussian().log_prob(table[1][data.load()["test"].rows])
-    torch.testing.assert_close(standardised.log_prob(batch.x) + data.log_volume, truth, rtol=1e-9, atol=1e-9)
-    assert abs(data.log_volume) > 1
+    torch.testing.assert_close(standardised.log_prob(batch.x) + data.log_jacobian, truth, rtol=1e-9, atol=1e-9)
+    assert abs(data.log_jacobian) > 1
 
 
 def test_a_checkpoint_alone_restores_rows(table, tmp_path):
@@ -89,7 +89,7 @@ def test_a_checkpoint_alone_restores_rows(table, tmp_path):
     again = Arrays.load_from_checkpoint(tmp_path / "a.ckpt")
     x = torch.randn(5, 3)
     assert torch.equal(again.restore(x), data.restore(x))
-    assert again.log_volume == data.log_volume
+    assert again.log_jacobian == data.log_jacobian
     assert (again.columns, again.label_names) == (["cold", "hot", "thin"], ["cat", "dog"])
 
 
@@ -106,7 +106,7 @@ def test_other_rows_are_standardised_as_the_checkpoint_says(table, tmp_path, loa
     (batch,) = other.test_dataloader()
     rows = torch.from_numpy(np.load(tmp_path / "other.npy"))[other.load()["test"].rows]
     torch.testing.assert_close(other.restore(batch.x).double(), rows, rtol=1e-5, atol=1e-5)
-    assert other.log_volume == stored.log_volume
+    assert other.log_jacobian == stored.log_jacobian
     again = Arrays(str(table[0]), label="kind")
     again.setup("test")
     splits = again._splits
@@ -264,7 +264,7 @@ def test_arrays_of_pictures(tmp_path, array, expected):
     (batch,) = data.test_dataloader()
     torch.testing.assert_close(batch.x, expected[data.load()["test"].rows].float(), rtol=0, atol=1e-7)
     assert data.data_shape == expected.shape[1:]
-    assert data.log_volume == 0
+    assert data.log_jacobian == 0
     assert data.state_dict() == {}
 
 
@@ -273,7 +273,7 @@ def test_the_user_may_say_how_to_scale(tmp_path):
     data = Arrays(path, scale="standardize")
     rows = torch.from_numpy(NUMBERS).view(10, 3, 2)[data.load()["train"].rows]
     assert data.split("val").x.shape == (1, 3, 2)
-    assert data.log_volume == pytest.approx(-rows.std(0, correction=0).log().sum().item())
+    assert data.log_jacobian == pytest.approx(-rows.std(0, correction=0).log().sum().item())
     plain = Arrays(path, scale="none")
     assert plain.split("train").x.sum() + plain.split("val").x.sum() + plain.split("test").x.sum() == NUMBERS.sum()
     assert plain.data_shape == (3, 2)
@@ -329,4 +329,4 @@ def test_from_the_command_line(table, tmp_path, monkeypatch, kind):
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["hyper_parameters"]["data_shape"] == ([3] if kind == "Arrays" else [3, 12, 10])
     assert ("mean" in checkpoint.get(kind, {})) == (kind == "Arrays")
-    assert cli.load_data(last).x.shape[1:] == ((3,) if kind == "Arrays" else (3, 12, 10))
+    assert checkpoints.load_data(last).x.shape[1:] == ((3,) if kind == "Arrays" else (3, 12, 10))

@@ -16,7 +16,7 @@ from lightning_avb import MLP, Batch, BernoulliDecoder, StandardNormal, noise
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import (
-    Annealing,
+    AnnealingSettings,
     DefensiveStudent,
     Quadrature,
     annealed_importance_sampling,
@@ -31,7 +31,7 @@ from lightning_avb.evaluation import (
     simulate,
     tune,
 )
-from lightning_avb.evaluation.annealing import _Path
+from lightning_avb.evaluation.hamiltonian import AnnealingPath
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -61,7 +61,7 @@ def small(float64):
 
 
 def fixed(steps, step_size, leapfrogs=2):
-    return Annealing(schedule(steps), (step_size,) * (steps + 1), leapfrogs)
+    return AnnealingSettings(schedule(steps), (step_size,) * (steps + 1), leapfrogs)
 
 
 # The estimate.
@@ -179,7 +179,7 @@ def test_transition_leaves_the_path_invariant(preconditioned, step_size):
     pull = (1 - beta) / inside.variance * torch.full((2,), 0.5) + beta * target.precision_matrix @ target.mean
     f = MultivariateNormal(torch.linalg.solve(precision, pull), precision_matrix=precision)
     tril = torch.tensor([[[1.3, 0.0], [-0.5, 0.6]]]) if preconditioned else None
-    path = _Path(start, target.log_prob, tril, 1 << 20)
+    path = AnnealingPath(start, target.log_prob, tril, 1 << 20)
     point = path(f.sample((draws, 1)))
     for _ in range(3):
         point, rate = path.transition(point, beta, step_size, 2)
@@ -192,7 +192,7 @@ def test_transition_leaves_the_path_invariant(preconditioned, step_size):
 
 
 def test_leapfrog_leads_back_and_keeps_the_energy(small):
-    path = _Path(small.start, small.target, small.fit.scale_tril, 1 << 20)
+    path = AnnealingPath(small.start, small.target, small.fit.scale_tril, 1 << 20)
     point, velocity = path(small.fit.sample((5,))), torch.randn(5, 6, 2)
     end, end_velocity = path.leapfrog(point, velocity, 0.7, 0.1, 7)
     assert (end.z - point.z).abs().mean() > 0.1

@@ -21,7 +21,7 @@ from lightning_avb import Batch, StandardNormal
 from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import (
-    Annealing,
+    AnnealingSettings,
     annealed_importance_sampling,
     fitted_proposal,
     importance_weighting,
@@ -34,7 +34,7 @@ from lightning_avb.evaluation import (
 
 pytestmark = pytest.mark.usefixtures("float64")
 
-ROWS, SETTINGS = 12, Annealing(schedule(3), (0.3,) * 4, 1)
+ROWS, SETTINGS = 12, AnnealingSettings(schedule(3), (0.3,) * 4, 1)
 
 FAMILIES = {
     "Normal": Normal,

@@ -25,7 +25,6 @@ from lightning_avb.models.bigan import BiGANPlayers
 from lightning_avb.models.gan import GANPlayers
 from lightning_avb.networks import Critic
 
-float64 = pytest.mark.usefixtures("float64")
 SMALL = partial(MLP, hidden=(8,))
 LOGISTIC = ["non_saturating", "minimax", "kl"]
 FORMS = [*LOGISTIC, "least_squares", "hinge", "wasserstein"]
@@ -103,7 +102,7 @@ def line(loss="non_saturating", slope=0.5, shift=-0.3, **options):
     return model, Batch(1 + quantiles((1, 20000, 1))[0])
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_discriminator_learns_log_generated_minus_log_data():
     """Tolerance: quantiles stand for densities, whose tails beyond 4 standard deviations they do not have."""
     model, batch = line()
@@ -114,7 +113,7 @@ def test_the_discriminator_learns_log_generated_minus_log_data():
     torch.testing.assert_close(model.discriminator(x), truth.squeeze(-1), rtol=0, atol=0.01)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_discriminator_of_pairs_learns_log_encoder_minus_log_generator():
     """q(z|x) = N(0.6 x, 0.7^2) with x ~ N(1, 1); x|z ~ N(0.8 z - 0.5, 0.5^2) with z ~ N(0, 1)."""
     encoder = partial(GaussianEncoder, network=LINEAR)
@@ -141,7 +140,7 @@ def divergences(slope, shift):
     return (g * (log_g - log_d)).sum() * step, (g * (log_g - log_m) + d * (log_d - log_m)).sum() * step
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("form", LOGISTIC)
 def test_at_the_optimum_the_generator_follows_a_divergence(form):
     """Tolerance: 20,000 quantiles in place of an integral."""
@@ -219,7 +218,7 @@ def written_out(model, batch, eps):
     return losses
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @both
 @pytest.mark.parametrize("conditional", [False, True])
 @pytest.mark.parametrize("gamma", [0.0, 3.0])
@@ -311,7 +310,7 @@ def test_an_encoder_learns_to_invert_the_generator():
 # What validation says.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @both
 def test_scores_are_those_of_each_row(make):
     """A function of the row, and of nothing else in its batch; R1 is for training."""

@@ -148,7 +148,7 @@ def ctrl_c_within_lightning(*_) -> None:
 
 @pytest.mark.parametrize("interrupted", [ctrl_c, ctrl_c_within_lightning])
 def test_ctrl_c_before_a_fit_has_begun(monkeypatch, interrupted):
-    monkeypatch.setattr(cli, "CLI", interrupted)
+    monkeypatch.setattr("lightning_avb.cli.training.CLI", interrupted)
     with pytest.raises(SystemExit) as left:
         cli.main(["fit"])
     assert left.value.code == 130

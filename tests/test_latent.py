@@ -34,7 +34,6 @@ from lightning_avb import (
 from lightning_avb.conditionals import Decoder
 from lightning_avb.errors import ConfigurationError
 
-float64 = pytest.mark.usefixtures("float64")
 SMALL = partial(MLP, hidden=(8,))
 DECODER = partial(GaussianDecoder, network=SMALL)
 CLASSES = 4
@@ -83,7 +82,7 @@ class Table(TensorDataModule):
         self.classes, self.unlabelled, self.volume = classes, unlabelled, volume
 
     @property
-    def log_volume(self) -> float:
+    def log_jacobian(self) -> float:
         return self.volume
 
     def load(self) -> dict[str, Split]:
@@ -96,7 +95,7 @@ class Table(TensorDataModule):
 # The prior on the decoder's weights.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_model
 def test_map_adds_the_weights_over_the_rows(make):
     """Loss |theta|^2 / (2 sigma^2 N) and gradient theta / (sigma^2 N), of the decoder and of nothing else."""
@@ -144,12 +143,12 @@ def test_a_prior_on_weights_without_width_is_refused(value):
 # Units.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_model
-def test_log_volume_moves_the_bounds_and_no_gradient(make):
+def test_log_jacobian_moves_the_bounds_and_no_gradient(make):
     model, batch = perturbed(make(data_shape=(3,))), Batch(torch.randn(5, 3))
     before = learned(model, batch)
-    model.log_volume.fill_(1.7)
+    model.log_jacobian.fill_(1.7)
     after = learned(model, batch)
     for name, score in after.scores.items():
         bound = name.startswith("elbo") or name == "iw_bound"
@@ -160,13 +159,13 @@ def test_log_volume_moves_the_bounds_and_no_gradient(make):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
-def test_log_volume_comes_from_the_data_and_stays_with_the_weights(tmp_path):
+def test_log_jacobian_comes_from_the_data_and_stays_with_the_weights(tmp_path):
     model = vae()
     run = trainer(tmp_path, max_steps=1)
     run.fit(model, Table(volume=-2.5))
-    assert model.log_volume == -2.5
+    assert model.log_jacobian == -2.5
     run.save_checkpoint(tmp_path / "x.ckpt")
-    assert VAE.load_from_checkpoint(tmp_path / "x.ckpt").log_volume == -2.5
+    assert VAE.load_from_checkpoint(tmp_path / "x.ckpt").log_jacobian == -2.5
 
 
 class UniformDecoder(Decoder):
@@ -202,7 +201,7 @@ def test_a_model_without_a_clue_needs_eight_bits(shape, estimator):
         torch.testing.assert_close(scores["bits_per_dim"], (8 + kl_in_bits / math.prod(shape)).expand(3, 5))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_model
 def test_bits_are_those_of_the_bound_and_only_for_levels(make):
     batch = Batch(torch.randint(256, (5, 3)) / 255)
@@ -225,7 +224,7 @@ def with_labels(rows=5, shift=0):
     return Batch(torch.randn(rows, 3), (torch.arange(rows) + shift) % CLASSES, torch.arange(rows))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_model
 def test_the_label_changes_q_and_p_and_t(make):
     model, batch = labelled(make), with_labels()
@@ -259,7 +258,7 @@ def test_every_part_is_told_the_labels_of_its_rows(make):
     assert all(y is batch.y for y in told)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_model
 def test_every_parameter_moves_in_a_conditional_model(make):
     model = labelled(make)
@@ -269,7 +268,7 @@ def test_every_parameter_moves_in_a_conditional_model(make):
     assert sum(p.numel() for p in model.parameters()) > sum(p.numel() for p in without.parameters())
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_model
 def test_a_model_that_is_not_conditional_ignores_labels(make):
     model, batch = perturbed(make(data_shape=(3,), classes=CLASSES)), with_labels()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import sys
 from functools import partial
@@ -21,12 +22,17 @@ from datamodules import Arrays
 from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli
 from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.estimators import Importance
-from lightning_avb.estimators.base import evaluated
-from lightning_avb.evaluation import diagnostics
 from lightning_avb.evaluation.metrics import MeanOverRows
-from lightning_avb.likelihood import Likelihood
-from lightning_avb.tables import Line, table
+from lightning_avb.reports import (
+    AnnealedImportanceSampling,
+    Figure,
+    GridQuadrature,
+    ImportanceWeighting,
+    Likelihood,
+    Run,
+)
+from lightning_avb.reports.base import table
+from lightning_avb.reports.likelihood import HEADINGS
 
 ROWS = 1001
 
@@ -88,65 +94,133 @@ def finished(request, tmp_path_factory):
     return folder / "runs" / "four_points" / request.param / "version_0"
 
 
-def estimates(finished, monkeypatch, capsys, *arguments):
+def estimates(finished, monkeypatch, capsys, *arguments, draws=40000):
     """What `test` writes beside the checkpoint, by name, and what it prints."""
-    monkeypatch.setattr(diagnostics, "DRAWS", 40000)
+    monkeypatch.setattr("lightning_avb.reports.estimators.bound_terms.DRAWS", draws)
     monkeypatch.chdir(finished)
     last = finished / "checkpoints" / "last.ckpt"
     run(monkeypatch, "test", "--config", finished / "config.yaml", "--ckpt_path", last, *QUIET, *SHORT, *arguments)
     newest = max((finished / "checkpoints").glob("last.likelihood*.json"), key=lambda path: path.stat().st_mtime_ns)
-    return {line["estimate"]: line for line in json.loads(newest.read_text())}, capsys.readouterr().out
+    return {line["name"]: line for line in json.loads(newest.read_text())}, capsys.readouterr().out
 
 
 def test_all_estimates_agree_on_the_four_points(finished, monkeypatch, capsys):
     every = '--likelihood.estimators=["importance", "annealing", "bidirectional", "quadrature", "parzen"]'
     lines, printed = estimates(finished, monkeypatch, capsys, every, "--likelihood.rows=64")
-    truth = lines["quadrature"]["mean"]
+    truth = lines["quadrature"]["value"]
     assert -4 < truth < -1.38
     for name in ("importance", "annealing"):
         assert lines[name]["rows"] == 64
         # Few chains and temperatures: a lower bound that lacks a few hundredths of a nat.
-        assert -0.06 < lines[name]["mean"] - truth < 0.02
-        assert "below" in lines[name]["side"]
-    assert abs(lines["bidirectional, gap"]["mean"]) < 0.1
+        assert -0.06 < lines[name]["value"] - truth < 0.02
+        assert "below" in lines[name]["expected"]
+    assert abs(lines["bidirectional, gap"]["value"]) < 0.1
     assert 0.4 < lines["annealing"]["diagnostics"]["acceptance"] < 0.95
     own = lines.get("elbo", lines.get("elbo_estimate"))
     if "elbo" in lines:
-        assert own["mean"] < truth
-    gap = lines[f"quadrature - {own['estimate']}"]
-    assert abs(gap["mean"] - truth + own["mean"]) < 1e-6 and gap["rows"] == 64
-    assert printed.count("side of log p(x)") == 1 and f"{gap['mean']:.3f}" in printed
+        assert own["value"] < truth
+    gap = lines[f"quadrature - {own['name']}"]
+    assert abs(gap["value"] - truth + own["value"]) < 1e-6 and gap["rows"] == 64
+    assert printed.count("side of log p(x)") == 1 and f"{gap['value']:.3f}" in printed
     # What the bound is made of, over four equally likely points: KL(q, p) = I + KL(q(z), p(z))
-    assert -0.01 < lines["I(x; z)"]["mean"] < math.log(4) + 0.01
-    assert lines["KL(q(z), p(z))"]["mean"] > -0.01
+    assert -0.01 < lines["I(x; z)"]["value"] < math.log(4) + 0.01
+    assert lines["KL(q(z), p(z))"]["value"] > -0.01
     assert ("critic's error, its KL - the true one" in lines) == ("elbo_estimate" in lines)
 
 
 def test_figures_depend_on_the_seed_and_not_on_the_batches(finished, monkeypatch, capsys):
     few = ('--likelihood.estimators=["importance"]', "--likelihood.rows=40")
-    first, _ = estimates(finished, monkeypatch, capsys, *few, "--data.eval_batch_size=7")
-    second, _ = estimates(finished, monkeypatch, capsys, *few, "--data.eval_batch_size=33", "--likelihood.chunk=300")
-    other, _ = estimates(finished, monkeypatch, capsys, *few, "--likelihood.seed=1")
+    found = partial(estimates, finished, monkeypatch, capsys, *few, draws=1000)
+    first, _ = found("--data.eval_batch_size=7")
+    second, _ = found("--data.eval_batch_size=33", "--likelihood.chunk=300")
+    other, _ = found("--likelihood.seed=1")
     assert first["importance"]["rows"] == second["importance"]["rows"] == 40
-    assert abs(first["importance"]["mean"] - second["importance"]["mean"]) < 1e-5
-    assert 1e-5 < abs(first["importance"]["mean"] - other["importance"]["mean"]) < 0.1
+    assert abs(first["importance"]["value"] - second["importance"]["value"]) < 1e-5
+    assert 1e-5 < abs(first["importance"]["value"] - other["importance"]["value"]) < 0.1
+
+
+OWN_ESTIMATOR = """
+from lightning_avb.reports import RowEstimator
+
+
+class Best(RowEstimator):
+    name, side, precedence = "best of some", "below", 9
+
+    def __init__(self, draws: int = 3) -> None:
+        self.draws = self.copies = draws
+        self.settings = f"{draws} draws"
+
+    def estimate(self, run, rows):
+        model = run.model
+        z = model.encoder(rows.x).rsample((self.draws,))
+        return (model.decoder(z).log_prob(rows.x).amax(0),)
+"""
+
+
+@pytest.mark.parametrize("given", ["path", "init_args", "file"])
+def test_an_estimator_of_the_user_s_own_is_one_class(finished, monkeypatch, capsys, given):
+    """Beside a named one, or after the default ones; with settings of its own."""
+    monkeypatch.syspath_prepend(finished)
+    (finished / "own_parts.py").write_text(OWN_ESTIMATOR)
+    arguments = ["--likelihood.estimators+=own_parts.Best"]
+    if given == "init_args":
+        arguments.append("--likelihood.estimators.init_args.draws=5")
+    if given == "file":
+        own = "{class_path: own_parts.Best, init_args: {draws: 5}}"
+        (finished / "own.yaml").write_text(f"likelihood: {{estimators: [importance, {own}]}}")
+        arguments = ["--config", finished / "own.yaml"]
+    lines, printed = estimates(finished, monkeypatch, capsys, *arguments, "--likelihood.rows=6")
+    line = lines["best of some"]
+    assert line["rows"] == 6 and math.isfinite(line["value"]) and line["expected"] == "below"
+    assert line["note"] == f"{3 if given == 'path' else 5} draws" and f"{line['value']:.3f}" in printed
+    assert ("annealing" in lines) == (given != "file") and "importance" in lines
+    assert any(name.startswith("best of some - elbo") for name in lines)
+
+
+def test_the_estimator_of_the_documentation_works_and_says_what_it_needs(tmp_path, monkeypatch):
+    """With the exact posterior as q every weight is p(x)."""
+    text = (CONFIGS.parent / "docs" / "likelihood.md").read_text()
+    (example,) = (part for part in re.findall(r"```python\n(.*?)```", text, re.S) if "RowEstimator" in part)
+    exec(example, names := {"__name__": "example"})
+    monkeypatch.chdir(tmp_path)
+    world, model, data = linear_gaussian(60)
+    likelihood = Likelihood([names["FromPosterior"](7)], rows=4)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    figures = {figure.name: figure for figure in likelihood.figures}
+    x = torch.cat([batch[0] for batch in data.test_dataloader()])[:4]
+    assert abs(figures["from q"].value - (world.log_marginal(x) + data.log_jacobian).mean()) < 1e-4
+    assert figures["from q"].diagnostics == pytest.approx({"effective samples": 7}) and "from q - elbo" in figures
+    monkeypatch.setattr(type(model), "classes", 3)
+    with pytest.raises(ConfigurationError, match=r"^likelihood.estimators: 'from q' needs a model without labels$"):
+        likelihood.on_test_start(SimpleNamespace(world_size=1), model)
+
+
+def test_a_grid_in_three_dimensions_is_refused():
+    model = SimpleNamespace(latent_dim=3)
+    assert "the model has 3" in GridQuadrature().missing(Run(None, model, None, chunk=1, seed=0))
 
 
 def test_a_row_that_is_none_of_the_data_counts_nowhere():
     """An index of -1 stands in where a process has no row."""
     batch = Batch(torch.rand(4, 2), index=torch.tensor([3, -1, 7, 0]))
-    assert evaluated(batch, 5).index.tolist() == [3, 0] and evaluated(batch, None).index.tolist() == [3, 7, 0]
-    likelihood = Importance(5, 10, 100, 0)
-    likelihood.begin(None, SimpleNamespace(device=torch.device("cpu")))
-    likelihood.update(None, batch.at(slice(1, 3)))
-    assert likelihood.metric.compute()["values"].shape == (0, 2)
+    model = SimpleNamespace(device=torch.device("cpu"))
+    run, every = (Run(None, model, rows, chunk=100, seed=0) for rows in (5, None))
+    assert run.evaluated(batch).index.tolist() == [3, 0] and every.evaluated(batch).index.tolist() == [3, 7, 0]
+    estimator = ImportanceWeighting(10)
+    estimator.begin(run)
+    estimator.update(run, batch.at(slice(1, 3)))
+    assert estimator.metric.compute()["values"].shape == (0, 2)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ({"estimators": ["import"]}, "likelihood.estimators: 'import'"),
+        ({"estimators": ["no.Such"]}, "likelihood.estimators: 'no.Such' is none of importance, .* no path of a class"),
         ({"chains": 0}, "likelihood.chains: 0"),
+        ({"start": "middle"}, "likelihood.start: 'middle'"),
+        ({"path": "straight"}, "likelihood.path: 'straight'"),
+        ({"parzen_samples": 0}, "likelihood.parzen_samples: 0"),
         ({"simulated": 1}, "likelihood.simulated: 1"),
     ],
 )
@@ -156,8 +230,8 @@ def test_what_cannot_be_is_refused(arguments, message):
 
 
 def test_the_table_stands_in_columns():
-    lines = [Line("a", -1.5, 0.1, 3, "", "below", "x", seconds=1.0), Line("longer", -10.25, math.nan, 3)]
-    header, *rows = table(lines).splitlines()
+    figures = [Figure("a", -1.5, 0.1, 3, "", "below", "x", seconds=1.0), Figure("longer", -10.25, math.nan, 3)]
+    header, *rows = table(figures, HEADINGS, ".3f").splitlines()
     assert [row.index(" 3 ") + 1 for row in rows] == [header.index("rows ")] * 2
     assert "-10.250" in rows[1] and "nan" not in rows[1]
 
@@ -181,18 +255,18 @@ def test_a_table_is_judged_in_its_own_units(tmp_path, monkeypatch, start):
     likelihood = Likelihood(["importance", "annealing"], rows=None, samples=400, chains=8, steps=100, start=start)
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
     x = torch.cat([batch[0] for batch in data.test_dataloader()])
-    lines = {line.estimate: line for line in likelihood.lines}
-    values = world.log_marginal(x) + data.log_volume
+    lines = {figure.name: figure for figure in likelihood.figures}
+    values = world.log_marginal(x) + data.log_jacobian
     truth = values.mean().item()
-    assert abs(data.log_volume) > 0.5
+    assert abs(data.log_jacobian) > 0.5
     for name in ("elbo", "importance", "annealing"):
         assert lines[name].rows == len(x)
-        assert abs(lines[name].mean - truth) < 0.03, name
+        assert abs(lines[name].value - truth) < 0.03, name
     for name in ("log p(x), on a grid", "ELBO, on a grid"):
-        assert abs(lines[name].mean - values[: lines[name].rows].mean()) < 1e-3
-        assert (lines[name].rows, lines[name].which) == (16, "first")
-    assert abs(lines["KL(q(z|x), p(z|x))"].mean) < 1e-3
-    assert 0 < lines["I(x; z)"].mean < math.log(len(x))
+        assert abs(lines[name].value - values[: lines[name].rows].mean()) < 1e-3
+        assert (lines[name].rows, lines[name].subset) == (16, "first")
+    assert abs(lines["KL(q(z|x), p(z|x))"].value) < 1e-3
+    assert 0 < lines["I(x; z)"].value < math.log(len(x))
 
 
 @pytest.mark.parametrize(("rows", "several"), [(70, 3), (70, 4), (330, 2)])
@@ -208,14 +282,14 @@ def test_several_processes_print_what_one_does(tmp_path, monkeypatch, rows, seve
         likelihood = Likelihood(["importance"], rows=5, samples=50)
         trainer(tmp_path, callbacks=[likelihood], **options).test(model, data, verbose=False)
         newest = max(tmp_path.glob("model.likelihood*.json"), key=lambda path: path.stat().st_mtime_ns)
-        tables.append({line["estimate"]: line for line in json.loads(newest.read_text())})
+        tables.append({line["name"]: line for line in json.loads(newest.read_text())})
     one, two = tables
     assert (
         one.keys() == two.keys() >= {"importance", "ELBO, on a grid", "KL(q(z|x), p(z|x))", "I(x; z)", "KL(q(z), p(z))"}
     )
     for name, line in one.items():
-        assert (two[name]["rows"], two[name]["which"]) == (line["rows"], line["which"])
-        assert two[name]["mean"] == pytest.approx(line["mean"], rel=1e-6, abs=1e-6), name
+        assert (two[name]["rows"], two[name]["subset"]) == (line["rows"], line["subset"])
+        assert two[name]["value"] == pytest.approx(line["value"], rel=1e-6, abs=1e-6), name
     assert one["I(x; z)"]["rows"] == rows // 10 and one["importance"]["rows"] == one["ELBO, on a grid"]["rows"] == 5
 
 
@@ -244,14 +318,14 @@ def test_parts_of_torch_are_as_repeatable_as_the_library_s_own(tmp_path, monkeyp
         names = ["importance", "annealing", "bidirectional"]
         likelihood = Likelihood(names, rows=12, samples=50, chains=2, steps=6, leapfrogs=1, simulated=4, draws=1)
         trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
-        found.append({line.estimate: line for line in likelihood.lines})
+        found.append({figure.name: figure for figure in likelihood.figures})
     assert found[0].keys() == found[1].keys() >= {"elbo", "importance", "bidirectional, gap", "ELBO, on a grid"}
     for name, line in found[0].items():
-        assert found[1][name].mean == pytest.approx(line.mean, abs=1e-5), name
+        assert found[1][name].value == pytest.approx(line.value, abs=1e-5), name
     lines = found[0]
-    values = world.log_marginal(torch.cat([batch[0] for batch in data.test_dataloader()])) + data.log_volume
-    assert abs(lines["importance"].mean - values[:12].mean()) < 0.1
-    assert abs(lines["ELBO, on a grid"].mean - values[:12].mean()) < 1e-3
+    values = world.log_marginal(torch.cat([batch[0] for batch in data.test_dataloader()])) + data.log_jacobian
+    assert abs(lines["importance"].value - values[:12].mean()) < 0.1
+    assert abs(lines["ELBO, on a grid"].value - values[:12].mean()) < 1e-3
 
 
 @pytest.mark.parametrize(("samples", "trusted"), [(8, False), (2000, True)])
@@ -265,9 +339,23 @@ def test_a_line_says_itself_that_it_is_not_to_be_trusted(tmp_path, monkeypatch, 
         assert ("NOT TO BE TRUSTED" in lines[name]) == (not trusted)
     assert "NOT TO BE TRUSTED" not in lines["elbo"]
     (written,) = (
-        line for line in json.loads(next(tmp_path.glob("*.json")).read_text()) if line["estimate"] == "importance"
+        line for line in json.loads(next(tmp_path.glob("*.json")).read_text()) if line["name"] == "importance"
     )
     assert bool(written["objection"]) != trusted and written["diagnostics"]["effective samples"] <= samples
+
+
+def test_a_gap_speaks_against_the_annealing_with_its_options_alone(tmp_path, monkeypatch):
+    """Four temperatures from the prior leave a gap; chains with other options are not concerned."""
+    monkeypatch.chdir(tmp_path)
+    _, model, data = linear_gaussian(100)
+    options = {"chains": 2, "steps": 4, "leapfrogs": 1, "start": "prior"}
+    other = AnnealedImportanceSampling(**{**options, "steps": 8})
+    likelihood = Likelihood(["annealing", other, "bidirectional"], rows=5, simulated=8, **options)
+    trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
+    gap = next(figure.value for figure in likelihood.figures if figure.name == "bidirectional, gap")
+    annealing = {figure.note: figure.objection for figure in likelihood.figures if figure.name == "annealing"}
+    found = {"4 steps" in note: f"a gap of {gap:.2f} nats" in objection for note, objection in annealing.items()}
+    assert gap > 0.25 and found == {True: True, False: False}
 
 
 def test_every_test_tunes_anew(tmp_path, monkeypatch):
@@ -283,7 +371,7 @@ def test_every_test_tunes_anew(tmp_path, monkeypatch):
             with torch.no_grad():
                 model.decoder.log_scale.sub_(2)
         trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
-        means.append({line.estimate: line.mean for line in likelihood.lines}["annealing"])
+        means.append({figure.name: figure.value for figure in likelihood.figures}["annealing"])
     assert means[1] == means[2] != means[0]
 
 
@@ -297,10 +385,10 @@ def test_figures_beside_each_other_are_of_the_same_rows(tmp_path, monkeypatch, c
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
     printed = capsys.readouterr().out.split("estimate  ")[1]
     blocks = [block.splitlines() for block in printed.split("likelihoods:")[0].strip().split("\n\n")]
-    lines = {line.estimate: line for line in likelihood.lines}
+    lines = {figure.name: figure for figure in likelihood.figures}
     sets = [
         {
-            (lines[row.split("  ")[0]].rows, lines[row.split("  ")[0]].which)
+            (lines[row.split("  ")[0]].rows, lines[row.split("  ")[0]].subset)
             for row in block
             if row.split("  ")[0] in lines
         }
@@ -310,12 +398,12 @@ def test_figures_beside_each_other_are_of_the_same_rows(tmp_path, monkeypatch, c
     x = torch.cat([batch[0] for batch in data.test_dataloader()])
     with torch.no_grad():
         gap = torch.distributions.kl_divergence(model.encoder(x), world.encoder()(x))
-    assert abs(lines["KL(q(z|x), p(z|x))"].mean - gap[:16].mean()) < 1e-3
+    assert abs(lines["KL(q(z|x), p(z|x))"].value - gap[:16].mean()) < 1e-3
     difference = lines["annealing - elbo"]
     assert (
-        abs(difference.mean - gap[:40].mean()) < 0.1 and difference.standard_error < 0.3 * lines["elbo"].standard_error
+        abs(difference.value - gap[:40].mean()) < 0.1 and difference.standard_error < 0.3 * lines["elbo"].standard_error
     )
-    assert lines["ELBO, on a grid"].mean < lines["log p(x), on a grid"].mean
+    assert lines["ELBO, on a grid"].value < lines["log p(x), on a grid"].value
 
 
 class Point(torch.nn.Module):
@@ -336,7 +424,7 @@ def test_an_autoencoder_has_no_bound_of_its_own(tmp_path, monkeypatch, point):
     monkeypatch.setattr(model, "scores", lambda batch: {"reconstruction": torch.zeros(len(batch.x))})
     likelihood = Likelihood(["importance"], rows=5, samples=50)
     trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
-    names = [line.estimate for line in likelihood.lines]
+    names = [figure.name for figure in likelihood.figures]
     assert "importance" in names and "elbo" not in names and ("I(x; z)" in names) != point
     assert not any(" - " in name for name in names)
 

@@ -48,7 +48,6 @@ from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.networks import Critic
 from lightning_avb.objectives import density_ratio_loss
 
-float64 = pytest.mark.usefixtures("float64")
 SMALL = partial(MLP, hidden=(8,))
 CONTRASTS = {
     "prior": PriorContrast,
@@ -131,7 +130,7 @@ def judged(model, x, z=None):
 # With the optimal critic.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_the_optimal_critic_gives_the_divergence(posterior, contrast):
@@ -144,7 +143,7 @@ def test_the_optimal_critic_gives_the_divergence(posterior, contrast):
     assert_mean(found, kl(x).detach(), resolution=0.1)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_the_optimal_critic_cannot_be_improved(posterior, contrast):
@@ -158,7 +157,7 @@ def test_the_optimal_critic_cannot_be_improved(posterior, contrast):
     assert_mean(slope, 0.0, resolution=0.05)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
@@ -176,7 +175,7 @@ def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
     assert_mean(draws, 0.0, resolution=0.1)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_posterior
 def test_gradient_through_the_draws_is_that_of_the_divergence(posterior, contrast):
@@ -189,7 +188,7 @@ def test_gradient_through_the_draws_is_that_of_the_divergence(posterior, contras
     assert_mean(draws, truth, resolution=0.15)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 def test_gradient_of_the_divergence_reaches_a_learned_prior(contrast):
     """Also where the prior is the reference, and T* depends on it."""
@@ -335,7 +334,7 @@ LEARNERS = {
 }
 
 
-def learned_divergence(contrast, critic, method, steps=300):
+def learned_divergence(contrast, critic, method, steps):
     """What a small critic says of KL(q, p) after some steps on its own loss, for x = 0 and x = 1."""
     critic = partial(critic, width=32, network=LINEAR)
     if issubclass(contrast, FlowContrast):
@@ -358,7 +357,8 @@ def learned_divergence(contrast, critic, method, steps=300):
 
 @pytest.mark.parametrize(("correct", "contrast", "critic", "method"), LEARNERS.values(), ids=LEARNERS)
 def test_a_learned_critic_finds_the_divergence_and_a_broken_one_does_not(correct, contrast, critic, method):
-    found, truth = learned_divergence(contrast, critic, method)
+    # A critic without a contrast has more to learn.
+    found, truth = learned_divergence(contrast, critic, method, 300 if contrast is PriorContrast else 150)
     distance = (found - truth).abs().max()
     assert distance < TOLERANCE if correct else distance > 2 * TOLERANCE
 
@@ -447,7 +447,7 @@ def assert_every_player_gets_the_gradient_of_its_own_loss(model, batch):
     assert_same_gradients(model, of_result, of_losses)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_encoder
 @pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
@@ -456,7 +456,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss(encoder, contrast, criti
     assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
 def test_a_learned_prior_results_with_the_model(prior, contrast):
@@ -464,7 +464,7 @@ def test_a_learned_prior_results_with_the_model(prior, contrast):
     assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
 def test_every_player_is_told_the_label(contrast, critic):
@@ -473,7 +473,7 @@ def test_every_player_is_told_the_label(contrast, critic):
     assert_every_player_gets_the_gradient_of_its_own_loss(model, batch)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 @every_encoder
 def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
@@ -550,7 +550,7 @@ class Quadratic(Critic):
         return 0.5 * self.a * z.square().sum(-1) + (weight * z).sum(-1)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 def test_gradient_penalty_by_hand(contrast):
     """gamma/2 |a z + b sum(x) + c sum(context)|^2 at q's draws as the critic sees them; nobody else feels it."""
@@ -580,7 +580,7 @@ def test_gradient_penalty_by_hand(contrast):
     torch.testing.assert_close(of_found, of_without + of_penalty, rtol=1e-9, atol=1e-12)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_penalty_smooths_every_step_of_the_critic_and_is_not_reported():
     model, batch = small_game(GaussianEncoder, GaussianContrast), Batch(torch.randn(5, 3))
 
@@ -611,7 +611,7 @@ class Watching(ResidualCritic):
         return super().forward(x, z, context)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("contrast", [GaussianContrast, CONTRASTS["flow"]], ids=["gaussian", "flow"])
 def test_moments_come_from_other_draws_than_those_scored(contrast):
     """Found again from the noise that was handed out."""
@@ -646,7 +646,7 @@ def test_accuracy_of_a_critic():
     assert CriticTerms(t, 0 * t, 0 * t, {}).accuracy.tolist() == [[0.5, 0.5]]
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @every_contrast
 def test_scores_add_up(contrast):
     model = small_game(ENCODERS["noise injection"], contrast, samples=3, kl_warmup=5)
@@ -677,7 +677,7 @@ def exact_gradient(decoder, x):
     return flat_gradient(-log_marginal.mean(), [*decoder.parameters()])
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("at_equilibrium", [True, False])
 def test_equilibrium_is_maximum_likelihood_with_the_posterior(at_equilibrium):
     """At any decoder the best critic and encoder make AVB's gradient that of log p(x); it vanishes at the maximum."""
@@ -707,7 +707,7 @@ def test_equilibrium_is_maximum_likelihood_with_the_posterior(at_equilibrium):
         assert draws.mean(0).abs().max() > 0.1
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_an_encoder_that_is_no_posterior_is_pulled_towards_it():
     """Beside its own best critic the model's gradient is that of KL(q, posterior)."""
     world = LinearGaussian.example()

@@ -16,10 +16,8 @@ from lightning_avb.objectives import density_ratio_loss, log_mean_exp
 from lightning_avb.precision import full_precision_in_half
 from lightning_avb.shared_pass import SharedPass
 
-float64 = pytest.mark.usefixtures("float64")
 
-
-@float64
+@pytest.mark.usefixtures("float64")
 def test_density_ratio_loss_is_smallest_at_the_log_ratio():
     """q and r on five points, in eighths, so that the mean over rows is the expectation."""
     q, r = torch.tensor([1, 2, 3, 1, 1]), torch.tensor([4, 1, 1, 1, 1])
@@ -41,7 +39,7 @@ def test_density_ratio_loss_of_a_sure_critic():
     assert loss.tolist() == [0.0, 2000.0]
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_importance_weighted_bound():
     """z ~ N(0, 1), x|z ~ N(z, 1/4), seen at x = 1, where log p(x) is known; q is the prior."""
     repeats, x = 20000, torch.tensor([1.0])
@@ -62,7 +60,7 @@ def test_importance_weighted_bound():
     assert_mean(bounds[1].exp(), truth.exp(), resolution=0.01)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_log_mean_exp_is_what_it_says_and_does_not_overflow():
     log_weights = torch.randn(7, 3)
     torch.testing.assert_close(log_mean_exp(log_weights), log_weights.exp().mean(0).log())
@@ -70,7 +68,7 @@ def test_log_mean_exp_is_what_it_says_and_does_not_overflow():
     torch.testing.assert_close(log_mean_exp(log_weights[:1]), log_weights[0])
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_importance_weights_of_the_posterior_are_all_alike():
     log_q = torch.randn(7, 3)
     log_marginal = torch.randn(3)
@@ -110,7 +108,7 @@ def two_passes(critic, x, z, context, model_loss, critic_loss):
     return (for_model, for_critic), of_z + torch.autograd.grad(critic_loss(for_critic), list(critic.parameters()))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("losses", LOSSES.values(), ids=LOSSES)
 @pytest.mark.parametrize("make", [ResidualCritic, InnerProductCritic])
 def test_one_pass_is_two(make, losses):
@@ -151,7 +149,7 @@ def test_a_sure_critic_in_single_precision(make, levels):
         torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-5 * other.abs().max().item() + 1e-18)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_both_players_gradients_do_not_depend_on_who_else_is_differentiated():
     """The engine may ask for the gradient of one player alone, of the sum of both losses."""
     critic, x, z = ResidualCritic((2,), LATENT), torch.randn(ROWS, 2), torch.randn(SAMPLES, ROWS, LATENT)

@@ -17,27 +17,25 @@ from datamodules import NoData, Simulated
 from lightning_avb import PooledMixtureEncoder, Posterior, draws, noise, pictures, targets
 from lightning_avb.callbacks import Pictures
 from lightning_avb.contrasts import FlowContrast, FullGaussianContrast, GaussianContrast
-from lightning_avb.diagnosis import compare
-from lightning_avb.distributions import DiagonalNormal, PooledMixture, pairwise_log_prob
+from lightning_avb.distributions import DiagonalNormal, SemiImplicit, pairwise_log_prob
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import calibration_ranks, uniformity
 from lightning_avb.models.posterior import PosteriorPlayers, SamplerAdam
+from lightning_avb.reports.checks import compare
 from lightning_avb.targets import Family, Function, Gaussian, Mixture, NormalMean, Parabola, Target
-
-float64 = pytest.mark.usefixtures("float64")
 
 LOG_2PI = math.log(2 * math.pi)
 
 
 def pooled(loc, scale):
     """Components at given places, whatever noise is drawn."""
-    return PooledMixture(lambda samples: DiagonalNormal(loc, scale), loc.shape[1:2], loc.shape[2:])
+    return SemiImplicit(lambda samples: DiagonalNormal(loc, scale), loc.shape[1:2], loc.shape[2:])
 
 
 # The sampler's bound.
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_a_draw_is_weighed_by_all_components_of_its_row():
     loc, scale = torch.randn(5, 3, 2), 0.5 + torch.rand(5, 3, 2)
     z, log_q = pooled(loc, scale).rsample_and_log_prob((5,))
@@ -71,13 +69,13 @@ def test_rows_far_apart_are_paired_as_exactly_as_near_ones():
         assert torch.equal(pairwise_log_prob(own, z), found)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("samples", [4, 64])
 def test_the_weight_of_a_draw_bounds_its_log_density_from_above(samples):
     """z = e + eps / 2 with normal e: the marginal density is N(0, 1.25)."""
     torch.manual_seed(1)
     rows = 20000 // samples
-    q = PooledMixture(lambda n: DiagonalNormal(torch.randn(n, rows, 1), torch.full((n, rows, 1), 0.5)), (rows,), (1,))
+    q = SemiImplicit(lambda n: DiagonalNormal(torch.randn(n, rows, 1), torch.full((n, rows, 1), 0.5)), (rows,), (1,))
     z, log_q = q.rsample_and_log_prob((samples,))
     gap = (log_q - torch.distributions.Normal(0.0, math.sqrt(1.25)).log_prob(z.squeeze(-1))).mean(0)
     mean, error = gap.mean().item(), gap.std().item() / math.sqrt(rows)
@@ -89,7 +87,7 @@ def test_the_weight_of_a_draw_bounds_its_log_density_from_above(samples):
     assert abs(weights.mean().item() - 1) < 5 * weights.std().item() / math.sqrt(rows)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_sampler_is_normal_at_first():
     encoder = PooledMixtureEncoder((1,), 2, start=2.0, narrow=0.5)
     z = encoder(torch.ones(1, 1)).rsample((40000,)).squeeze(1)
@@ -176,7 +174,7 @@ def test_a_family_is_calibrated(tmp_path):
 class Scaled(Target):
     """A positive number and shares, with a derived one."""
 
-    kinds = {"scale": "positive", "shares": "simplex[3]"}  # noqa: RUF012
+    constraints = {"scale": "positive", "shares": "simplex[3]"}  # noqa: RUF012
 
     def log_density(self, *, scale, shares):
         return -scale + 2 * shares.log().sum(-1)
@@ -255,8 +253,8 @@ def test_every_posterior_has_a_picture(target):
 
 def test_the_density_of_bounded_numbers_is_drawn():
     """On a grid that reaches beyond 0 the log-density of a gamma distribution is not a number there, and is nothing."""
-    target = partial(Function, log_density=f"{__name__}.gamma", kinds={"a": "positive", "b": "positive"})
-    value = target().density_at(torch.tensor([[1.0, 2.0], [-0.1, 2.0], [1.0, -0.1]]))
+    target = partial(Function, log_density=f"{__name__}.gamma", constraints={"a": "positive", "b": "positive"})
+    value = target().constrained_log_density(torch.tensor([[1.0, 2.0], [-0.1, 2.0], [1.0, -0.1]]))
     assert value[0].item() == pytest.approx(math.log(2) - 3) and (value[1:] == -math.inf).all()
     seen = pictures.posterior(Posterior(target), 300)[..., 10:-10, 10:300]
     assert ((seen[0] < 0.5) & (seen[2] > 0.4)).float().mean() > 0.002  # some dark blue
@@ -309,7 +307,7 @@ def test_double_precision_is_kept_and_half_refused(tmp_path):
 class Matrices(Target):
     """A correlation after LKJ, a covariance, and numbers with bounds; all independent."""
 
-    kinds = {  # noqa: RUF012
+    constraints = {  # noqa: RUF012
         "tril": "correlation_cholesky[3]",
         "root": "covariance_cholesky[2]",
         "slope": "interval(-1, 3)",
@@ -343,11 +341,11 @@ def test_matrices_are_learned_compared_drawn_and_written(tmp_path):
         off = (drawn[name].mean(0) - known[name].mean(0)).abs()
         assert (off <= 0.5 * known[name].std(0) + 1e-6).all(), name
     few = {name: value[:600] for name, value in drawn.items()}
-    found = {f.quantity: f.value for f in compare(model.target, few, model.target.reference(600), folds=2)}
+    found = {f.name: f.value for f in compare(model.target, few, model.target.reference(600), folds=2)}
     assert all(math.isfinite(value) for value in found.values()) and found["C2ST"] < 0.65
     assert "KL(draws, reference)" in found
     assert pictures.posterior(model, 300).std() > 0.05
-    table, names = draws.flat(few)
+    table, names = draws.to_table(few)
     assert table.shape == (600, len(names)) and "tril[2,1]" in names
     draws.write(tmp_path / "draws.npz", few)
     draws.write(tmp_path / "draws.csv", few)

@@ -15,7 +15,7 @@ from games import trainer
 from posteriors import SMALL
 
 from datamodules import NoData, Simulated
-from lightning_avb import Posterior, cli, targets
+from lightning_avb import Posterior, checkpoints, cli, targets
 from lightning_avb.targets import NormalMean
 
 
@@ -30,7 +30,7 @@ def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
         "model:\n  class_path: lightning_avb.Posterior\n  init_args:\n    samples: 32\n    warmup: 10\n    target:\n"
         "      class_path: lightning_avb.targets.Function\n      init_args:\n"
         "        log_density: mine_of_the_test.log_density\n        derived: mine_of_the_test.derived\n"
-        "        kinds: {mu: real, sigma: positive}\ndata: datamodules.NoData\n"
+        "        constraints: {mu: real, sigma: positive}\ndata: datamodules.NoData\n"
     )
 
     def command(*args):
@@ -71,7 +71,7 @@ def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path, monkeypa
     )
     assert finish(start(script("script_of_the_test.py"), tmp_path)) == [0], said(tmp_path)
     assert said(tmp_path).count("begin") == 1
-    known = cli.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
+    known = checkpoints.read_checkpoint(tmp_path / "some.ckpt")["hyper_parameters"]["target"]
     assert known["init_args"]["log_density"] == "script_of_the_test.log_density"
     Path(tmp_path, "script_of_the_test.py").write_text("def log_density(mu):\n    return -(mu**2)\n")
     monkeypatch.chdir(tmp_path)

@@ -17,10 +17,8 @@ from lightning_avb.distributions import TriangularNormal
 from lightning_avb.models.nearest_normal import nearest_normal
 from lightning_avb.targets import Gaussian, Mixture, Target
 
-float64 = pytest.mark.usefixtures("float64")
 
-
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("distance, width", [(0.0, 1.0), (30.0, 1.0), (3.0, 1e-3)])
 def test_the_nearest_normal_of_a_normal_target_is_itself(distance, width):
     tril = width * torch.tensor([[1.0, 0.0, 0.0], [0.95, 0.3, 0.0], [-0.5, 2.0, 4.0]])
@@ -38,22 +36,22 @@ def test_the_nearest_normal_of_other_targets_is_finite(target):
     target = target()
     for seed in range(2):
         torch.manual_seed(seed)
-        found = nearest_normal(target.at, target.support.dim, torch.zeros(()))
+        found = nearest_normal(target.log_prob, target.support.dim, torch.zeros(()))
         assert torch.isfinite(found.loc).all() and torch.isfinite(found.scale_tril).all()
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_density_in_coordinates_counts_their_volume():
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]))
     model.location.copy_(torch.tensor([1.0, -2.0]))
     model.scale_tril.copy_(torch.tensor([[2.0, 0.0], [-0.7, 0.1]]))
     u = torch.randn(4, 1, 2)
     z = model.location + (model.scale_tril @ u.unsqueeze(-1)).squeeze(-1)
-    expected = model.target.at(z) + math.log(0.2)
+    expected = model.target.log_prob(z) + math.log(0.2)
     torch.testing.assert_close(model.log_density(u, torch.ones(1, 1)), expected)
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_bridge_leads_from_the_start_to_the_target():
     """Half way of a warm-up it is the geometric mean of N(0, I) and p; afterwards, and in validation, p."""
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]), warmup=2)
@@ -67,7 +65,7 @@ def test_the_bridge_leads_from_the_start_to_the_target():
     torch.testing.assert_close(p.log_prob(u), model.log_density(u, x))
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("steps", "bridged"), [(4, 2), (100, 3)])
 def test_a_warm_up_is_at_most_half_of_the_run(tmp_path, steps, bridged):
     """Otherwise the sampler of a short run would follow the bridge."""
@@ -78,14 +76,14 @@ def test_a_warm_up_is_at_most_half_of_the_run(tmp_path, steps, bridged):
     assert seen == [min(1.0, (step + 1) / bridged) for step in range(steps)]
 
 
-@float64
+@pytest.mark.usefixtures("float64")
 def test_the_bound_is_that_of_the_target_during_the_warm_up_too():
     model = Posterior(partial(Gaussian, mean=[50.0, 50.0]), SMALL, samples=8, warmup=1000)
     torch.manual_seed(0)
     play = model.learn(avb.Batch(torch.ones(1, 1)))
     torch.manual_seed(0)
     u, log_q = model.encoder(torch.ones(1, 1)).rsample_and_log_prob((8,))
-    torch.testing.assert_close(play.scores["elbo"], model.target.at(u) - log_q)
+    torch.testing.assert_close(play.scores["elbo"], model.target.log_prob(u) - log_q)
     assert (play.losses["sampler"] < 100).all() and (play.scores["elbo"] < -1000).all()
 
 
@@ -98,7 +96,7 @@ def test_autocast_leaves_the_target_alone():
 
 
 class Far(Target):
-    kinds = {"year": "real", "depth": "real"}  # noqa: RUF012
+    constraints = {"year": "real", "depth": "real"}  # noqa: RUF012
 
     def log_density(self, *, year, depth):
         return -0.5 * (year - 20000.0).square() - 0.5 * ((depth + 3e4) / 100).square()

@@ -11,10 +11,11 @@ from monte_carlo import assert_mean
 
 import lightning_avb as avb
 from lightning_avb import PooledMixtureEncoder, Posterior, noise, targets
-from lightning_avb.diagnosis import Diagnosis, compare, trust
-from lightning_avb.distributions import DiagonalNormal, PooledMixture
+from lightning_avb.distributions import DiagonalNormal, SemiImplicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import resample_posterior
+from lightning_avb.reports import Diagnosis
+from lightning_avb.reports.checks import compare
 from lightning_avb.targets import Gaussian, Mixture
 
 # Reference draws.
@@ -26,12 +27,12 @@ def test_the_divergence_from_reference_draws_is_of_the_parameters_alone():
     known, other = target.reference(4000), target.reference(4000, seed=1)
     spread = other["mu"].std()
     moved = {**other, "mu": other["mu"] + shift * spread}
-    found = {finding.quantity: finding.value for finding in compare(target, moved, known, folds=2)}
+    found = {figure.name: figure.value for figure in compare(target, moved, known, folds=2)}
     plain = {name: value for name, value in moved.items() if name != "sigma"}
-    alone = {finding.quantity: finding.value for finding in compare(target, plain, known, folds=2)}
+    alone = {figure.name: figure.value for figure in compare(target, plain, known, folds=2)}
     name = "KL(draws, reference)"
     assert found[name] == alone[name] and 0.02 < found[name] < 0.3
-    assert name not in {f.quantity for f in compare(target, {"mu": moved["mu"]}, known, folds=2)}
+    assert name not in {f.name for f in compare(target, {"mu": moved["mu"]}, known, folds=2)}
     with pytest.raises(ConfigurationError, match=r"^target: NormalSample draws a, and its reference has mu, log_sigma"):
         compare(target, {"a": moved["mu"]}, known)
 
@@ -40,10 +41,10 @@ def test_the_divergence_from_reference_draws_is_of_the_parameters_alone():
 def test_draws_of_single_precision_may_coincide(target):
     """Among twice 10,000 of them on a line some do."""
     target = target()
-    found = {f.quantity: f.value for f in compare(target, target.reference(10000, seed=1), target.reference(10000), 2)}
+    found = {f.name: f.value for f in compare(target, target.reference(10000, seed=1), target.reference(10000), 2)}
     assert abs(found["KL(draws, reference)"]) < 0.1
     same = {name: value[:100].repeat_interleave(100, 0) for name, value in target.reference(10000).items()}
-    assert "KL(draws, reference)" not in {f.quantity for f in compare(target, target.reference(10000, 1), same, 2)}
+    assert "KL(draws, reference)" not in {f.name for f in compare(target, target.reference(10000, 1), same, 2)}
 
 
 class FewReferences(Gaussian):
@@ -53,20 +54,20 @@ class FewReferences(Gaussian):
 
 def test_too_few_reference_draws_leave_the_rest_of_the_diagnosis():
     with torch.inference_mode(False):
-        findings = trust(Posterior(FewReferences), Diagnosis(draws=400))
-    assert findings[0].quantity == "objections" and "Pareto k" in {finding.quantity for finding in findings}
-    assert findings[-1].quantity == "reference" and "30 rows are too few" in findings[-1].verdict
+        figures = Diagnosis(draws=400).of(Posterior(FewReferences))
+    assert figures[0].name == "objections" and "Pareto k" in {figure.name for figure in figures}
+    assert figures[-1].name == "reference" and "30 rows are too few" in figures[-1].note
 
 
 def test_draws_that_are_too_wide_are_not_called_good():
     """The weights of a flow that is far too wide are bounded: Pareto k has nothing to say against it."""
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.0], [0.0, 1.0]]))
-    first, *_ = trust(model, Diagnosis(draws=2000))
-    assert first.value == 0 and "agree" in first.verdict
+    first, *_ = Diagnosis(draws=2000).of(model)
+    assert first.value == 0 and "agree" in first.note
     model.scale_tril.mul_(3)
-    first, *rest = trust(model, Diagnosis(draws=2000))
-    value = {finding.quantity: finding.value for finding in rest}
-    assert value["Pareto k"] < 0.7 and "too wide in z[" in first.verdict and "above the draws' own" in first.verdict
+    first, *rest = Diagnosis(draws=2000).of(model)
+    value = {figure.name: figure.value for figure in rest}
+    assert value["Pareto k"] < 0.7 and "too wide in z[" in first.note and "above the draws' own" in first.note
     assert value["deviation of z[0]"] == pytest.approx(3, rel=0.1) and value["shortfall of the draws"] > 1
 
 
@@ -119,4 +120,4 @@ class HalfAndHalf(PooledMixtureEncoder):
             loc = 3 * side.expand(-1, -1, 2)
             return DiagonalNormal(loc, torch.ones_like(loc))
 
-        return PooledMixture(components, x.shape[:1], torch.Size([2]))
+        return SemiImplicit(components, x.shape[:1], torch.Size([2]))

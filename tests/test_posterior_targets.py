@@ -15,16 +15,16 @@ import lightning_avb as avb
 from datamodules import NoData, Simulated
 from lightning_avb import ConvNet, Posterior, draws
 from lightning_avb.contrasts import PriorContrast
-from lightning_avb.diagnosis import Diagnosis, trust
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
+from lightning_avb.reports import Diagnosis
 from lightning_avb.targets import Function, Gaussian, NormalMean, Parabola, Target
 
 
 class Wrong(Target):
     def __init__(self, how: str) -> None:
         super().__init__()
-        self.kinds, self.how = {"z": "real[2]"}, how
-        self.plane = ("z[0]", "tau") if how == "plane" else None
+        self.constraints, self.how = {"z": "real[2]"}, how
+        self.plot_columns = ("z[0]", "tau") if how == "plane" else None
 
     def log_density(self, *, z):
         value = -z.square().sum(-1)
@@ -78,7 +78,7 @@ class Wrong(Target):
         ("heavy", r"target: the density of Wrong does not fall off along z\[1\]"),
         ("rising", r"target: the density of Wrong still rises where z\[1\] is"),
         ("accident", r"target: .* one number per point, \(64, 2\) .*; for \(7, 1\) points it returned \(7, 2\)"),
-        ("plane", r"target: the plane of Wrong names 'tau', none of z\[0\], z\[1\]"),
+        ("plane", r"target: plot_columns of Wrong has 'tau', none of z\[0\], z\[1\]"),
         (
             "reference, a tensor",
             r"target: reference\(16\) of Wrong should return a dict of tensors \(...\); it returned Tensor",
@@ -152,7 +152,7 @@ def test_a_loss_that_is_not_finite_speaks_of_the_support(tmp_path):
 class Even(Target):
     """Constant, and proper, since its support has an end."""
 
-    kinds = {"share": "unit_interval"}  # noqa: RUF012
+    constraints = {"share": "unit_interval"}  # noqa: RUF012
 
     def log_density(self, *, share):
         return torch.zeros_like(share).detach()
@@ -190,7 +190,7 @@ def test_data_sets_that_are_none_are_refused(target, x, message):
     ("options", "message"),
     [
         ({"target": ConvNet}, "target: "),
-        ({"target": Nameless}, "target: Nameless sets no `kinds`"),
+        ({"target": Nameless}, "target: Nameless sets no `constraints`"),
         ({"samples": 1}, "samples: 1 is below 2"),
         ({"gradient_penalty": -1.0}, "gradient_penalty: "),
         ({"warmup": -1}, "warmup: -1 is below 0"),
@@ -216,7 +216,7 @@ def test_a_function_is_a_target():
     recipe = Function.recipe(of_module, {"mu": "real", "tau": "positive"})
     model = Posterior(recipe)
     z = torch.randn(7, 1, 2)
-    torch.testing.assert_close(model.target.at(z), -z[..., 0].square() - z[..., 1].exp() + z[..., 1])
+    torch.testing.assert_close(model.target.log_prob(z), -z[..., 0].square() - z[..., 1].exp() + z[..., 1])
     assert Posterior(**{k: v for k, v in model.hparams.items() if k != "_class_path"}).latent_dim == 2
     with pytest.raises(ConfigurationError, match=r"^log_density: .* cannot be imported by its name"):
         Function.recipe(lambda mu: -mu, {"mu": "real"})
@@ -233,21 +233,21 @@ def exact(count, seed):
 
 def test_reference_draws_of_ones_own_are_of_a_function_or_a_file(tmp_path):
     """The draws of the comparison in `test`; a checkpoint names where they come from."""
-    kinds = {"mu": "real", "tau": "positive"}
-    model = Posterior(Function.recipe(of_module, kinds, reference=exact))
+    constraints = {"mu": "real", "tau": "positive"}
+    model = Posterior(Function.recipe(of_module, constraints, reference=exact))
     assert model.hparams["target"]["init_args"]["reference"] == f"{__name__}.exact"
     assert torch.equal(model.target.reference(50, 3)["mu"], exact(50, 3)["mu"])
-    assert Function.recipe(of_module, kinds)().reference(5) is None
+    assert Function.recipe(of_module, constraints)().reference(5) is None
     path, drawn = tmp_path / "long.npz", exact(300, 1)
     draws.write(path, drawn)
-    model = Posterior(Function.recipe(of_module, kinds, reference=path))
+    model = Posterior(Function.recipe(of_module, constraints, reference=path))
     found, again, other = (model.target.reference(100, seed) for seed in (0, 0, 1))
-    assert all(torch.equal(found[name], again[name]) and not torch.equal(found[name], other[name]) for name in kinds)
+    assert all(torch.equal(found[name], again[name]) and not torch.equal(found[name], other[name]) for name in found)
     row = (drawn["mu"] == found["mu"][7]).nonzero().item()  # of one draw, and not of two
     assert found["tau"][7] == drawn["tau"][row] and found["mu"].shape == (100,)
     assert torch.equal(model.target.reference(1000)["mu"].sort().values, drawn["mu"].sort().values)
     with torch.inference_mode(False):
-        assert {"C2ST", "worst mean"} <= {f.quantity for f in trust(model, Diagnosis(draws=300, folds=2))}
+        assert {"C2ST", "worst mean"} <= {f.name for f in Diagnosis(draws=300, folds=2).of(model)}
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_a_function_for_reference_draws_must_be_one():
         Function.recipe(of_module, {"mu": "real"}, reference=lambda count, seed: {})
 
 
-def test_names_of_kinds_are_a_mapping():
-    for kinds in ("mu", ["mu"]):
+def test_constraints_are_a_mapping():
+    for constraints in ("mu", ["mu"]):
         with pytest.raises(ConfigurationError, match=r"^support: .* does not map names to constraints"):
-            assert Function(f"{__name__}.of_module", kinds).support
+            assert Function(f"{__name__}.of_module", constraints).support

@@ -23,14 +23,14 @@ def schools():
         pyro.sample("y", dist.Normal(mu + tau * eta, SIGMA), obs=Y)
 
 
-def many_kinds():
+def many_supports():
     pyro.sample("scale", dist.HalfCauchy(2.0))
     pyro.sample("rate", dist.Gamma(2.0, 1.0))
     pyro.sample("share", dist.Beta(2.0, 3.0))
     pyro.sample("shares", dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])))
 
 
-def more_kinds():
+def more_supports():
     pyro.sample("above", dist.Pareto(2.0, 3.0))
     pyro.sample("between", dist.Uniform(-1.0, 3.0).expand([2]).to_event(1))
     pyro.sample("correlation", dist.LKJCholesky(3, 2.0))
@@ -42,19 +42,19 @@ def discrete():
 
 def test_a_pyro_model_has_the_density_of_ours():
     target, ours = PyroModel(f"{__name__}.schools"), EightSchools()
-    assert target.kinds == {"mu": "real", "tau": "real", "eta": "real[8]"}
+    assert target.constraints == {"mu": "real", "tau": "real", "eta": "real[8]"}
     z = torch.randn(5, 3, 10, requires_grad=True)
-    torch.testing.assert_close(target.at(z), ours.at(z), rtol=1e-4, atol=1e-4)
-    (slope,) = torch.autograd.grad(target.at(z).sum(), z)
-    (expected,) = torch.autograd.grad(ours.at(z).sum(), z)
+    torch.testing.assert_close(target.log_prob(z), ours.log_prob(z), rtol=1e-4, atol=1e-4)
+    (slope,) = torch.autograd.grad(target.log_prob(z).sum(), z)
+    (expected,) = torch.autograd.grad(ours.log_prob(z).sum(), z)
     torch.testing.assert_close(slope, expected, rtol=1e-4, atol=1e-4)
-    assert set(target.named(z)) == {"mu", "tau", "eta"}
+    assert set(target.by_name(z)) == {"mu", "tau", "eta"}
 
 
 def test_supports_come_from_the_sites():
-    target = PyroModel(f"{__name__}.many_kinds")
-    kinds = {"scale": "positive", "rate": "positive", "share": "unit_interval", "shares": "simplex[3]"}
-    assert target.kinds == kinds
+    target = PyroModel(f"{__name__}.many_supports")
+    constraints = {"scale": "positive", "rate": "positive", "share": "unit_interval", "shares": "simplex[3]"}
+    assert target.constraints == constraints
     z = torch.randn(4, 5)
     theta, volume = target.support.constrain(z)
     expected = (
@@ -63,18 +63,18 @@ def test_supports_come_from_the_sites():
         + dist.Beta(2.0, 3.0).log_prob(theta["share"])
         + dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])).log_prob(theta["shares"])
     )
-    torch.testing.assert_close(target.at(z), expected + volume)
+    torch.testing.assert_close(target.log_prob(z), expected + volume)
 
 
 def test_matrices_and_bounds_come_from_the_sites():
-    target = PyroModel(f"{__name__}.more_kinds")
-    kinds = {"above": "above(2.0)", "between": "interval(-1.0, 3.0)[2]", "correlation": "correlation_cholesky[3]"}
-    assert target.kinds == kinds
+    target = PyroModel(f"{__name__}.more_supports")
+    constraints = {"above": "above(2.0)", "between": "interval(-1.0, 3.0)[2]", "correlation": "correlation_cholesky[3]"}
+    assert target.constraints == constraints
     z = torch.randn(4, 6)
     theta, volume = target.support.constrain(z)
     expected = dist.Pareto(2.0, 3.0).log_prob(theta["above"]) - 2 * torch.tensor(4.0).log()
     expected = expected + dist.LKJCholesky(3, 2.0).log_prob(theta["correlation"])
-    torch.testing.assert_close(target.at(z), expected + volume)
+    torch.testing.assert_close(target.log_prob(z), expected + volume)
     correlation_first = dict(reversed(theta.items()))
     torch.testing.assert_close(target.log_density(**correlation_first), expected)
 
@@ -97,7 +97,7 @@ def between_tensors():
 
 
 def test_bounds_may_be_tensors():
-    assert PyroModel(f"{__name__}.between_tensors").kinds == {"share": "unit_interval"}
+    assert PyroModel(f"{__name__}.between_tensors").constraints == {"share": "unit_interval"}
 
 
 def test_sites_that_cannot_be_learned_are_named():

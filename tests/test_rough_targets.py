@@ -12,13 +12,13 @@ import torch
 from games import trainer
 
 from datamodules import NoData
-from lightning_avb import PooledMixtureEncoder, Posterior, cli
-from lightning_avb.diagnosis import Diagnosis, trust
-from lightning_avb.draws import flat
+from lightning_avb import PooledMixtureEncoder, Posterior, checkpoints, cli
+from lightning_avb.draws import to_table
 from lightning_avb.errors import ConfigurationError, DensityError
 from lightning_avb.models.nearest_normal import nearest_normal
+from lightning_avb.reports import Diagnosis
 from lightning_avb.targets import Function, Target
-from lightning_avb.targets.calls import Lenient
+from lightning_avb.targets.calls import TolerantDensity
 
 
 def log_normal(value, loc, scale):
@@ -28,7 +28,7 @@ def log_normal(value, loc, scale):
 class Arma(Target):
     """ARMA(1, 1): the errors of the prediction are a recursion, which grows without end where |theta| > 1."""
 
-    kinds = {"mu": "real", "phi": "real", "theta": "real", "sigma": "positive"}  # noqa: RUF012
+    constraints = {"mu": "real", "phi": "real", "theta": "real", "sigma": "positive"}  # noqa: RUF012
 
     def __init__(self, steps: int = 200) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Arma(Target):
 class HiddenMarkov(Target):
     """Two hidden states with normal emissions; the probabilities by the forward algorithm, on their own scale."""
 
-    kinds = {"stay": "unit_interval[2]", "mu": "positive_ordered[2]"}  # noqa: RUF012
+    constraints = {"stay": "unit_interval[2]", "mu": "positive_ordered[2]"}  # noqa: RUF012
 
     def __init__(self, steps: int = 60) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class HiddenMarkov(Target):
 class GaussianProcess(Target):
     """Regression with a squared exponential covariance, by torch's own Cholesky factor, which raises."""
 
-    kinds = {"rho": "positive", "alpha": "positive", "sigma": "positive"}  # noqa: RUF012
+    constraints = {"rho": "positive", "alpha": "positive", "sigma": "positive"}  # noqa: RUF012
 
     def __init__(self, points: int = 11) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def test_a_density_without_any_start_has_no_nearest_normal():
 )
 def test_recursions_that_overflow_are_placed(tmp_path, target, centre):
     """Within 4 deviations of the parameters that made the data."""
-    drawn, names = flat(fitted(target, tmp_path).draw(4000))
+    drawn, names = to_table(fitted(target, tmp_path).draw(4000))
     truth = torch.tensor([centre[name] for name in names])
     assert ((drawn.mean(0) - truth).abs() < 4 * drawn.std(0)).all()
     assert (drawn.std(0) < 0.8).all()
@@ -162,7 +162,7 @@ def test_recursions_that_overflow_are_placed(tmp_path, target, centre):
 class Raising(Target):
     """N(0, I) that raises where any point is far out, as validation and decompositions do."""
 
-    kinds = {"z": "real[2]"}  # noqa: RUF012
+    constraints = {"z": "real[2]"}  # noqa: RUF012
 
     def __init__(self, beyond: float = 100.0, flat: bool = False, after: int = 0) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ def test_a_decomposition_that_fails_far_out_is_named_in_one_warning(tmp_path):
 
 def test_what_raises_is_found_by_halves():
     target = Raising(beyond=1.0)
-    look = Lenient(target)
+    look = TolerantDensity(target)
     z = torch.tensor([[0.0, 1.0], [2.0, 0.0], [0.5, 0.0], [3.0, 0.0], [1.5, 2.0], [-4.0, 0.0]])
     z.requires_grad_()
     value = look(z)
@@ -198,8 +198,8 @@ def test_what_raises_is_found_by_halves():
     assert look.count == 3 and look.first == "at z = [3.0, 0.0]: ValueError: the point is too far out"
     (slope,) = torch.autograd.grad(value.where(torch.isfinite(value), 0).sum(), z)
     assert torch.equal(slope, torch.where(z.detach()[:, :1] > 1, 0.0, -z.detach()))
-    assert torch.equal(look(z.detach()[:1]), target.at(z.detach()[:1])) and look.count == 3
-    few = Lenient(target)
+    assert torch.equal(look(z.detach()[:1]), target.log_prob(z.detach()[:1])) and look.count == 3
+    few = TolerantDensity(target)
     assert not torch.isfinite(few(z.detach(), most=1)).any() and few.count == 6
 
 
@@ -233,8 +233,8 @@ def test_what_a_derived_quantity_raises_is_named(tmp_path):
 
 def test_what_raises_among_the_draws_of_the_diagnosis_counts_as_nothing():
     with pytest.warns(UserWarning, match=r"log-density of Raising fails at \d+ points"):
-        findings = trust(Posterior(partial(Raising, beyond=4.0)), Diagnosis(draws=500))
-    found = {finding.quantity: finding.value for finding in findings}
+        figures = Diagnosis(draws=500).of(Posterior(partial(Raising, beyond=4.0)))
+    found = {figure.name: figure.value for figure in figures}
     assert abs(found["log evidence"] - math.log(2 * math.pi)) < 0.1
 
 
@@ -249,7 +249,7 @@ def remembered(sigma):
 def test_the_density_is_not_asked_off_its_support():
     CALLS.clear()
     target = Function(f"{__name__}.remembered", {"sigma": "interval(-2, 3)"})
-    value = target.density_at(torch.tensor([[1.0], [-2.5], [0.5], [math.nan]]))
+    value = target.constrained_log_density(torch.tensor([[1.0], [-2.5], [0.5], [math.nan]]))
     torch.testing.assert_close(value, torch.tensor([-1.0, -math.inf, -0.5, -math.inf]))
     assert all(((sigma > -2) & (sigma < 3)).all() for sigma in CALLS)
 
@@ -269,7 +269,7 @@ def test_the_command_prints_a_line_and_keeps_the_checkpoint(tmp_path, monkeypatc
         "enable_model_summary: false}\ncheckpoint: {every_n_train_steps: 1}\ndata: datamodules.NoData\n"
         "model:\n  class_path: lightning_avb.Posterior\n  init_args:\n    samples: 32\n    target:\n"
         "      class_path: lightning_avb.targets.Function\n      init_args:\n"
-        f'        log_density: {__name__}.fragile\n        kinds: {{mu: real, sigma: "interval(0, 9)"}}\n'
+        f'        log_density: {__name__}.fragile\n        constraints: {{mu: real, sigma: "interval(0, 9)"}}\n'
     )
     with pytest.raises(SystemExit) as stop:
         cli.main(["fit", "--config", "mine.yaml"])
@@ -277,4 +277,4 @@ def test_the_command_prints_a_line_and_keeps_the_checkpoint(tmp_path, monkeypatc
     message = capsys.readouterr().err.strip().splitlines()[-1]
     assert message.startswith("error: target: the log-density of Function fails at mu = ") and "no more" in message
     (last,) = tmp_path.rglob("last.ckpt")
-    assert cli.read_checkpoint(last)["global_step"] == 3
+    assert checkpoints.read_checkpoint(last)["global_step"] == 3

@@ -15,7 +15,7 @@ from jsonargparse import Namespace
 from test_cli import CONFIGS, DIGITS, QUICK, WIDTHS
 
 from lightning_avb import cli, records, runs
-from lightning_avb.records import Metrics
+from lightning_avb.records import MetricsFile
 
 FIT = ("fit", "--config", DIGITS, *QUICK, *WIDTHS, "--pictures.every_n_epochs=0", "--trainer.log_every_n_steps=1")
 NAME = Path("digits", "avb_ac")
@@ -100,7 +100,7 @@ def test_a_folder_that_the_logger_was_given_stays():
     ):
         logger = Namespace(class_path=f"some.{kind}", init_args=Namespace(given))
         trainer = Namespace(logger=[logger], default_root_dir="root")
-        runs.place(trainer)
+        runs.place_loggers(trainer)
         assert logger.init_args["save_dir"] == expected
 
 
@@ -129,7 +129,9 @@ def test_runs_that_start_at_once_get_folders_of_their_own(monkeypatch):
     """None sees the folder of another when it looks for the next number."""
     monkeypatch.setattr(Path, "glob", lambda *_: [])
     arguments = [Namespace(save_dir="runs", name="a/b", version=None) for _ in range(3)]
-    made = [runs.claim(Namespace(logger=Namespace(class_path="x.MetricsLogger", init_args=a))) for a in arguments]
+    made = [
+        runs.make_run_folder(Namespace(logger=Namespace(class_path="x.MetricsLogger", init_args=a))) for a in arguments
+    ]
     assert made == [Path("runs/a/b", f"version_{number}") for number in range(3)]
     assert [a.version for a in arguments] == [0, 1, 2]
 
@@ -227,20 +229,20 @@ def test_metrics_are_never_behind_a_checkpoint(command, killed, monkeypatch):
 
 
 def test_rows_of_a_file_are_kept_up_to_a_step(tmp_path):
-    first = Metrics(tmp_path)
+    first = MetricsFile(tmp_path)
     for step in range(4):
         first.log_metrics({"loss": torch.tensor(float(step))}, step)
     first.log_metrics({"val": 3.5}, 3)
     first.save()
-    again = Metrics(tmp_path)
-    again.go_on_from(4)
+    again = MetricsFile(tmp_path)
+    again.continue_from(4)
     again.log_metrics({"val": 3.5}, 3)  # a validation that its checkpoint came before
     again.log_metrics({"loss": 4.0, "other": 1.0}, 4)
     again.save()
     assert [row["step"] for row in rows(tmp_path)] == ["0", "1", "2", "3", "3", "4"]
     assert rows(tmp_path)[4] == {"step": "3", "val": "3.5"}
     assert rows(tmp_path)[5] == {"step": "4", "loss": "4.0", "other": "1.0"}
-    again.go_on_from(2)
+    again.continue_from(2)
     assert [row["loss"] for row in rows(tmp_path)] == ["0.0", "1.0"]
 
 
@@ -281,21 +283,21 @@ def test_torchrun_names_a_run_that_it_may_start_again(monkeypatch):
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "a1")
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "0")
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "0")
-    assert runs.job() is None and not runs.restarted()
+    assert runs.job_name() is None and not runs.restarted()
     monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    assert runs.job() == "run_a1" and not runs.restarted()
+    assert runs.job_name() == "run_a1" and not runs.restarted()
     monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
     assert runs.restarted()
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
-    assert runs.job() is None
+    assert runs.job_name() is None
 
 
 @pytest.mark.parametrize("name", ["bash", "interactive"])
 def test_an_interactive_job_is_a_run_like_any(slurm, monkeypatch, name):
     slurm(1, restart=1)
-    assert runs.job() == "job_1" and runs.restarted()
+    assert runs.job_name() == "job_1" and runs.restarted()
     monkeypatch.setenv("SLURM_JOB_NAME", name)
-    assert runs.job() is None and not runs.restarted()
+    assert runs.job_name() is None and not runs.restarted()
 
 
 def test_one_id_at_wandb_over_all_ways_to_go_on(command, monkeypatch, slurm):
@@ -319,15 +321,15 @@ def test_one_id_at_wandb_over_all_ways_to_go_on(command, monkeypatch, slurm):
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "big")
     trainer = Namespace(logger=Namespace(class_path="a.WandbLogger", init_args=Namespace(save_dir="x")))
     trainer.default_root_dir = "runs"
-    runs.place(trainer)
-    assert runs.planned(trainer) == Path("x", "lightning_logs", "job_5_big")
+    runs.place_loggers(trainer)
+    assert runs.planned_folder(trainer) == Path("x", "lightning_logs", "job_5_big")
 
 
 # What stands of it in its folder.
 
 
 def test_the_commit_of_the_folder_is_written_down(tmp_path, monkeypatch):
-    assert records.commit() is None
+    assert records.git_commit() is None
 
     def git(*words):
         subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], check=True, capture_output=True)
@@ -337,9 +339,9 @@ def test_the_commit_of_the_folder_is_written_down(tmp_path, monkeypatch):
     git("add", "some")
     git("commit", "-m", "one")
     Path("untracked").write_text("")
-    first = records.commit()
+    first = records.git_commit()
     assert len(first) == 40
     Path("some").write_text("2")
-    assert records.commit() == f"{first}+changes"
+    assert records.git_commit() == f"{first}+changes"
     monkeypatch.setenv("PATH", "")
-    assert records.commit() is None
+    assert records.git_commit() is None

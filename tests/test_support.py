@@ -203,9 +203,9 @@ def test_a_covariance_is_drawn_as_wishart_says():
 
 
 def test_coordinates_have_names():
-    kinds = {"mu": "real", "eta": "real[2]", "shares": "simplex[3]", "cuts": "ordered[2]"}
+    constraints = {"mu": "real", "eta": "real[2]", "shares": "simplex[3]", "cuts": "ordered[2]"}
     support = Support(
-        {**kinds, "c": "correlation_cholesky[3]", "s": "covariance_cholesky[2]", "a": "interval(0, 2)[1]"}
+        {**constraints, "c": "correlation_cholesky[3]", "s": "covariance_cholesky[2]", "a": "interval(0, 2)[1]"}
     )
     assert support.dim == 14
     first = ["mu", "eta[0]", "eta[1]", "shares[0]", "shares[1]", "cuts[0]", "cuts[1]"]
@@ -215,7 +215,7 @@ def test_coordinates_have_names():
 
 
 @pytest.mark.parametrize(
-    ("kinds", "message"),
+    ("constraints", "message"),
     [
         ({}, "support: there is no parameter"),
         ({"tau": "positve"}, "support.tau: 'positve' is none of real, positive"),
@@ -240,9 +240,9 @@ def test_coordinates_have_names():
         ({"tau": "covariance_cholesky[1]"}, "support.tau: .*; covariance_cholesky\\[n\\] needs an n of at least 2"),
     ],
 )
-def test_kinds_that_do_not_exist_are_named(kinds, message):
+def test_constraints_that_do_not_exist_are_named(constraints, message):
     with pytest.raises(ConfigurationError, match=message):
-        Support(kinds)
+        Support(constraints)
 
 
 def test_points_and_parameters_that_do_not_fit_are_named():

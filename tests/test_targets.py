@@ -90,7 +90,7 @@ def assert_stein(target, z, resolution, **data):
     Here f is each unit vector, alone and times tanh of each coordinate, all in units of its standard deviation.
     """
     z = z.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(target.at(z, **data).sum(), z)
+    (slope,) = torch.autograd.grad(target.log_prob(z, **data).sum(), z)
     z = z.detach()
     middle, scale = z.median(0).values, z.quantile(0.84, 0) - z.median(0).values
     bounded, slope = ((z - middle) / scale).tanh(), slope * scale
@@ -101,20 +101,20 @@ def assert_stein(target, z, resolution, **data):
 class TestEveryTarget:
     def test_shapes_follow_z(self, target):
         z = 0.5 * torch.randn(3, 4, target.support.dim)
-        value = target.at(z)
+        value = target.log_prob(z)
         assert value.shape == (3, 4) and value.isfinite().all()
-        torch.testing.assert_close(value[1, 2], target.at(z[1, 2]))
-        assert all(part.shape[:2] == (3, 4) for part in target.named(z).values())
+        torch.testing.assert_close(value[1, 2], target.log_prob(z[1, 2]))
+        assert all(part.shape[:2] == (3, 4) for part in target.by_name(z).values())
 
     def test_precision_follows_z(self, target):
         z = 0.5 * torch.randn(4, target.support.dim)
-        value = target.at(z.float())
+        value = target.log_prob(z.float())
         assert value.dtype == torch.float32
-        torch.testing.assert_close(value.double(), target.at(z), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(value.double(), target.log_prob(z), rtol=1e-3, atol=1e-3)
 
     def test_gradients_are_those_of_differences(self, target):
         z = (0.5 + 0.3 * torch.randn(3, target.support.dim)).requires_grad_()
-        assert torch.autograd.gradcheck(target.at, (z,))
+        assert torch.autograd.gradcheck(target.log_prob, (z,))
 
 
 class TestExactDraws:
@@ -129,7 +129,7 @@ class TestExactDraws:
     def test_moments_are_those_of_a_grid(self, name):
         target = DENSITIES[name]()
         points, log_weight = Quadrature.grid(2, 12.0, 600)
-        log_density = target.at(points)
+        log_density = target.log_prob(points)
         if "ring" not in name:
             assert abs((log_density + log_weight).exp().sum() - 1) < 2e-3
         truth = log_density.softmax(0) @ bounded_moments(points)
@@ -141,7 +141,7 @@ class TestExactDraws:
         first, again, other = target.reference(50, 1), target.reference(50, 1), target.reference(50, 2)
         assert all(torch.equal(first[key], again[key]) and not torch.equal(first[key], other[key]) for key in first)
         assert torch.equal(state, torch.get_rng_state())
-        assert set(first) == set(target.named(torch.zeros(target.support.dim)))
+        assert set(first) == set(target.by_name(torch.zeros(target.support.dim)))
         assert all(len(value) == 50 for value in first.values())
         with pytest.raises(ConfigurationError, match="count: 0"):
             target.reference(0)
@@ -173,7 +173,7 @@ class TestExactDraws:
     def test_normal_sample_draws_are_those_of_a_grid(self):
         target = DENSITIES["normal sample with a prior"]()
         points, log_weight = Quadrature.grid(2, 5.0, 1000)
-        mass = target.at(points)
+        mass = target.log_prob(points)
         truth = (mass + log_weight).softmax(0) @ bounded_moments(points)
         draws = target.reference(60000)
         z = torch.stack([draws["mu"], draws["log_sigma"]], -1)
@@ -193,40 +193,40 @@ class TestDensities:
     def test_gaussian(self):
         z = torch.randn(7, 3)
         truth = MultivariateNormal(torch.tensor([1.0, 0.0, -2.0]), torch.tensor(COVARIANCE)).log_prob(z)
-        torch.testing.assert_close(DENSITIES["gaussian in three"]().at(z), truth)
+        torch.testing.assert_close(DENSITIES["gaussian in three"]().log_prob(z), truth)
 
     def test_rosenbrock(self):
         z = torch.randn(7, 2)
         # Rosenbrock's own function with Goodman and Weare's temperature
         truth = -(100 * (z[:, 1] - z[:, 0].square()).square() + (1 - z[:, 0]).square()) / 20
-        value = targets.Rosenbrock(2, 1.0, math.sqrt(10), 1.0, math.sqrt(0.1)).at(z)
+        value = targets.Rosenbrock(2, 1.0, math.sqrt(10), 1.0, math.sqrt(0.1)).log_prob(z)
         torch.testing.assert_close(value - value[0], truth - truth[0])
         z = torch.randn(7, 3)
         truth = Normal(0.3, 0.8).log_prob(z[:, 0]) + sum(
             Normal(0.7 * z[:, k - 1].square(), 0.4).log_prob(z[:, k]) for k in (1, 2)
         )
-        torch.testing.assert_close(DENSITIES["rosenbrock in three"]().at(z), truth)
+        torch.testing.assert_close(DENSITIES["rosenbrock in three"]().log_prob(z), truth)
 
     def test_ring(self):
         ring = targets.Ring(2.0, 0.2)
         z = torch.tensor([[1.2, 1.6], [0.0, -2.2], [1.6, 0.0], [0.0, 0.0]])
-        torch.testing.assert_close(ring.at(z), torch.tensor([0.0, -0.5, -2.0, -50.0]))
+        torch.testing.assert_close(ring.log_prob(z), torch.tensor([0.0, -0.5, -2.0, -50.0]))
 
     def test_torus(self):
         torus = targets.Torus(2.0, 0.8, 0.1)
         z = torch.tensor([[0.0, 2.8, 0.0], [1.2, 1.6, 0.8], [-1.2, 0.0, 0.0], [0.0, 2.0, 1.0], [2.0, 0.0, 0.0]])
-        torch.testing.assert_close(torus.at(z), torch.tensor([0.0, 0.0, 0.0, -2.0, -32.0]))
+        torch.testing.assert_close(torus.log_prob(z), torch.tensor([0.0, 0.0, 0.0, -2.0, -32.0]))
 
     def test_funnel(self):
         z = torch.randn(7, 4)
         truth = Normal(0.0, 1.5).log_prob(z[:, 0]) + Normal(0.0, (0.5 * z[:, :1]).exp()).log_prob(z[:, 1:]).sum(-1)
-        torch.testing.assert_close(DENSITIES["funnel"]().at(z), truth)
+        torch.testing.assert_close(DENSITIES["funnel"]().log_prob(z), truth)
 
     def test_mixture(self):
         z = torch.randn(7, 2)
         parts = MultivariateNormal(torch.tensor(MEANS), 0.16 * torch.eye(2))
         truth = MixtureSameFamily(Categorical(torch.tensor([1.0, 2.0, 3.0])), parts).log_prob(z)
-        torch.testing.assert_close(DENSITIES["uneven mixture"]().at(z), truth)
+        torch.testing.assert_close(DENSITIES["uneven mixture"]().log_prob(z), truth)
         assert targets.Mixture().means.norm(dim=-1).allclose(torch.tensor(3.0)) and len(targets.Mixture().means) == 8
 
     @pytest.mark.parametrize(
@@ -280,10 +280,10 @@ class TestBayesianModels:
         y = torch.tensor([2.8, 0.8, -0.3, 0.7, -0.1, 0.1, 1.8, 1.2])
         sigma = torch.tensor([0.8, 0.5, 0.8, 0.6, 0.5, 0.6, 0.5, 0.4])
         truth = Normal(0.0, 1.0).log_prob(z).sum(-1) + Normal(theta, sigma).log_prob(y).sum(-1)
-        torch.testing.assert_close(target.at(z), truth)
-        torch.testing.assert_close(target.named(z)["theta"], theta)
+        torch.testing.assert_close(target.log_prob(z), truth)
+        torch.testing.assert_close(target.by_name(z)["theta"], theta)
         turned = torch.cat([z[:, :1], -z[:, 1:]], -1)
-        torch.testing.assert_close(target.at(turned), truth)
+        torch.testing.assert_close(target.log_prob(turned), truth)
 
     def test_eight_schools_noncentered(self, tmp_path):
         mu, tau, eta = 5 * torch.randn(5), 5 * torch.rand(5), torch.randn(5, 3)
@@ -310,7 +310,7 @@ class TestBayesianModels:
         (tmp_path / "data.json").write_text(json.dumps({"y": y, "sigma1": 0.5}))
         target = targets.Garch(tmp_path / "data.json")
         z = torch.randn(6, 4)
-        for theta in ({name: value[i] for name, value in target.named(z).items()} for i in range(6)):
+        for theta in ({name: value[i] for name, value in target.by_name(z).items()} for i in range(6)):
             deviation, truth = torch.tensor(0.5), torch.tensor(0.0)
             for t in range(length):
                 if t:
@@ -324,7 +324,7 @@ class TestBayesianModels:
 
     def test_low_dim_gauss_mix(self, tmp_path):
         target = made("LowDimGaussMix", tmp_path)
-        theta = target.named(torch.randn(5, 5))
+        theta = target.by_name(torch.randn(5, 5))
         mu, sigma, share = theta["mu"], theta["sigma"], theta["theta"]
         prior = Normal(0.0, 2.0).log_prob(mu).sum(-1) + math.log(2)
         prior = prior + HalfNormal(2.0).log_prob(sigma).sum(-1) + Beta(5.0, 5.0).log_prob(share)
@@ -347,10 +347,10 @@ class TestBayesianModels:
         target = getattr(targets, name)(path)
         draws = target.reference(2000 if name == "LowDimGaussMix" else 10000)
         z = target.support.unconstrain(draws)
-        assert target.at(z).isfinite().all()
+        assert target.log_prob(z).isfinite().all()
         assert_stein(target, z, resolution=0.4)
-        assert set(draws) == set(target.named(z))
-        for key, value in target.named(z).items():
+        assert set(draws) == set(target.by_name(z))
+        for key, value in target.by_name(z).items():
             torch.testing.assert_close(value, draws[key], rtol=1e-6, atol=1e-6)
 
     def test_waveform(self):
@@ -362,7 +362,7 @@ class TestBayesianModels:
         # The published draws are approximate: their scores are within a tenth of a standard error of the truth.
         with np.load(path) as content:
             z = torch.from_numpy(content["reference_draws_mala"]).double().requires_grad_()
-        (slope,) = torch.autograd.grad(target.at(z).sum(), z)
+        (slope,) = torch.autograd.grad(target.log_prob(z).sum(), z)
         assert ((slope.detach().mean(0) * z.detach().std(0)).abs() < 0.3).all()
 
 
@@ -448,10 +448,10 @@ class TestFamilies:
         draws = target.posterior(x, 5)
         z = target.support.unconstrain(draws)
         assert z.shape == (5, 6, target.support.dim)
-        value = target.at(z, x=x)
+        value = target.log_prob(z, x=x)
         assert value.shape == (5, 6)
-        torch.testing.assert_close(value[2, 3], target.at(z[2, 3:4], x=x[3:4])[0])
-        assert torch.autograd.gradcheck(partial(target.at, x=x), (z.requires_grad_(),))
+        torch.testing.assert_close(value[2, 3], target.log_prob(z[2, 3:4], x=x[3:4])[0])
+        assert torch.autograd.gradcheck(partial(target.log_prob, x=x), (z.requires_grad_(),))
 
     def test_draws_are_a_function_of_the_seed(self, name):
         target, state = FAMILIES[name](), torch.get_rng_state()
@@ -476,7 +476,7 @@ class TestFamilies:
         # log p(x, theta) is its peak, at zero, less half the squares of as many standard normal numbers as were drawn
         target = FAMILIES[name]()
         theta, x = target.simulate(20000)
-        peak = target.at(torch.zeros(1, target.support.dim), x=torch.zeros(1, *target.data_shape))
+        peak = target.log_prob(torch.zeros(1, target.support.dim), x=torch.zeros(1, *target.data_shape))
         squares = 2 * (peak - target.log_density(x=x, **theta))
         assert_mean(squares, target.support.dim + target.data_shape[0], resolution=0.2)
 

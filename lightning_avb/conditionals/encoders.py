@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .. import noise
 from ..batch import Shape
-from ..distributions import DiagonalNormal, Flow, Hierarchical, Implicit, PooledMixture, TriangularNormal
+from ..distributions import DiagonalNormal, Flow, Hierarchical, Implicit, SemiImplicit, TriangularNormal
 from ..errors import ConfigurationError, at_least
 from ..networks import MLP, Network, ResidualMLP, activation_function
 from ..networks.flows import AutoregressiveFlow, FlowKind
@@ -183,7 +183,7 @@ class SemiImplicitEncoder(Encoder):
 
 
 class PooledMixtureEncoder(Encoder):
-    """A Gaussian given its mixing noise e, whose draws serve as each other's components: see `PooledMixture`.
+    """A Gaussian given its mixing noise e, whose draws serve as each other's components: see `SemiImplicit`.
 
     Given e ~ N(0, I), longer than z, the mean is a linear map of e, `start` times its first coordinates at first, plus
     a correction; the scale is `narrow` times `start` at first, times a correction. Both corrections are a residual
@@ -228,7 +228,7 @@ class PooledMixtureEncoder(Encoder):
             self.straight.weight.copy_(start * torch.eye(latent_dim, self.noise_dim))
             self.straight.bias.zero_()
 
-    def forward(self, x: Tensor, y: Tensor | None = None) -> PooledMixture:
+    def forward(self, x: Tensor, y: Tensor | None = None) -> SemiImplicit:
         features = self.network(x, self.label(y, x))
 
         def components(samples: int) -> DiagonalNormal:
@@ -238,7 +238,7 @@ class PooledMixtureEncoder(Encoder):
             log_scale = 4 * torch.tanh(log_scale / 4) + self.log_start
             return DiagonalNormal(self.straight(e).to(x.dtype) + shift, log_scale.exp())
 
-        return PooledMixture(components, x.shape[:1], torch.Size([self.latent_dim]))
+        return SemiImplicit(components, x.shape[:1], torch.Size([self.latent_dim]))
 
 
 class AuxiliaryEncoder(Encoder):

@@ -3,7 +3,7 @@
 Shapes: `rsample((samples,))` is `(samples, batch, latent_dim)`, `log_prob` of that is `(samples, batch)`, in nats.
 """
 
-from .bounded import Hierarchical, PooledMixture, pairwise_log_prob
+from .bounded import Hierarchical, SemiImplicit, pairwise_log_prob
 from .normal import DiagonalNormal, NormalMixture, TriangularNormal
 from .observations import Bernoulli, DiscretizedLogistic
 from .pushforward import Flow, Implicit
@@ -17,7 +17,7 @@ __all__ = [
     "Hierarchical",
     "Implicit",
     "NormalMixture",
-    "PooledMixture",
+    "SemiImplicit",
     "SwissRoll",
     "TriangularNormal",
     "pairwise_log_prob",

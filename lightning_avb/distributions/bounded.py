@@ -38,7 +38,7 @@ class Hierarchical(Pushforward):
         return z.reshape(*sample_shape, *z.shape[1:]), log_q.reshape(*sample_shape, *log_q.shape[1:])
 
 
-class PooledMixture(Pushforward):
+class SemiImplicit(Pushforward):
     """q(z|x) = E_e[ N(z; m(x, e), diag(s(x, e)^2)) ], a Gaussian given its mixing noise e (Yin & Zhou 2018).
 
     Its density is intractable. The draws of one call share their components: draw z_k, made from e_k, comes with

@@ -1,9 +1,9 @@
 """Estimators of log p(x), as pure functions of a decoder, a prior and data; and how good draws of a posterior are."""
 
 from .annealing import (
-    Annealed,
-    Annealing,
-    Bidirectional,
+    AnnealedEstimate,
+    AnnealingSettings,
+    BidirectionalBounds,
     annealed_importance_sampling,
     bidirectional,
     schedule,
@@ -11,11 +11,22 @@ from .annealing import (
     tune,
 )
 from .calibration import calibration_ranks, uniformity
-from .chains import Elsewhere, Moved, Share, look_elsewhere, move_draws
-from .diagnostics import Figure, diagnose
-from .importance import Importance, importance_weighting, log_joint, resample
+from .chains import MissedMode, MovedDraws, Share, find_missed_mode, move_draws
+from .clusters import ClusterCounts
+from .elbo import (
+    Decomposition,
+    critic_error,
+    decompose,
+    decompose_draws,
+    kl_of_aggregate,
+    kl_of_draws,
+    kl_to_posterior,
+    on_grid,
+)
+from .importance import ImportanceEstimate, importance_weighting, log_joint, resample
 from .inputs import has_density, prior_of
 from .likelihood import Annealer, LogLikelihood, log_likelihood
+from .neighbours import neighbour_entropy
 from .pareto import (
     DrawsDiagnosis,
     ParetoSmoothed,
@@ -24,18 +35,7 @@ from .pareto import (
     fit_generalised_pareto,
     pareto_smoothed,
 )
-from .parzen import Parzen, parzen_window
-from .posterior import (
-    Decomposition,
-    critic_error,
-    decompose,
-    decompose_draws,
-    kl_of_aggregate,
-    kl_of_draws,
-    kl_to_posterior,
-    neighbour_entropy,
-    on_grid,
-)
+from .parzen import ParzenEstimate, parzen_window
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood_on_grid
 from .resampling import Resampled, resample_posterior
@@ -53,21 +53,21 @@ from .two_sample import (
 )
 
 __all__ = [
-    "Annealed",
+    "AnnealedEstimate",
     "Annealer",
-    "Annealing",
-    "Bidirectional",
+    "AnnealingSettings",
+    "BidirectionalBounds",
+    "ClusterCounts",
     "Decomposition",
     "DefensiveStudent",
     "DrawsDiagnosis",
-    "Elsewhere",
-    "Figure",
-    "Importance",
+    "ImportanceEstimate",
     "LogLikelihood",
+    "MissedMode",
     "MomentErrors",
-    "Moved",
+    "MovedDraws",
     "ParetoSmoothed",
-    "Parzen",
+    "ParzenEstimate",
     "Quadrature",
     "Resampled",
     "Share",
@@ -78,8 +78,8 @@ __all__ = [
     "critic_error",
     "decompose",
     "decompose_draws",
-    "diagnose",
     "diagnose_draws",
+    "find_missed_mode",
     "fit_density",
     "fit_generalised_pareto",
     "fitted_proposal",
@@ -91,7 +91,6 @@ __all__ = [
     "log_joint",
     "log_likelihood",
     "log_likelihood_on_grid",
-    "look_elsewhere",
     "marginal_quantiles",
     "maximum_mean_discrepancy",
     "median_distance",

@@ -9,10 +9,7 @@ where K_t leaves f_{b_t} invariant, gives E[w] = Z whether or not the chains mix
 the mean weight is a lower bound of log p(x) in expectation. T = 1 is importance weighting. The same walk backwards,
 from an exact draw of the posterior, gives E[w] = 1 / Z and with it an upper bound (Grosse et al. 2015).
 
-K_t is one step of Hamiltonian Monte Carlo: a momentum v ~ N(0, I), some leapfrog steps, and a Metropolis test. With a
-lower triangular matrix L for every row (the scale of a fitted proposal, say) it moves in the coordinates L^-1 z. Every
-leapfrog step costs one gradient of log f: log f, log r and both gradients are kept for the point where a chain stands,
-and a new b only weighs them anew.
+K_t is one step of Hamiltonian Monte Carlo, see `hamiltonian`.
 
 Step sizes are tuned on pilot rows and then frozen: a kernel that adapts while it is used leaves nothing invariant, and
 a row's estimate would depend on the rows beside it.
@@ -36,14 +33,12 @@ from torch.nn.functional import interpolate
 from .. import noise
 from ..errors import ConfigurationError, at_least
 from ..objectives import log_mean_exp
+from .hamiltonian import AnnealingPath
 from .importance import CHUNK, LogDensity, effective_samples
 from .inputs import Decoder, Prior, prior_of, rows_of
 
-JITTER = 0.2
-"""A chain's step size is drawn anew at every transition, up to so much off: no trajectory closes on itself for long."""
 
-
-class Annealing(NamedTuple):
+class AnnealingSettings(NamedTuple):
     """The settings of an annealing run: plain numbers, made by `tune`.
 
     Attributes:
@@ -82,7 +77,7 @@ def schedule(steps: int, kind: Literal["linear", "sigmoid"] = "sigmoid", sharpne
     return tuple(((line - line[0]) / (line[-1] - line[0])).tolist())
 
 
-class Annealed(NamedTuple):
+class AnnealedEstimate(NamedTuple):
     """What annealing says.
 
     Attributes:
@@ -120,7 +115,7 @@ class Annealed(NamedTuple):
         return ((chains - 1) * others.var(0, correction=0)).sqrt()
 
 
-class Bidirectional(NamedTuple):
+class BidirectionalBounds(NamedTuple):
     """Bounds of log p(x) from both sides, `(batch,)` each, in nats.
 
     Attributes:
@@ -140,11 +135,11 @@ class Bidirectional(NamedTuple):
 def annealed_importance_sampling(
     start: Distribution,
     log_target: LogDensity,
-    settings: Annealing,
+    settings: AnnealingSettings,
     chains: int,
     scale_tril: Tensor | None = None,
     chunk: int = CHUNK,
-) -> Annealed:
+) -> AnnealedEstimate:
     """Annealed importance sampling from `start` to `log_target`.
 
     Args:
@@ -161,24 +156,24 @@ def annealed_importance_sampling(
     """
     start = rows_of(start, "start")
     z = start.sample((at_least(1, chains=chains),))
-    return _anneal(_Path(start, log_target, scale_tril, chunk), z, settings)
+    return _anneal(AnnealingPath(start, log_target, scale_tril, chunk), z, settings)
 
 
 def bidirectional(
     start: Distribution,
     log_target: LogDensity,
     exact: Tensor,
-    settings: Annealing,
+    settings: AnnealingSettings,
     chains: int,
     scale_tril: Tensor | None = None,
     chunk: int = CHUNK,
-) -> Bidirectional:
+) -> BidirectionalBounds:
     """Bidirectional Monte Carlo (Grosse et al. 2015, 2016): log p(x) from below and from above.
 
     It certifies a setting (schedule, step sizes, number of chains), on simulated data and in expectation: there the two
     means enclose the mean of log p(x), so that their distance limits the error of both. On data that the model did not
     make no exact posterior draw exists, hence no upper bound; that a setting works as well there is a conjecture. The
-    rows are independent: `Bidirectional.summary` has standard errors.
+    rows are independent: `BidirectionalBounds.summary` has standard errors.
 
     Args:
         start, log_target, settings, chains, scale_tril, chunk: see `annealed_importance_sampling`; for the x of
@@ -186,11 +181,11 @@ def bidirectional(
         exact: `(batch, dim)`, one draw of p(z|x) for every row: the z of `simulate`.
     """
     start = rows_of(start, "start")
-    path = _Path(start, log_target, scale_tril, chunk)
+    path = AnnealingPath(start, log_target, scale_tril, chunk)
     forward = _anneal(path, start.sample((at_least(1, chains=chains),)), settings)
     backward = settings._replace(betas=settings.betas[::-1], step_sizes=settings.step_sizes[::-1])
     reverse = _anneal(path, exact.expand(chains, *exact.shape), backward)
-    return Bidirectional(forward.bound, -reverse.bound)
+    return BidirectionalBounds(forward.bound, -reverse.bound)
 
 
 @torch.no_grad()
@@ -222,7 +217,7 @@ def tune(
     knots: int = 12,
     transitions: int = 20,
     chunk: int = CHUNK,
-) -> Annealing:
+) -> AnnealingSettings:
     """Step sizes that have the wanted acceptance on pilot rows, to be used for all rows.
 
     Chains of the pilot rows walk along `knots` temperatures spread evenly over the schedule; at each the logarithm of
@@ -248,7 +243,7 @@ def tune(
     if not 0 < acceptance < 1:
         raise ConfigurationError(f"acceptance: {acceptance} is no share of accepted transitions between 0 and 1")
     start = rows_of(start, "start")
-    path = _Path(start, log_target, scale_tril, chunk)
+    path = AnnealingPath(start, log_target, scale_tril, chunk)
     point, log_step, log_steps = path(start.sample((chains,))), math.log(0.5), []
     for beta in _resized(betas, knots):
         visited = []
@@ -259,7 +254,7 @@ def tune(
         log_step = sum(visited[transitions // 2 :]) / len(visited[transitions // 2 :])
         log_steps.append(log_step)
     step_sizes = [math.exp(step) for step in _resized(log_steps, len(betas))]
-    return Annealing(tuple(betas), tuple(step_sizes), leapfrogs)
+    return AnnealingSettings(tuple(betas), tuple(step_sizes), leapfrogs)
 
 
 def _resized(values: Sequence[float], count: int) -> list[float]:
@@ -268,92 +263,8 @@ def _resized(values: Sequence[float], count: int) -> list[float]:
     return interpolate(line, count, mode="linear", align_corners=True).flatten().tolist()
 
 
-class _Point(NamedTuple):
-    """Where chains stand: z `(chains, batch, dim)`, both log-densities `(chains, batch)`, and their gradients by z."""
-
-    z: Tensor
-    log_start: Tensor
-    log_target: Tensor
-    start_gradient: Tensor
-    target_gradient: Tensor
-
-    def log_density(self, beta: float) -> Tensor:
-        return torch.lerp(self.log_start, self.log_target, beta)
-
-    def gradient(self, beta: float) -> Tensor:
-        return torch.lerp(self.start_gradient, self.target_gradient, beta)
-
-    def moved(self, to: _Point, where: Tensor) -> _Point:
-        every = where.unsqueeze(-1)
-        return _Point(
-            torch.where(every, to.z, self.z),
-            torch.where(where, to.log_start, self.log_start),
-            torch.where(where, to.log_target, self.log_target),
-            torch.where(every, to.start_gradient, self.start_gradient),
-            torch.where(every, to.target_gradient, self.target_gradient),
-        )
-
-
-class _Path:
-    """The family f_b and the transitions that leave its members invariant."""
-
-    def __init__(self, start: Distribution, log_target: LogDensity, scale_tril: Tensor | None, chunk: int) -> None:
-        self.start, self.log_target, self.scale_tril = start, log_target, scale_tril
-        self.chunk = at_least(1, chunk=chunk)
-
-    def __call__(self, z: Tensor) -> _Point:
-        log_start, start_gradient = _with_gradient(self.start.log_prob, z)
-        parts = [_with_gradient(self.log_target, part) for part in z.split(max(1, self.chunk // z.shape[1]))]
-        log_target, target_gradient = parts[0] if len(parts) == 1 else map(torch.cat, zip(*parts, strict=True))
-        return _Point(z, log_start, log_target, start_gradient, target_gradient)
-
-    def leapfrog(
-        self, point: _Point, velocity: Tensor, beta: float, step: Tensor | float, leapfrogs: int
-    ) -> tuple[_Point, Tensor]:
-        """Follows the Hamiltonian -log f_b + |v|^2 / 2: volume is kept, and from the end with -v the way leads back.
-
-        Args:
-            velocity: `(chains, batch, dim)`, in the coordinates L^-1 z.
-            step: a number, or `(chains, batch, 1)`.
-        """
-        velocity = velocity + 0.5 * step * self._pull(point, beta)
-        for i in range(leapfrogs):
-            shift = velocity if self.scale_tril is None else torch.einsum("bij,sbj->sbi", self.scale_tril, velocity)
-            point = self(point.z + step * shift)
-            last = i == leapfrogs - 1
-            velocity = velocity + (0.5 if last else 1.0) * step * self._pull(point, beta)
-        return point, velocity
-
-    def _pull(self, point: _Point, beta: float) -> Tensor:
-        """The gradient of log f_b by L^-1 z."""
-        gradient = point.gradient(beta)
-        return gradient if self.scale_tril is None else torch.einsum("bji,sbj->sbi", self.scale_tril, gradient)
-
-    def transition(self, point: _Point, beta: float, step: float, leapfrogs: int) -> tuple[_Point, Tensor]:
-        """One step of Hamiltonian Monte Carlo for f_b, and its probability of acceptance, `(chains, batch)`."""
-        chains, batch, dim = point.z.shape
-        velocity, test, length = noise.normal((chains, batch, dim + 2), point.z).split((dim, 1, 1), -1)
-        # Reversible: the length of the step knows nothing of where the chain stands.
-        steps = step * (1 + JITTER * (2 * torch.special.ndtr(length) - 1))
-        end, end_velocity = self.leapfrog(point, velocity, beta, steps, leapfrogs)
-        energy = 0.5 * velocity.square().sum(-1) - point.log_density(beta)
-        end_energy = 0.5 * end_velocity.square().sum(-1) - end.log_density(beta)
-        log_ratio = (energy - end_energy).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
-        accepted = torch.special.log_ndtr(test.squeeze(-1)) < log_ratio
-        return point.moved(end, accepted), log_ratio.exp().clamp_max(1)
-
-
-def _with_gradient(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-density `(chains, batch)` and its gradient by z; no parameter collects one."""
-    with torch.enable_grad():
-        z = z.detach().requires_grad_()
-        value = log_density(z)
-        (gradient,) = torch.autograd.grad(value.sum(), z)
-    return value.detach(), gradient
-
-
 @torch.no_grad()
-def _anneal(path: _Path, z: Tensor, settings: Annealing) -> Annealed:
+def _anneal(path: AnnealingPath, z: Tensor, settings: AnnealingSettings) -> AnnealedEstimate:
     """The walk along the temperatures of `settings`, forwards or backwards."""
     betas, point = settings.betas, path(z)
     log_weight = torch.zeros_like(point.log_start, dtype=torch.float64)
@@ -365,4 +276,4 @@ def _anneal(path: _Path, z: Tensor, settings: Annealing) -> Annealed:
             acceptance += rate
     transitions = len(betas) - 2
     acceptance = acceptance.mean(0) / transitions if transitions else acceptance.mean(0) + 1
-    return Annealed(log_weight.to(z.dtype), point.z, acceptance.to(z.dtype))
+    return AnnealedEstimate(log_weight.to(z.dtype), point.z, acceptance.to(z.dtype))

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .. import noise
 from ..errors import ConfigurationError, at_least
-from .posterior import log_distance, neighbour_entropy
+from .neighbours import log_distance, neighbour_entropy
 
 LogDensity = Callable[[Tensor], Tensor]
 """z `(n, dim)` -> log p(z) up to a constant, `(n,)`; -inf where p is 0, and where it cannot be worked out."""
@@ -54,7 +54,7 @@ class Share(NamedTuple):
     where: str = ""
 
 
-class Moved(NamedTuple):
+class MovedDraws(NamedTuple):
     """What chains did with draws.
 
     Attributes:
@@ -77,7 +77,7 @@ class Moved(NamedTuple):
     shift: float
 
 
-class Elsewhere(NamedTuple):
+class MissedMode(NamedTuple):
     """What chains found where no draw is.
 
     Attributes:
@@ -173,7 +173,7 @@ def move_draws(
     transitions: int = 40,
     leapfrogs: int = 16,
     seed: int = 0,
-) -> Moved:
+) -> MovedDraws:
     """Moves every draw by Hamiltonian transitions that leave p invariant, and says what that changed.
 
     Costs transitions times leapfrogs gradients of log p for every draw.
@@ -214,11 +214,11 @@ def move_draws(
     moved["thinnest"] = _worst(first.log_p < log_p[2], last.log_p < log_p[2])
     i = names.index(moved["middle"].where)
     shift = (_quantiles(last.z[:, i], (0.5,))[0] - q[2, i]) / ((q[3, i] - q[1, i]) / 3.29)
-    return Moved(last.z, acceptance, moved, shift.item())
+    return MovedDraws(last.z, acceptance, moved, shift.item())
 
 
 @torch.no_grad()
-def look_elsewhere(
+def find_missed_mode(
     draws: Tensor,
     log_density: LogDensity,
     starts: int = 128,
@@ -226,7 +226,7 @@ def look_elsewhere(
     transitions: int = 20,
     leapfrogs: int = 8,
     seed: int = 0,
-) -> Elsewhere:
+) -> MissedMode:
     """Looks for a mode that no draw has found: descents from far away, and chains from where they end.
 
     A mode is found if a descent that starts at one of `DISTANCES` leads into it. It is seen for certain neither in many
@@ -254,12 +254,12 @@ def look_elsewhere(
         z = chains.run(z, transitions)[1].z
         z = z[_apart(chains.white(z), chains.white(draws))]
         if len(z) < max(10, 2 * draws.shape[1]):
-            return Elsewhere(0.0, len(z), len(wide), draws.new_full(draws.shape[1:], math.nan))
+            return MissedMode(0.0, len(z), len(wide), draws.new_full(draws.shape[1:], math.nan))
         there = Chains(log_density, z, leapfrogs)
         there.tune(z)
         end = there.run(z, transitions)[1]
     share = torch.sigmoid(_log_mass(end.z, end.log_p) - _log_mass(draws, chains.at(draws).log_p)).item()
-    return Elsewhere(share, len(z), len(wide), end.z.mean(0))
+    return MissedMode(share, len(z), len(wide), end.z.mean(0))
 
 
 def _descend(chains: Chains, white: Tensor, stride: Tensor, steps: int) -> Tensor:

@@ -49,7 +49,7 @@ def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
     return lambda z: score(decoder(z), x, z.shape[:-1]) + p.log_prob(z)
 
 
-class Importance(NamedTuple):
+class ImportanceEstimate(NamedTuple):
     """What importance weighting says of every row; all `(batch,)`.
 
     Attributes:
@@ -65,7 +65,9 @@ class Importance(NamedTuple):
 
 
 @torch.no_grad()
-def importance_weighting(proposal: Proposal, log_target: LogDensity, samples: int, chunk: int = CHUNK) -> Importance:
+def importance_weighting(
+    proposal: Proposal, log_target: LogDensity, samples: int, chunk: int = CHUNK
+) -> ImportanceEstimate:
     """The importance-weighted bound (Burda et al. 2016, equation 8).
 
     Args:
@@ -84,7 +86,7 @@ def importance_weighting(proposal: Proposal, log_target: LogDensity, samples: in
         z, log_q = draw((min(BLOCK, samples - start),))
         parts.append(evaluate(log_target, z, chunk) - log_q)
     log_weight = torch.cat(parts)
-    return Importance(log_mean_exp(log_weight), effective_samples(log_weight), log_weight.mean(0))
+    return ImportanceEstimate(log_mean_exp(log_weight), effective_samples(log_weight), log_weight.mean(0))
 
 
 def evaluate(log_target: LogDensity, z: Tensor, chunk: int) -> Tensor:

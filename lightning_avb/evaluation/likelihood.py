@@ -21,9 +21,9 @@ from ..conditionals import Decoder as OwnDecoder
 from ..distributions import DiagonalNormal
 from ..errors import ConfigurationError, at_least
 from .annealing import (
-    Annealed,
-    Annealing,
-    Bidirectional,
+    AnnealedEstimate,
+    AnnealingSettings,
+    BidirectionalBounds,
     annealed_importance_sampling,
     bidirectional,
     schedule,
@@ -58,6 +58,7 @@ class Annealer:
 
     Attributes:
         settings: the tuned ones.
+        gap: mean distance of the bounds that `certify` found, in nats; None: it was not called.
     """
 
     def __init__(
@@ -74,33 +75,36 @@ class Annealer:
         self.target, self.start, self.simulated = target, start, simulated
         self.chains, self.chunk, self.seed = at_least(1, chains=chains), at_least(1, chunk=chunk), seed
         self.settings = self._tuned(betas, leapfrogs)
+        self.gap: float | None = None
 
     @torch.inference_mode(False)
     @torch.no_grad()
-    def _tuned(self, betas: Sequence[float], leapfrogs: int) -> Annealing:
+    def _tuned(self, betas: Sequence[float], leapfrogs: int) -> AnnealingSettings:
         key = self.seed, "pilot"
         _, pilot = self.simulated(PILOT, noise.mixed_seed(*key))
         with noise.torch_seeded(*key), noise.use(noise.OfRows(*key, index=pilot.index)):  # type: ignore[arg-type]
             start, scale_tril = self.start(pilot)
             return tune(start, self.target(pilot), betas, leapfrogs, scale_tril=scale_tril, chunk=self.chunk)
 
-    def estimate(self, rows: Batch) -> Annealed:
+    def estimate(self, rows: Batch) -> AnnealedEstimate:
         """The chains of some rows: to be called by `over_rows`."""
         start, scale_tril = self.start(rows)
         return annealed_importance_sampling(
             start, self.target(rows), self.settings, self.chains, scale_tril, self.chunk
         )
 
-    def certified(self, rows: int) -> Bidirectional:
+    def certify(self, rows: int) -> BidirectionalBounds:
         """log p(x) of so many simulated rows from both sides."""
         exact, batch = self.simulated(rows, noise.mixed_seed(self.seed, "simulated"))
 
-        def estimate(rows: Batch) -> Bidirectional:
+        def estimate(rows: Batch) -> BidirectionalBounds:
             start, scale_tril = self.start(rows)
             z = exact[rows.index]
             return bidirectional(start, self.target(rows), z, self.settings, self.chains, scale_tril, self.chunk)
 
-        return over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
+        found = over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
+        self.gap = found.summary()["gap"][0]
+        return found
 
 
 class LogLikelihood(NamedTuple):
@@ -209,7 +213,7 @@ def log_likelihood(
     if not values.isfinite().all():
         row = int((~values.isfinite()).nonzero()[0])
         raise ConfigurationError(f"x: log p(x) of row {row} is {values[row].item()} at every point that was tried")
-    gap, gap_error = annealer.certified(simulated).summary()["gap"]
+    gap, gap_error = annealer.certify(simulated).summary()["gap"]
     error = values.std().item() / math.sqrt(len(x)) if len(x) > 1 else math.nan
     objection = annealing_objection(chains, found.effective_chains, found.acceptance, gap)
     return LogLikelihood(

@@ -291,15 +291,15 @@ def diagnose_draws(
         raise ConfigurationError(f"log_density: gives shape {tuple(log_p.shape)} for {samples} points")
     if log_p.isnan().any() or (log_p == math.inf).any() or (log_p == -math.inf).all():
         raise ConfigurationError("log_density: it is nan or inf somewhere, or -inf everywhere")
-    plain, defensive = (log_p - log_flow)[:own].double(), (log_p - log_f).double()
+    of_flow, defensive = (log_p - log_flow)[:own].double(), (log_p - log_f).double()
     of_draws = (log_density(unseen) - flow.log_prob(unseen)).double()
     log_evidence = log_mean_exp(defensive).item()
     log_evidence_error = math.sqrt(max(0.0, 1 / effective_samples(defensive).item() - 1 / samples))
     return DrawsDiagnosis(
-        pareto_smoothed(plain).k,
-        effective_samples(plain).item(),
-        plain.mean().item(),
-        plain.std().item() / math.sqrt(own),
+        pareto_smoothed(of_flow).k,
+        effective_samples(of_flow).item(),
+        of_flow.mean().item(),
+        of_flow.std().item() / math.sqrt(own),
         log_evidence,
         log_evidence_error,
         own,

@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import ConfigurationError, at_least
 
 
-class Parzen(NamedTuple):
+class ParzenEstimate(NamedTuple):
     """The estimate for every row and the kernel's width that it was made with.
 
     Attributes:
@@ -31,7 +31,7 @@ class Parzen(NamedTuple):
 
 def parzen_window(
     samples: Tensor, validation: Tensor, x: Tensor, widths: Tensor | None = None, elements: int = 1 << 24
-) -> Parzen:
+) -> ParzenEstimate:
     """log 1/n sum_i N(x; samples_i, width^2 I), with the width that suits the validation data best.
 
     Args:
@@ -47,7 +47,7 @@ def parzen_window(
     if widths is None:
         widths = torch.logspace(math.log10(0.05), 0, 20)
     best = int(log_density(samples, validation, widths, elements).mean(1).argmax())
-    return Parzen(log_density(samples, x, widths[best : best + 1], elements)[0], widths[best].item())
+    return ParzenEstimate(log_density(samples, x, widths[best : best + 1], elements)[0], widths[best].item())
 
 
 @torch.no_grad()

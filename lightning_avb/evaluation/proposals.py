@@ -67,7 +67,7 @@ class DefensiveStudent(Distribution):
         self.scale_tril = inflate * torch.linalg.cholesky(covariance)
         identity = torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device)
         self._inverse = torch.linalg.solve_triangular(self.scale_tril, identity.expand_as(covariance), upper=False)
-        self._log_volume = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        self._log_det = self.scale_tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
         super().__init__(mean.shape[:1], mean.shape[1:], validate_args=False)
 
     @torch.no_grad()
@@ -92,10 +92,10 @@ class DefensiveStudent(Distribution):
         squared = _times(self._inverse, value - self.loc).square().sum(-1)
         dim, df = self.loc.shape[-1], self.df
         if df is None:
-            log_t = -0.5 * (squared + dim * math.log(2 * math.pi)) - self._log_volume
+            log_t = -0.5 * (squared + dim * math.log(2 * math.pi)) - self._log_det
         else:
             constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
-            log_t = constant - self._log_volume - 0.5 * (df + dim) * torch.log1p(squared / df)
+            log_t = constant - self._log_det - 0.5 * (df + dim) * torch.log1p(squared / df)
         if not self.share:
             return log_t
         return torch.logaddexp(math.log1p(-self.share) + log_t, math.log(self.share) + self.prior.log_prob(value))

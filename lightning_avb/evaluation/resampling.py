@@ -14,19 +14,21 @@ that leave p invariant, so that those which were chosen twice part (Gilks & Berz
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import noise
-from ..distributions import DiagonalNormal, PooledMixture, pairwise_log_prob
+from ..distributions import DiagonalNormal, SemiImplicit, pairwise_log_prob
 from ..errors import ConfigurationError, at_least
-from ..models import Posterior
-from ..targets.calls import Lenient
+from ..targets.calls import TolerantDensity
 from .chains import Chains
 from .importance import effective_samples
 from .pareto import pareto_smoothed
+
+if TYPE_CHECKING:
+    from ..models import Posterior
 
 STRETCHES = ((0.6, 1.0, 1.0), (0.2, 1.4, 1.5), (0.2, 2.0, 2.0))
 """Shares of the components, and how many times as wide as the sampler's their noise is, and their scales."""
@@ -86,14 +88,14 @@ def _resampled(
     model: Posterior, count: int, x: Tensor, transitions: int, leapfrogs: int
 ) -> tuple[Tensor, float, float]:
     """Draws for one data set in the sampler's coordinates, `(count, dim)`, the effective share and k."""
-    q, look = model.encoder(x), Lenient(model.target)
+    q, look = model.encoder(x), TolerantDensity(model.target)
 
     def log_p(u: Tensor) -> Tensor:
         rows = x if model.amortised else None
         parts = [look(model.to_z(part.unsqueeze(1)), rows).squeeze(1) for part in u.split(1 << 16)]
         return torch.cat(parts) + model.scale_tril.diagonal().log().sum()
 
-    if not isinstance(q, PooledMixture):
+    if not isinstance(q, SemiImplicit):
         sampler = type(model.encoder).__name__
         raise ConfigurationError(f"resample: needs the density of a PooledMixtureEncoder, and the sampler is {sampler}")
     u, log_r = _proposals(q, PROPOSALS * max(count, FEWEST))
@@ -114,7 +116,7 @@ def _resampled(
     return u[:count], effective, k
 
 
-def _proposals(q: PooledMixture, count: int) -> tuple[Tensor, Tensor]:
+def _proposals(q: SemiImplicit, count: int) -> tuple[Tensor, Tensor]:
     """Draws of r, `(count, dim)`, and their log-density."""
     loc, scale = [], []
     for share, stretch, widen in STRETCHES:

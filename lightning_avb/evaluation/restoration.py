@@ -19,17 +19,18 @@ from ..errors import ConfigurationError, at_least
 from .annealing import annealed_importance_sampling, schedule, tune
 from .importance import resample
 
-SIDES = ("left", "right", "top", "bottom", "center")
+MASKS = ("left", "right", "top", "bottom", "center")
+"""What `visible` can hide: a half of a picture, or the middle quarter."""
 
 
-def visible(side: str, data_shape: Shape) -> Tensor:
+def visible(mask: str, data_shape: Shape) -> Tensor:
     """A mask of pictures, `(height, width)`, False where they are hidden: a half of them, or the middle quarter.
 
     Raises:
-        ConfigurationError: no such side, or the data are no pictures.
+        ConfigurationError: no such mask, or the data are no pictures.
     """
-    if side not in SIDES:
-        raise ConfigurationError(f"mask: {side!r} is none of {', '.join(SIDES)}, and no file of that name is there")
+    if mask not in MASKS:
+        raise ConfigurationError(f"mask: {mask!r} is none of {', '.join(MASKS)}, and no file of that name is there")
     if len(data_shape) < 2:
         raise ConfigurationError(f"mask: rows of shape {tuple(data_shape)} are no pictures")
     height, width = data_shape[-2:]
@@ -45,7 +46,7 @@ def visible(side: str, data_shape: Shape) -> Tensor:
         "bottom": row >= height - height // 2,
         "center": middle,
     }
-    return ~hidden[side]
+    return ~hidden[mask]
 
 
 def inpaint(model: Any, batch: Batch, mask: Tensor, draws: int = 4, chains: int = 32, steps: int = 200) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from .. import noise
 from ..errors import ConfigurationError, at_least
-from .posterior import log_distance
+from .neighbours import log_distance
 
 MEDIAN_ROWS = 1000
 """Rows of either sample that choose the bandwidth of a kernel."""

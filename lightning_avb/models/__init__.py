@@ -1,11 +1,30 @@
 """One file per method, its objective derived in the docstring."""
 
-from .aae import AAE
-from .avb import AVB
-from .bigan import BiGAN
-from .categorical_aae import CategoricalAAE
-from .gan import GAN
-from .posterior import Posterior
-from .vae import VAE
+from .aae import AAE, AAEPlayers
+from .avb import AVB, AVBPlayers
+from .bigan import BiGAN, BiGANPlayers
+from .categorical_aae import CategoricalAAE, CategoricalAAEPlayers
+from .gan import GAN, GANPlayers
+from .latent import EncodingModel, GenerativeModel, LatentVariableModel
+from .posterior import Posterior, PosteriorPlayers
+from .vae import VAE, VAEPlayers
 
-__all__ = ["AAE", "AVB", "GAN", "VAE", "BiGAN", "CategoricalAAE", "Posterior"]
+__all__ = [
+    "AAE",
+    "AVB",
+    "GAN",
+    "VAE",
+    "AAEPlayers",
+    "AVBPlayers",
+    "BiGAN",
+    "BiGANPlayers",
+    "CategoricalAAE",
+    "CategoricalAAEPlayers",
+    "EncodingModel",
+    "GANPlayers",
+    "GenerativeModel",
+    "LatentVariableModel",
+    "Posterior",
+    "PosteriorPlayers",
+    "VAEPlayers",
+]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torchmetrics
 from pytorch_lightning.utilities import CombinedLoader
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, one_hot
@@ -24,6 +23,7 @@ from ..batch import Batch, Shape
 from ..conditionals import BernoulliDecoder, CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
 from ..conditionals.categorical import head_distance_penalty
 from ..errors import ConfigurationError, at_least, check_weights
+from ..evaluation import ClusterCounts
 from ..lightning_private import attached_datamodule, moved_batch
 from ..networks import MLP, InputNoise, Network, check_rows_apart, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
@@ -83,7 +83,7 @@ class CategoricalAAE(LatentVariableModel):
     """
 
     encoder: CategoricalEncoder
-    members: Any
+    cluster_counts: Any
     label_argument = "classes"
 
     def __init__(
@@ -172,7 +172,9 @@ class CategoricalAAE(LatentVariableModel):
             {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.judged}
         )
         check_rows_apart(discriminator=self.discriminators)
-        self.members = nn.ModuleDict({stage: Members(self.categories, classes or 1) for stage in ("val", "test")})
+        self.cluster_counts = nn.ModuleDict(
+            {stage: ClusterCounts(self.categories, classes or 1) for stage in ("val", "test")}
+        )
 
     def configure_model(self) -> None:
         super().configure_model()
@@ -220,8 +222,10 @@ class CategoricalAAE(LatentVariableModel):
         return head_distance_penalty(self.encoder.cluster_heads.weight.T, self.head_distance)
 
     def terms(self, logits: Tensor, z: Tensor) -> dict[str, AdversarialTerms]:
-        """What the discriminators give for categories and styles, as the encoder's heads give them, next to draws of
-        their priors. Those of weight 0 are left out.
+        """What the discriminators give for a batch, next to draws of their priors; those of weight 0 are left out.
+
+        Args:
+            logits, z: categories and styles, as the encoder's heads give them.
         """
         found = {}
         for part, discriminator in self.discriminators.items():
@@ -267,7 +271,7 @@ class CategoricalAAE(LatentVariableModel):
         reconstruction = -self.log_likelihood(batch, self.encoder.join(logits.softmax(-1), z))
         return {"reconstruction": reconstruction, **_accuracies(self.terms(logits, z))}
 
-    # Errors: of the labels, or of clusters that are called by the label of their surest member.
+    # Errors: of the labels, or of clusters that are called by the label of their most confident row.
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)
@@ -296,23 +300,23 @@ class CategoricalAAE(LatentVariableModel):
     def _count(self, stage: str, batch: Batch) -> None:
         batch = batch.counted
         if batch.y is not None and len(batch.x):
-            self.members[stage].update(self.encoder.heads(batch.x)[0], batch.y)
+            self.cluster_counts[stage].update(self.encoder.heads(batch.x)[0], batch.y)
 
     def on_validation_epoch_start(self) -> None:
-        self.members["val"].reset()
+        self.cluster_counts["val"].reset()
 
     def on_validation_epoch_end(self) -> None:
         self._log_error("val")
 
     def on_test_epoch_start(self) -> None:
         """Clusters get their labels from the validation data."""
-        self.members["test"].reset()
+        self.cluster_counts["test"].reset()
         if not self.clusters:
             return
         data = attached_datamodule(self)
         if data is None:
             raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
-        self.members["val"].reset()
+        self.cluster_counts["val"].reset()
         data.setup("validate")
         for batch, _, loader in CombinedLoader(data.val_dataloader(), "sequential"):
             batch = moved_batch(self, batch, loader)
@@ -323,10 +327,12 @@ class CategoricalAAE(LatentVariableModel):
         self._log_error("test")
 
     def _log_error(self, stage: str) -> None:
-        if not self.members[stage].update_called:
+        if not self.cluster_counts[stage].update_called:
             return
-        counts, _ = self.members[stage].compute()
-        known, label = self.members["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
+        counts, _ = self.cluster_counts[stage].compute()
+        known, label = (
+            self.cluster_counts["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
+        )
         if known.any() and counts.any():
             right = counts[torch.arange(self.categories), label].sum()
             self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True, sync_dist=True)
@@ -363,44 +369,3 @@ def _check_noiseless(encoder: nn.Module) -> None:
             raise ConfigurationError(
                 "smoothness: noise in the encoder would drown the change it looks for; leave noise and dropout at 0"
             )
-
-
-class Members(torchmetrics.Metric):
-    """How many rows of each label every category holds, and the label of its surest row.
-
-    Args:
-        categories, classes: how many.
-    """
-
-    full_state_update = False
-
-    def __init__(self, categories: int, classes: int) -> None:
-        super().__init__()
-        self.categories, self.classes = categories, classes
-        self.counts: Tensor
-        self.surest: Tensor
-        self.add_state("counts", torch.zeros(categories, classes, dtype=torch.int64), dist_reduce_fx="sum")
-        empty = torch.tensor([-torch.inf, 0.0], dtype=torch.float64).repeat(categories, 1)
-        self.add_state("surest", empty, dist_reduce_fx=_surest)
-
-    def update(self, logits: Tensor, y: Tensor) -> None:
-        """Rows with q(y|x) by its logits, `(batch, categories)`, and their labels; -1: not counted."""
-        logits, y = logits[y >= 0].double(), y[y >= 0]
-        cell = logits.argmax(-1) * self.classes + y
-        self.counts += cell.bincount(minlength=self.counts.numel()).view_as(self.counts)
-        if len(y):
-            # Probabilities are 1 to the last digit for many rows; their odds still differ.
-            others = torch.eye(self.categories, dtype=torch.bool, device=y.device)
-            odds = logits - logits.unsqueeze(-2).masked_fill(others, -torch.inf).logsumexp(-1)
-            best, row = odds.max(0)
-            self.surest = _surest(torch.stack([self.surest, torch.stack([best, y[row].double()], -1)]))
-
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Counts `(categories, classes)`, and the label of each category's surest row, `(categories,)`."""
-        return self.counts, self.surest[:, 1].long()
-
-
-def _surest(found: Tensor) -> Tensor:
-    """Of `(processes, categories, 2)` odds and labels, the surest of every category."""
-    best = found[..., 0].argmax(0)
-    return found[best, torch.arange(found.shape[1], device=found.device)]

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import noise
 from ..errors import ConfigurationError, DensityError
-from ..targets.calls import Lenient, simulated
-from ..targets.checks import check_named, check_target, first_wrong
+from ..targets.calls import TolerantDensity, checked_simulation
+from ..targets.checks import check_target, check_tensors, first_invalid
 from .nearest_normal import Normal, cholesky_or_nan, nearest_normal
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def place_coordinates(model: Posterior) -> None:
     Raises:
         ConfigurationError: see `Posterior`.
     """
-    log_density = Lenient(model.target)
+    log_density = TolerantDensity(model.target)
     x = _simulated(model, 2)[1] if model.amortised else torch.ones(2, 1).to(model.location)
     check_target(model.target, noise.normal((64, 2, model.latent_dim), model.location), x)
     if model.standardise:
@@ -39,16 +39,16 @@ def place_coordinates(model: Posterior) -> None:
 def _simulated(model: Posterior, count: int) -> tuple[Tensor, Tensor]:
     """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
     what = f"simulate({count}) of {type(model.target).__name__}"
-    theta, x = simulated(model.target, count)  # type: ignore[arg-type]
-    check_named(what, theta, (count,), {name: block.shape for name, block in model.support.blocks.items()})
-    check_named(what, {"x": x}, (count,), {"x": tuple(model.target.data_shape or ())})
+    theta, x = checked_simulation(model.target, count)  # type: ignore[arg-type]
+    check_tensors(what, theta, (count,), {name: block.shape for name, block in model.support.blocks.items()})
+    check_tensors(what, {"x": x}, (count,), {"x": tuple(model.target.data_shape or ())})
     z = model.support.unconstrain(theta).to(model.location)
     if not torch.isfinite(z).all():
-        raise ConfigurationError(f"target: {what} gives parameters off their support, {dict(model.target.kinds)}")
+        raise ConfigurationError(f"target: {what} gives parameters off their support, {dict(model.target.constraints)}")
     return z, x.to(model.location)
 
 
-def _place(model: Posterior, x: Tensor, log_density: Lenient) -> None:
+def _place(model: Posterior, x: Tensor, log_density: TolerantDensity) -> None:
     """Places the coordinates; a family's by the moments of its parameters, whatever the data."""
     name, coordinates = type(model.target).__name__, model.support.coordinates
     if model.amortised:
@@ -72,7 +72,7 @@ def _place(model: Posterior, x: Tensor, log_density: Lenient) -> None:
     model.scale_tril.copy_(placed.scale_tril)
 
 
-def _nearest_normal(model: Posterior, log_density: Lenient) -> Normal:
+def _nearest_normal(model: Posterior, log_density: TolerantDensity) -> Normal:
     """That of the target, however far away; each attempt begins where the last one ended, with longer strides."""
     origin = torch.zeros_like(model.location)
 
@@ -109,7 +109,7 @@ def _check_start(model: Posterior, x: Tensor) -> Tensor:
     theta, _ = model.support.constrain(model.to_z(u.detach()))
     for what, numbers in (("log-density", value.detach()), ("slope of the log-density", slope.sum(-1))):
         if len(wrong := numbers[~torch.isfinite(numbers)]):
-            where = first_wrong(theta, numbers)
+            where = first_invalid(theta, numbers)
             raise ConfigurationError(
                 f"target: the {what} of {name} is {wrong[0].item()} at {len(wrong)} of {numbers.numel()} points "
                 f"where the sampler is to begin, for example at {where}; is the support right, the density proper?"
@@ -118,7 +118,7 @@ def _check_start(model: Posterior, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _check_tails(model: Posterior, x: Tensor, highest: Tensor, log_density: Lenient) -> None:
+def _check_tails(model: Posterior, x: Tensor, highest: Tensor, log_density: TolerantDensity) -> None:
     """Raises ConfigurationError if the density is level far out along a coordinate, or falls as 1 / |u| does.
 
     What is 50 nats below the highest value there, overflows or raises is taken to have fallen.

@@ -228,7 +228,7 @@ class LatentVariableModel(EncodingModel):
     """
 
     decoder: Decoder
-    log_volume: Tensor
+    log_jacobian: Tensor
 
     def __init__(
         self,
@@ -249,7 +249,7 @@ class LatentVariableModel(EncodingModel):
         if weight_prior is not None and not weight_prior > 0:
             raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")
         self.weight_prior, self.rows = weight_prior, 0
-        self.register_buffer("log_volume", torch.zeros(()))
+        self.register_buffer("log_jacobian", torch.zeros(()))
 
     def build(self, data_shape: Shape) -> None:
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
@@ -261,7 +261,7 @@ class LatentVariableModel(EncodingModel):
         if attached_datamodule(self) is None:
             return
         data = self.data
-        self.log_volume.fill_(data.log_volume)
+        self.log_jacobian.fill_(data.log_jacobian)
         self.rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
 
     @property
@@ -284,7 +284,7 @@ class LatentVariableModel(EncodingModel):
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z), `(samples, batch)`, in nats of the units that x had before it was standardised."""
-        return self.decoder(z, batch.y).log_prob(batch.x) + self.log_volume
+        return self.decoder(z, batch.y).log_prob(batch.x) + self.log_jacobian
 
     def bits_per_dim(self, bound: Tensor) -> dict[str, Tensor]:
         """A bound of log p(x) in bits per dimension of x, for decoders of data with a fixed number of values."""

@@ -56,7 +56,7 @@ from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from ..recipes import recipe
 from ..support import Parameters
 from ..targets import Family, Target
-from ..targets.calls import called
+from ..targets.calls import checked_log_prob
 from .coordinates import place_coordinates
 
 TargetRecipe = Callable[[], Target]
@@ -150,8 +150,8 @@ class Posterior(Game):
             raise ConfigurationError(f"target: {error}") from error
         if not isinstance(target, Target):
             raise ConfigurationError(f"target: {type(target).__name__} is no lightning_avb.targets.Target")
-        if not getattr(target, "kinds", None):
-            raise ConfigurationError(f"target: {type(target).__name__} sets no `kinds`, its parameters by name")
+        if not getattr(target, "constraints", None):
+            raise ConfigurationError(f"target: {type(target).__name__} sets no `constraints`, its parameters by name")
         if target.data_shape is not None and not isinstance(target.data_shape, (tuple, list)):
             raise ConfigurationError(f"target: data_shape {target.data_shape!r} is to be a tuple, as (4,)")
         if target.data_shape is not None and not isinstance(target, Family):
@@ -162,7 +162,7 @@ class Posterior(Game):
         self.support = target.support
         self.advice = (
             f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
-            f"support, {', '.join(f'{name} {kind}' for name, kind in target.kinds.items())}, and the support the right "
+            f"support, {', '.join(map(' '.join, target.constraints.items()))}, and the support the right "
             "one? A smaller learning rate or clip_norm for that player is the other cure."
         )
         self.build_if_known(data_shape=target.data_shape or (1,))
@@ -251,7 +251,7 @@ class Posterior(Game):
     def log_density(self, u: Tensor, x: Tensor) -> Tensor:
         """log p in the sampler's coordinates, `(samples, batch)`, of u `(samples, batch, latent_dim)`."""
         with torch.autocast(u.device.type, enabled=False):
-            value = called(self.target, self.to_z(u), x if self.amortised else None)
+            value = checked_log_prob(self.target, self.to_z(u), x if self.amortised else None)
             return value + self.scale_tril.diagonal().log().sum()
 
     def to_z(self, u: Tensor) -> Tensor:
@@ -319,12 +319,12 @@ class Posterior(Game):
             ConfigurationError: a count below 1, or a family without x.
         """
         z = self.draw_z(count, x)
-        return self.target.named(z if self.amortised else z.squeeze(1))
+        return self.target.by_name(z if self.amortised else z.squeeze(1))
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
         """One draw per row by the target's names, with the rows' `index`."""
         z = self.to_z(self.encoder(batch.x).rsample((1,)))[0]
-        return {**self.target.named(z), "index": batch.index}
+        return {**self.target.by_name(z), "index": batch.index}
 
 
 class _Tempered:

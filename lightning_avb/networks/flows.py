@@ -32,12 +32,11 @@ FlowKind = Literal["affine", "spline"]
 
 
 class AutoregressiveFlow(nn.Module):
-    """A chain of autoregressive bijections of vectors, each in the reverse order of the one before; the identity at
-    the start.
+    """A chain of autoregressive bijections of vectors, which starts as the identity.
 
-    One direction takes one pass, the other `passes` of them. Used for drawing, `affine` is the inverse autoregressive
-    flow of Kingma et al. (2016); `spline` is the rational-quadratic one of Durkan et al. (2019) on [-5, 5], the
-    identity beyond.
+    Each reads the dimensions in the reverse order of the one before. One direction takes one pass, the other `passes`
+    of them. Used for drawing, `affine` is the inverse autoregressive flow of Kingma et al. (2016); `spline` is the
+    rational-quadratic one of Durkan et al. (2019) on [-5, 5], the identity beyond.
 
     Args:
         dim: length of the vectors.

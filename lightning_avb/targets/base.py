@@ -13,28 +13,28 @@ from torch import Tensor, nn
 from ..batch import Shape
 from ..errors import ConfigurationError, DensityError
 from ..support import Parameters, Support
-from .calls import Lenient, said
+from .calls import TolerantDensity, one_line
 
 
 class Target(nn.Module, abc.ABC):
     """A log-density over named parameters, with the data in it as buffers.
 
-    A subclass sets `kinds` and writes `log_density`.
+    A subclass sets `constraints` and writes `log_density`.
 
     Attributes:
-        kinds: name -> constraint of every parameter, see `Support`.
+        constraints: name -> constraint of every parameter, see `Support`.
         data_shape: shape of a data set x where the target is a family log p(x, theta), with one posterior for every x;
             None: there is one posterior.
-        plane: the two columns that a picture shows, such as `mu` and `theta[0]`; None: the first two.
+        plot_columns: the two columns that a picture shows, such as `mu` and `theta[0]`; None: the first two.
     """
 
-    kinds: Mapping[str, str]
+    constraints: Mapping[str, str]
     data_shape: Shape | None = None
-    plane: tuple[str, str] | None = None
+    plot_columns: tuple[str, str] | None = None
 
     @property
     def support(self) -> Support:
-        return Support(self.kinds)
+        return Support(self.constraints)
 
     @abc.abstractmethod
     def log_density(self, **theta: Tensor) -> Tensor:
@@ -52,13 +52,13 @@ class Target(nn.Module, abc.ABC):
         """Exact draws, or those of a long run, by name, `(count, ...)`, or all if there are fewer; None: no draws."""
         return None
 
-    def at(self, z: Tensor, **data: Any) -> Tensor:
+    def log_prob(self, z: Tensor, **data: Any) -> Tensor:
         """log p(z), `(...)`, at unconstrained coordinates z `(..., dim)`, with the Jacobian."""
         theta, log_jacobian = self.support.constrain(z)
         return self.log_density(**data, **theta).to(log_jacobian) + log_jacobian
 
     @torch.no_grad()
-    def density_at(self, values: Tensor, x: Tensor | None = None) -> Tensor:
+    def constrained_log_density(self, values: Tensor, x: Tensor | None = None) -> Tensor:
         """The log-density without the Jacobian, `(...)`, at parameters that are concatenated to `(..., n)`.
 
         It is -inf outside the support, where `log_density` is not called, and where that gives nan or raises.
@@ -71,11 +71,11 @@ class Target(nn.Module, abc.ABC):
         }
         inside = self.support.contains(theta)
         z = self.support.unconstrain(theta).where(inside.unsqueeze(-1), values.new_zeros(()))
-        value = Lenient(self)(z, x, most=256) - self.support.constrain(z)[1]
+        value = TolerantDensity(self)(z, x, most=256) - self.support.constrain(z)[1]
         return value.where(inside & ~torch.isnan(value), -torch.inf)
 
     @torch.no_grad()
-    def named(self, z: Tensor) -> Parameters:
+    def by_name(self, z: Tensor) -> Parameters:
         """The parameters at unconstrained coordinates z `(..., dim)`, and what is derived from them, by name.
 
         Raises:
@@ -87,4 +87,4 @@ class Target(nn.Module, abc.ABC):
         except ConfigurationError:
             raise
         except Exception as error:
-            raise DensityError(f"target: `derived` of {type(self).__name__} raises {said(error)}") from error
+            raise DensityError(f"target: `derived` of {type(self).__name__} raises {one_line(error)}") from error

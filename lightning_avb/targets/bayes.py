@@ -49,7 +49,7 @@ class NormalSample(Target):
         values = EIGHT_SCHOOLS["y"] if y is None else list(y)
         if len(values) < 2 or len(set(values)) < 2:
             raise ConfigurationError(f"y: {values} has no two different observations")
-        self.kinds, self.prior_scale = {"mu": "real", "log_sigma": "real"}, prior_scale
+        self.constraints, self.prior_scale = {"mu": "real", "log_sigma": "real"}, prior_scale
         self.register_buffer("y", torch.tensor(values, dtype=torch.get_default_dtype()))
 
     def log_density(self, *, mu: Tensor, log_sigma: Tensor) -> Tensor:  # type: ignore[override]
@@ -88,13 +88,13 @@ class EightSchools(Target):
     real line. The posterior does not change under (tau, eta) -> (-tau, -eta).
     """
 
-    plane = ("tau", "eta[0]")
+    plot_columns = ("tau", "eta[0]")
     y: Tensor
     sigma: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        self.kinds = {"mu": "real", "tau": "real", "eta": "real[8]"}
+        self.constraints = {"mu": "real", "tau": "real", "eta": "real[8]"}
         for name, values in EIGHT_SCHOOLS.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.get_default_dtype()))
 
@@ -158,7 +158,7 @@ class LogisticRegression(Target):
         y = finite_tensor(path, labels, arrays[labels], 1)
         if len(x) != len(y) or not ((y == 0) | (y == 1)).all():
             raise ConfigurationError(f"path: {path}: {labels} does not fit; {expected}")
-        self.kinds = {"beta": f"real[{x.shape[1]}]"}
+        self.constraints = {"beta": f"real[{x.shape[1]}]"}
         self.register_buffer("x", x)
         self.register_buffer("signs", 1 - 2 * y)
 

@@ -20,7 +20,7 @@ _GENERAL_ERRORS = (ConfigurationError, torch.OutOfMemoryError)
 """What a log-density may raise that does not depend on the point."""
 
 
-def called(target: Target, z: Tensor, x: Tensor | None = None) -> Tensor:
+def checked_log_prob(target: Target, z: Tensor, x: Tensor | None = None) -> Tensor:
     """log p, `(samples, batch)`, at z `(samples, batch, dim)`, for a family's data sets x `(batch, ...)`.
 
     Raises:
@@ -28,13 +28,13 @@ def called(target: Target, z: Tensor, x: Tensor | None = None) -> Tensor:
     """
     data = {} if x is None else {"x": x}
     try:
-        return target.at(z, **data)
+        return target.log_prob(z, **data)
     except _GENERAL_ERRORS:
         raise
     except Exception as error:
         position = _described(target, _first_raising(target, z.detach(), data))
         raise DensityError(
-            f"target: the log-density of {type(target).__name__} fails {position}: {said(error)}"
+            f"target: the log-density of {type(target).__name__} fails {position}: {one_line(error)}"
         ) from error
 
 
@@ -47,7 +47,7 @@ def _first_raising(target: Target, z: Tensor, data: dict[str, Any]) -> Tensor:
                 half = z.chunk(2, axis)[part]
                 rows = {name: value.chunk(2)[part] for name, value in data.items()} if axis else data
                 try:
-                    target.at(half, **rows)
+                    target.log_prob(half, **rows)
                 except Exception:
                     z, data = half, rows
                     break
@@ -56,7 +56,7 @@ def _first_raising(target: Target, z: Tensor, data: dict[str, Any]) -> Tensor:
     return z
 
 
-class Lenient:
+class TolerantDensity:
     """The log-density far from the draws, where a user's code may raise: it is -inf there.
 
     A set of points that raises is divided in halves, until the points that raise are found.
@@ -87,7 +87,7 @@ class Lenient:
             begin, end = pending.pop(0)
             calls += 1
             try:
-                found[begin] = self.target.at(z[begin:end], **data)
+                found[begin] = self.target.log_prob(z[begin:end], **data)
             except _GENERAL_ERRORS:
                 raise
             except Exception as error:
@@ -97,7 +97,7 @@ class Lenient:
                     continue
                 points = z[begin:end]
                 self.count += points[..., 0].numel()
-                self.first = self.first or f"{_described(self.target, points.detach())}: {said(error)}"
+                self.first = self.first or f"{_described(self.target, points.detach())}: {one_line(error)}"
                 found[begin] = 0 * points.sum(-1) - torch.inf  # keeps the gradient defined
         return torch.cat([found[begin] for begin in sorted(found)])
 
@@ -110,7 +110,7 @@ class Lenient:
             )
 
 
-def simulated(family: Family, count: int, seed: int = 0) -> tuple[Parameters, Tensor]:
+def checked_simulation(family: Family, count: int, seed: int = 0) -> tuple[Parameters, Tensor]:
     """`family.simulate(count, seed)`.
 
     Raises:
@@ -122,11 +122,11 @@ def simulated(family: Family, count: int, seed: int = 0) -> tuple[Parameters, Te
         raise
     except Exception as error:
         raise ConfigurationError(
-            f"target: simulate({count}) of {type(family).__name__} fails: {said(error)}"
+            f"target: simulate({count}) of {type(family).__name__} fails: {one_line(error)}"
         ) from error
 
 
-def said(error: Exception) -> str:
+def one_line(error: Exception) -> str:
     """An exception in one line, for a message."""
     return textwrap.shorten(f"{type(error).__name__}: {error}".rstrip(".: "), 300)
 

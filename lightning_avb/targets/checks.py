@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..draws import flat
+from ..draws import to_table
 from ..errors import ConfigurationError
 from ..support import Parameters
 from .base import Target
-from .calls import Lenient, point, said
+from .calls import TolerantDensity, one_line, point
 
 RESERVED_NAMES = ("file", "index")
 """Names that have another meaning in files and predictions."""
@@ -44,11 +44,11 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
     except ConfigurationError:
         raise
     except Exception as error:
-        look = Lenient(target)
+        look = TolerantDensity(target)
         alone = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
         look(alone, x[:1] if data else None)
         # If all points fail, the point is not the cause.
-        what = f"for {shapes}: {said(error)}" if look.count in (0, len(alone)) else look.first
+        what = f"for {shapes}: {one_line(error)}" if look.count in (0, len(alone)) else look.first
         raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
@@ -63,27 +63,27 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
         raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
     if torch.isnan(value).any():
         raise ConfigurationError(
-            f"target: the log-density of {name} is not a number at {first_wrong(theta, value)}; is the support right?"
+            f"target: the log-density of {name} is not a number at {first_invalid(theta, value)}; is the support right?"
         )
     value = value + log_jacobian
     if not torch.isfinite(value).any():
         raise ConfigurationError(
             f"target: the log-density of {name} is {value.flatten()[0].item()} at all of 128 points around 0 in "
-            f"the unconstrained coordinates, such as at {first_wrong(theta, value)}; shift or scale its parameters"
+            f"the unconstrained coordinates, such as at {first_invalid(theta, value)}; shift or scale its parameters"
         )
 
 
 def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) -> None:
     name = type(target).__name__
-    check_named(f"`derived` of {name}", derived, (64, 2))
+    check_tensors(f"`derived` of {name}", derived, (64, 2))
     for key in [*theta, *derived]:
         if key in RESERVED_NAMES or (key in theta and key in derived):
             raise ConfigurationError(f"target: {name} names a quantity {key!r}, which is the name of something else")
-    columns = flat({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
-    if missing := [column for column in target.plane or () if column not in columns]:
-        raise ConfigurationError(f"target: the plane of {name} names {missing[0]!r}, none of {', '.join(columns)}")
+    columns = to_table({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
+    if missing := [column for column in target.plot_columns or () if column not in columns]:
+        raise ConfigurationError(f"target: plot_columns of {name} has {missing[0]!r}, none of {', '.join(columns)}")
     if known is not None:
-        check_named(f"reference(16) of {name}", known, ())
+        check_tensors(f"reference(16) of {name}", known, ())
         counts = {value.shape[:1] for value in known.values()}
         if len(counts) != 1:
             raise ConfigurationError(f"target: reference(16) of {name} gives different numbers of draws")
@@ -93,10 +93,10 @@ def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) ->
                 f"target: the reference draws of {name} are of {', '.join(known)}, and it has {', '.join(ours)}"
             )
         shapes = {key: ours[key] for key in known if key in ours}
-        check_named(f"reference(16) of {name}", known, tuple(*counts), shapes)
+        check_tensors(f"reference(16) of {name}", known, tuple(*counts), shapes)
 
 
-def check_named(
+def check_tensors(
     what: str, found: Any, leading: tuple[int, ...], shapes: dict[str, tuple[int, ...]] | None = None
 ) -> None:
     """Checks tensors that a target returns by name.
@@ -122,7 +122,7 @@ def check_named(
     raise ConfigurationError(f"target: {what} should return a dict of tensors {expected}; it returned {gave}")
 
 
-def first_wrong(theta: Parameters, value: Tensor) -> str:
+def first_invalid(theta: Parameters, value: Tensor) -> str:
     """The first point whose log-density is not finite, for a message."""
     where = tuple((~torch.isfinite(value)).nonzero()[0].tolist())
     return point(theta, where)

@@ -61,7 +61,7 @@ class Gaussian(Target):
             raise ConfigurationError("covariance: is not symmetric and positive definite")
         if mean is not None and len(mean) != dim:
             raise ConfigurationError(f"mean: has {len(mean)} numbers, and covariance {dim} rows")
-        self.kinds = {"z": f"real[{dim}]"}
+        self.constraints = {"z": f"real[{dim}]"}
         self.register_buffer("loc", torch.tensor([0.0] * dim if mean is None else list(mean), dtype=torch.float64))
         self.register_buffer("scale_tril", scale_tril)
         self.to(torch.get_default_dtype())
@@ -97,7 +97,7 @@ class Rosenbrock(Target):
     ) -> None:
         super().__init__()
         check_positive(scale=scale, width=width)
-        self.dim, self.kinds = dim, {"z": f"real[{at_least(2, dim=dim)}]"}
+        self.dim, self.constraints = dim, {"z": f"real[{at_least(2, dim=dim)}]"}
         self.location, self.scale, self.curvature, self.width = location, scale, curvature, width
 
     def log_density(self, *, z: Tensor) -> Tensor:  # type: ignore[override]
@@ -128,7 +128,7 @@ class Ring(Target):
     def __init__(self, radius: float = 2.0, width: float = 0.2) -> None:
         super().__init__()
         check_positive(radius=radius, width=width)
-        self.kinds = {"z": "real[2]"}
+        self.constraints = {"z": "real[2]"}
         self.radius, self.width = radius, width
 
     def log_density(self, *, z: Tensor) -> Tensor:  # type: ignore[override]
@@ -159,7 +159,7 @@ class Torus(Target):
         check_positive(radius=radius, tube=tube, width=width)
         if tube >= radius:
             raise ConfigurationError(f"tube: {tube} is not below the radius, {radius}")
-        self.kinds = {"z": "real[3]"}
+        self.constraints = {"z": "real[3]"}
         self.radius, self.tube, self.width = radius, tube, width
 
     def log_density(self, *, z: Tensor) -> Tensor:  # type: ignore[override]
@@ -199,7 +199,7 @@ class Funnel(Target):
     def __init__(self, dim: int = 10, scale: float = 3.0) -> None:
         super().__init__()
         check_positive(scale=scale)
-        self.dim, self.scale, self.kinds = dim, scale, {"z": f"real[{at_least(2, dim=dim)}]"}
+        self.dim, self.scale, self.constraints = dim, scale, {"z": f"real[{at_least(2, dim=dim)}]"}
 
     def log_density(self, *, z: Tensor) -> Tensor:  # type: ignore[override]
         v, rest = z[..., 0], z[..., 1:]
@@ -226,7 +226,7 @@ class StudentT(Target):
 
     def __init__(self, dim: int = 10, df: int = 3) -> None:
         super().__init__()
-        self.dim, self.df, self.kinds = dim, at_least(1, df=df), {"z": f"real[{at_least(1, dim=dim)}]"}
+        self.dim, self.df, self.constraints = dim, at_least(1, df=df), {"z": f"real[{at_least(1, dim=dim)}]"}
         constant = math.lgamma((df + dim) / 2) - math.lgamma(df / 2) - 0.5 * dim * math.log(df * math.pi)
         self.log_constant = constant
 
@@ -283,7 +283,7 @@ class Mixture(Target):
             raise ConfigurationError(f"weights: {len(shares)} of them for {len(rows)} means")
         for share in shares:
             check_positive(weights=share)
-        self.scale, self.kinds = scale, {"z": f"real[{len(rows[0])}]"}
+        self.scale, self.constraints = scale, {"z": f"real[{len(rows[0])}]"}
         self.register_buffer("means", torch.tensor(rows, dtype=torch.get_default_dtype()))
         log_weights = torch.tensor(shares, dtype=torch.float64).log().log_softmax(-1)
         self.register_buffer("log_weights", log_weights.to(torch.get_default_dtype()))

@@ -19,7 +19,7 @@ from .exact import inverse_cdf_draws, seeded_generator
 class Family(Target):
     """log p(x, theta), one posterior for every data set x, with draws of the joint distribution.
 
-    A subclass sets `kinds` and `data_shape` and writes `log_density` and `simulate`.
+    A subclass sets `constraints` and `data_shape` and writes `log_density` and `simulate`.
     """
 
     data_shape: Shape
@@ -61,7 +61,7 @@ class NormalMean(Family):
     def __init__(self, observations: int = 4, prior_scale: float = 1.0, scale: float = 1.0) -> None:
         super().__init__()
         check_positive(prior_scale=prior_scale, scale=scale)
-        self.kinds, self.data_shape = {"mu": "real"}, (at_least(1, observations=observations),)
+        self.constraints, self.data_shape = {"mu": "real"}, (at_least(1, observations=observations),)
         self.prior_scale, self.scale = prior_scale, scale
 
     def log_density(self, *, x: Tensor, mu: Tensor) -> Tensor:  # type: ignore[override]
@@ -94,7 +94,7 @@ class Parabola(Family):
     def __init__(self, scale: float = 0.3) -> None:
         super().__init__()
         check_positive(scale=scale)
-        self.kinds, self.data_shape, self.scale = {"z": "real[2]"}, (1,), scale
+        self.constraints, self.data_shape, self.scale = {"z": "real[2]"}, (1,), scale
 
     def log_density(self, *, x: Tensor, z: Tensor) -> Tensor:  # type: ignore[override]
         expected = z[..., 0].square() + z[..., 1]

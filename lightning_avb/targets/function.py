@@ -20,12 +20,12 @@ from .files import read_draws
 class Function(Target):
     """A log-density that is a Python function of its parameters.
 
-    In Python, use `Function.recipe(log_density, kinds)`.
+    In Python, use `Function.recipe(log_density, constraints)`.
 
     Args:
         log_density: the dotted path of the function. For `{mu: real, tau: positive}` it is called as
             `log_density(mu=..., tau=...)`; see `Target.log_density` for the shapes.
-        kinds: name -> kind of every parameter, see `Support`.
+        constraints: name -> kind of every parameter, see `Support`.
         derived: the path of a function of the same parameters that returns a dict of further quantities.
         reference: draws to compare those of the sampler with, see `Target.reference`: the path of a function
             `(count, seed)` that returns a dict of tensors, or an .npz file with an array `(draws, ...)` for each name,
@@ -36,10 +36,10 @@ class Function(Target):
     """
 
     def __init__(
-        self, log_density: str, kinds: Mapping[str, str], derived: str | None = None, reference: str | None = None
+        self, log_density: str, constraints: Mapping[str, str], derived: str | None = None, reference: str | None = None
     ) -> None:
         super().__init__()
-        self.kinds = kinds
+        self.constraints = constraints
         self._log_density = import_function("log_density", log_density)
         self._derived = import_function("derived", derived) if derived is not None else None
         self._reference: Callable[[int, int], Parameters] | None = None
@@ -52,7 +52,7 @@ class Function(Target):
     def recipe(
         cls,
         log_density: Callable[..., Tensor],
-        kinds: Mapping[str, str],
+        constraints: Mapping[str, str],
         derived: Callable[..., Parameters] | None = None,
         reference: Callable[[int, int], Parameters] | str | Path | None = None,
     ) -> Callable[[], Function]:
@@ -69,7 +69,7 @@ class Function(Target):
             for name, function in functions.items()
             if function is not None
         }
-        return partial(cls, kinds=kinds, **found)
+        return partial(cls, constraints=constraints, **found)
 
     def log_density(self, **theta: Tensor) -> Tensor:
         return self._log_density(**theta)

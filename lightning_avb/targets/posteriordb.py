@@ -104,7 +104,7 @@ class EightSchoolsNoncentered(PosteriordbTarget):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.kinds = {"mu": "real", "tau": "positive", "eta": f"real[{len(self.y)}]"}
+        self.constraints = {"mu": "real", "tau": "positive", "eta": f"real[{len(self.y)}]"}
 
     def log_density(self, *, mu: Tensor, tau: Tensor, eta: Tensor) -> Tensor:  # type: ignore[override]
         prior = log_normal(mu, 0.0, 5.0) + _log_half_cauchy(tau, 5.0)
@@ -137,7 +137,7 @@ class KidScore(PosteriordbTarget):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.kinds = {"beta": "real[3]", "sigma": "positive"}
+        self.constraints = {"beta": "real[3]", "sigma": "positive"}
 
     def log_density(self, *, beta: Tensor, sigma: Tensor) -> Tensor:  # type: ignore[override]
         inputs = torch.stack([torch.ones_like(self.mom_hs), self.mom_hs, self.mom_iq]).to(beta)
@@ -164,7 +164,7 @@ class Garch(PosteriordbTarget):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.kinds = {"mu": "real", "alpha0": "positive", "alpha1": "unit_interval", "share": "unit_interval"}
+        self.constraints = {"mu": "real", "alpha0": "positive", "alpha1": "unit_interval", "share": "unit_interval"}
 
     def log_density(  # type: ignore[override]
         self, *, mu: Tensor, alpha0: Tensor, alpha1: Tensor, share: Tensor
@@ -207,7 +207,7 @@ class LowDimGaussMix(PosteriordbTarget):
 
     def __init__(self, path: str | Path) -> None:
         super().__init__(path)
-        self.kinds = {"mu": "ordered[2]", "sigma": "positive[2]", "theta": "unit_interval"}
+        self.constraints = {"mu": "ordered[2]", "sigma": "positive[2]", "theta": "unit_interval"}
 
     def log_density(self, *, mu: Tensor, sigma: Tensor, theta: Tensor) -> Tensor:  # type: ignore[override]
         # The order of mu, and each of the half-normals, leave half of a normal density.

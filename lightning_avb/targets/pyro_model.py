@@ -41,7 +41,7 @@ class PyroModel(Target):
         parameters = [name for name, site in sites.items() if site["type"] == "param"]
         if parameters:
             raise ConfigurationError(f"model: {parameters[0]!r} is a pyro.param; give it a prior, or make it a number")
-        self.kinds = {name: _kind(name, site) for name, site in sites.items() if site["type"] == "sample"}
+        self.constraints = {name: _kind(name, site) for name, site in sites.items() if site["type"] == "sample"}
 
     def log_density(self, **theta: Tensor) -> Tensor:
         """The log-density of every point, by `torch.vmap` over the model."""
@@ -90,6 +90,6 @@ def _kind(name: str, site: Any) -> str:
     if kind is None or several or len(shape) not in ((0, 1) if dimensions == 0 else (dimensions,)):
         raise ConfigurationError(
             f"model: site {name!r} has the support {support} and shape {tuple(shape)}; numbers, vectors and Cholesky "
-            "factors of the kinds that Support knows can be learned"
+            "factors of the constraints that Support knows can be learned"
         )
     return f"{kind}[{shape[0]}]" if shape else kind

@@ -8,21 +8,36 @@ KL(q(z), p(z)), with a Gaussian in place of a black box.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from .. import noise
-from ..batch import Batch
-from .importance import BLOCK
-from .inputs import drawn_with_density, has_density, prior_of, rows_of
-from .posterior import Decomposition, critic_error, decompose, decompose_draws, kl_of_aggregate, kl_of_draws, on_grid
-from .proposals import fitted_proposal
-from .quadrature import Quadrature
+from ... import noise
+from ...batch import Batch
+from ...capabilities import HasDensityRatio
+from ...evaluation import (
+    Decomposition,
+    Quadrature,
+    critic_error,
+    decompose,
+    decompose_draws,
+    fitted_proposal,
+    has_density,
+    kl_of_aggregate,
+    kl_of_draws,
+    on_grid,
+    prior_of,
+)
+from ...evaluation.importance import BLOCK
+from ...evaluation.inputs import drawn_with_density, rows_of
+from ..base import Figure, Subset
+from .base import LikelihoodEstimator, Run, known_rows
 
 GRID_ROWS = 16
 """Rows for which a grid is filled at most."""
@@ -30,30 +45,45 @@ GRID_ROWS = 16
 DRAWS, FEW_DRAWS = 400000, 1000
 """Draws of a black box for all these rows together, and for each one of more rows."""
 
-JUDGED = 20000
+CRITIC_DRAWS = 20000
 """Draws of a row that the critic is asked about."""
 
-SPENT = "none: what the KL term is spent on"
+KL_TERM = "none: what the KL term is spent on"
 
 
-class Figure(NamedTuple):
-    """A mean over n rows in nats, and its standard error over them, nan for what is one number of all rows.
+class BoundTerms(LikelihoodEstimator):
+    """What the bound is made of, and how far off q and the critic are; see `bound_terms`."""
 
-    `which` rows: the `first` of those given, or those that are `different`.
-    """
+    name = "bound terms"
+    ROWS = 1000
+    """Over which I(x; z) is taken at most."""
 
-    name: str
-    mean: float
-    standard_error: float
-    n: int
-    which: Literal["first", "different"]
-    side: str
-    how: str
+    def begin(self, run: Run) -> None:
+        self.batches: list[Batch] = []
+
+    def update(self, run: Run, batch: Batch) -> None:
+        if sum(len(part.x) for part in self.batches) < self.ROWS:
+            self.batches.append(known_rows(batch))
+
+    def gather(self, run: Run) -> None:
+        """The first rows of the test data, each once."""
+        columns = [None if column[0] is None else torch.cat(column) for column in zip(*self.batches, strict=True)]
+        if run.trainer.world_size > 1:
+            columns = [None if column is None else torch.cat(gather_all_tensors(column)) for column in columns]
+        index, order = columns[2].sort(stable=True)  # type: ignore[union-attr]
+        first = index.diff(prepend=index[:1] - 1) > 0
+        self.batch = Batch(*columns).at(order[first]).first(self.ROWS)  # type: ignore[arg-type]
+
+    def figures(self, run: Run) -> list[Figure]:
+        begin = time.perf_counter()
+        figures = bound_terms(run.model, self.batch, run.seed, run.rows)
+        seconds = time.perf_counter() - begin
+        return [figure._replace(seconds=seconds if figure is figures[0] else 0.0) for figure in figures]
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def diagnose(model: Any, batch: Batch, seed: int, rows: int | None = None) -> list[Figure]:
+def bound_terms(model: Any, batch: Batch, seed: int, rows: int | None = None) -> list[Figure]:
     """What the bound is made of: a function of (seed, rows), in nats.
 
     In one or two latent dimensions, for the first `GRID_ROWS` rows: log p(x), the ELBO of q and their distance
@@ -64,11 +94,11 @@ def diagnose(model: Any, batch: Batch, seed: int, rows: int | None = None) -> li
         model: with `encoder`, `decoder` and `prior`.
         batch: with its `index`. Equal rows count once if there are few different ones.
         seed: of the draws.
-        rows: fill a grid for no more than so many rows.
+        rows: fill a grid for no more rows than these.
     """
     whole = batch._replace(x=batch.x.clone())
     batch = _distinct(whole, bool(model.classes))
-    which: Literal["first", "different"] = "first" if len(batch.x) == len(whole.x) else "different"
+    subset: Subset = "first" if len(batch.x) == len(whole.x) else "different"
     q = model.encoder(batch.x[:1], None if batch.y is None else batch.y[:1])
     if not has_density(q) and not q.moments(2)[1].any():
         return []
@@ -76,14 +106,14 @@ def diagnose(model: Any, batch: Batch, seed: int, rows: int | None = None) -> li
     plane, figures = model.latent_dim <= 2, list[Figure]()
     if plane:
         with _seeded(seed, "bound", few):
-            found, how, figures = _bound(model, few, which)
+            found, how, figures = _bound(model, few, subset)
     if plane and len(few.x) == len(batch.x) and found.kl.isfinite().all():
         information, aggregate = found.information, found.kl_of_aggregate
     else:
         with _seeded(seed, "parts", batch):
             information, aggregate, how = _by_draws(model, batch, plane)
     n, parts = len(batch.x), {"I(x; z)": information, "KL(q(z), p(z))": aggregate}
-    return figures + [Figure(name, value.item(), math.nan, n, which, SPENT, how) for name, value in parts.items()]
+    return figures + [Figure(name, value.item(), math.nan, n, subset, KL_TERM, how) for name, value in parts.items()]
 
 
 @contextmanager
@@ -94,7 +124,7 @@ def _seeded(seed: int, name: str, batch: Batch) -> Iterator[None]:
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:
-    """Each row once, where there are few different ones: a data set of four points, say."""
+    """Each row once, where there are few different ones: as in a data set of four points."""
     rows = batch.x.flatten(1)
     if with_labels and batch.y is not None:
         rows = torch.cat([rows, batch.y.unsqueeze(1).to(rows)], 1)
@@ -104,14 +134,14 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
     return batch.at(torch.stack([(place == i).nonzero()[0, 0] for i in range(len(different))]))
 
 
-def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tuple[Decomposition, str, list[Figure]]:
+def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str, list[Figure]]:
     n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
-    grid = Quadrature.grid(model.latent_dim, device=batch.x.device)
+    grid, has_critic = Quadrature.grid(model.latent_dim, device=batch.x.device), isinstance(model, HasDensityRatio)
 
     def decoder(z: Tensor) -> Distribution:
         return model.decoder(z.expand(-1, n, -1), batch.y) if model.classes else model.decoder(z)
 
-    def opinion(z: Tensor) -> Tensor:
+    def critic_kl(z: Tensor) -> Tensor:
         return model.density_ratio(p, q, z, batch.x, batch.y).kl
 
     error: Tensor | None = None
@@ -120,17 +150,17 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         how, side, elbo = "on a grid", "below, to within the grid", "ELBO, on a grid"
         log_q = on_grid(q.log_prob, grid, n)
         found = decompose(log_q, decoder, model.prior, batch.x, grid)
-        if hasattr(model, "density_ratio"):
-            error = critic_error(on_grid(opinion, grid, n), log_q, model.prior, grid)
+        if has_critic:
+            error = critic_error(on_grid(critic_kl, grid, n), log_q, model.prior, grid)
     else:
         z = _draws(q, DRAWS // n)
         how, side, elbo = _neighbours(z), "either, by the error of the entropy of q", "ELBO, by neighbours"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
-        if hasattr(model, "density_ratio"):
-            error = torch.cat([opinion(part) for part in z[:JUDGED].split(BLOCK)]).mean(0) - found.kl
+        if has_critic:
+            error = torch.cat([critic_kl(part) for part in z[:CRITIC_DRAWS].split(BLOCK)]).mean(0) - found.kl
     rows = {
-        exact: (found.log_likelihood + model.log_volume, "exact to the grid"),
-        elbo: (found.elbo + model.log_volume, side),
+        exact: (found.log_likelihood + model.log_jacobian, "exact to the grid"),
+        elbo: (found.elbo + model.log_jacobian, side),
         "KL(q(z|x), p(z|x))": (found.kl_to_posterior, "none: log p(x) - ELBO of these rows"),
         **({"mass of q on the grid": (found.mass, "none: 1 if the grid holds q")} if has_density(q) else {}),
         **(
@@ -140,15 +170,15 @@ def _bound(model: Any, batch: Batch, which: Literal["first", "different"]) -> tu
         ),
     }
     figures = [
-        _mean(name, values, which, side, "grid" if name == exact else how) for name, (values, side) in rows.items()
+        _mean(name, values, subset, side, "grid" if name == exact else how) for name, (values, side) in rows.items()
     ]
     return found, how, figures
 
 
-def _mean(name: str, values: Tensor, which: Literal["first", "different"], side: str, how: str) -> Figure:
+def _mean(name: str, values: Tensor, subset: Subset, side: str, how: str) -> Figure:
     n = len(values)
     error = values.std().item() / math.sqrt(n) if n > 1 else math.nan
-    return Figure(name, values.mean().item(), error, n, which, side, how)
+    return Figure(name, values.mean().item(), error, n, subset, side, how)
 
 
 def _draws(q: Distribution, count: int) -> Tensor:

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..errors import at_least
 from .importance import CHUNK, LogDensity, importance_weighting
 from .inputs import Decoder, Prior, Proposal, prior_of
+from .neighbours import neighbour_entropy
 from .quadrature import Quadrature, log_likelihood_on_grid
 
 
@@ -94,8 +95,8 @@ def decompose(
         log_integrals.append((log_x + log_p).logsumexp(0))
     log_likelihood = torch.stack(log_integrals).logsumexp(0) + quadrature.log_weight
     reconstruction, kl, information, aggregate, mass = torch.stack(sums).sum(0) * math.exp(quadrature.log_weight)
-    gap = mass * log_likelihood + reconstruction + kl
-    return Decomposition(log_likelihood, reconstruction, kl, gap, information.mean(), aggregate.mean(), mass)
+    to_posterior = mass * log_likelihood + reconstruction + kl
+    return Decomposition(log_likelihood, reconstruction, kl, to_posterior, information.mean(), aggregate.mean(), mass)
 
 
 @torch.no_grad()
@@ -110,7 +111,7 @@ def decompose_draws(
     """The parts of the bound for a q that can be drawn from and no more: log p(x) from the grid, the rest from draws.
 
     Expectations and `neighbour_entropy` are of the same draws, so that KL(q(z|x), p(z|x)) has little noise where it is
-    small. All errors are those of the two functions below.
+    small. All errors are those of `kl_of_draws` and `kl_of_aggregate`.
 
     Args:
         z: `(samples, batch, dim)`, independent draws of q(z|x).
@@ -142,55 +143,6 @@ def kl_of_aggregate(z: Tensor, prior: Prior) -> Tensor:
         prior: p(z), or a module or function whose call gives it.
     """
     return kl_of_draws(z.reshape(-1, 1, z.shape[-1]), prior)[0]
-
-
-@torch.no_grad()
-def neighbour_entropy(z: Tensor, neighbour: int = 1) -> Tensor:
-    """Entropy of the distributions that draws come from, `(batch,)`, in nats (Kozachenko & Leonenko 1987).
-
-    With the distance r_i from draw i to the k-th nearest other, and the volume c of the unit ball in d dimensions,
-
-        H = d/n sum_i log r_i + log c + psi(n) - psi(k)
-
-    (for any k: Goria et al. 2005). It takes the density for constant in a ball that reaches to that neighbour. Edges
-    and folds of the density, and shapes thinner than the ball, make it too large, the less the more draws: with 20,000
-    and 100,000 in the plane by 0.003 and 0.001 for a square, by 0.05 and 0.03 for one with infinitely dense edges
-    (a product of two arcsine laws). The standard error is about ((Var log q + psi'(k)) / n)^(1/2). -inf where more
-    than k draws are one point: there is no density.
-
-    Args:
-        z: `(samples, batch, dim)`, independent draws; those of a row are compared with one another.
-        neighbour: k. More of them have less noise and more bias.
-
-    Raises:
-        ConfigurationError: no more draws than neighbours.
-    """
-    at_least(at_least(1, neighbour=neighbour) + 1, samples=len(z))
-    n, _, dim = z.shape
-    log_distance = torch.stack([_log_distance(draws, neighbour) for draws in z.double().cpu().unbind(1)])
-    log_ball = 0.5 * dim * math.log(math.pi) - math.lgamma(0.5 * dim + 1)
-    counts = torch.tensor([n, neighbour], dtype=torch.float64).digamma()
-    return (dim * log_distance + log_ball + counts[0] - counts[1]).to(z)
-
-
-def _log_distance(draws: Tensor, neighbour: int) -> Tensor:
-    """The mean logarithm of the distance to the k-th nearest other of draws `(n, dim)`."""
-    if draws.unique(dim=0, return_counts=True)[1].max() > neighbour:
-        return torch.tensor(-math.inf)  # and a tree of equal points would take very long
-    return log_distance(draws, draws, neighbour + 1).mean()  # the nearest is the draw itself
-
-
-def log_distance(points: Tensor, among: Tensor, neighbour: int) -> Tensor:
-    """The logarithm of every point's distance to the k-th nearest of others, `(n,)`.
-
-    Args:
-        points: `(n, dim)`, on the CPU.
-        among: `(m, dim)`, likewise; a point that is one of them is its own nearest.
-        neighbour: k.
-    """
-    from sklearn.neighbors import KDTree
-
-    return torch.from_numpy(KDTree(among).query(points, neighbour)[0][:, -1]).log()
 
 
 @torch.no_grad()

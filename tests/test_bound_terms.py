@@ -13,15 +13,15 @@ from worlds import BlackBox, LinearGaussian
 from lightning_avb import StandardNormal
 from lightning_avb.batch import Batch
 from lightning_avb.distributions import Implicit
-from lightning_avb.evaluation import diagnose, diagnostics
+from lightning_avb.reports.estimators.bound_terms import bound_terms
 
 VOLUME, ERROR, TOO_MUCH = 2.5, "critic's error, its KL - the true one", 0.3
 
 
 @pytest.fixture(autouse=True)
 def fewer_draws(monkeypatch):
-    monkeypatch.setattr(diagnostics, "DRAWS", 80000)
-    monkeypatch.setattr(diagnostics, "FEW_DRAWS", 200)
+    monkeypatch.setattr(f"{bound_terms.__module__}.DRAWS", 80000)
+    monkeypatch.setattr(f"{bound_terms.__module__}.FEW_DRAWS", 200)
 
 
 class World:
@@ -39,7 +39,7 @@ class World:
             prior=self.prior,
             latent_dim=latent_dim,
             classes=0,
-            log_volume=torch.tensor(VOLUME),
+            log_jacobian=torch.tensor(VOLUME),
             density_ratio=self.density_ratio,
         )
 
@@ -56,7 +56,7 @@ class World:
 
 
 def figures(model, batch, seed=0):
-    return {figure.name: figure for figure in diagnose(model, batch, seed)}
+    return {figure.name: figure for figure in bound_terms(model, batch, seed)}
 
 
 @pytest.mark.parametrize("black_box", [False, True])
@@ -68,16 +68,16 @@ def test_bound_and_its_gap(black_box, n):
     found, few = figures(world.model, batch), min(n, 16)
     gap, log_p = world.truth(batch.x[:few])
     bound = log_p - gap + VOLUME
-    assert abs(found["KL(q(z|x), p(z|x))"].mean - gap.mean()) < atol
+    assert abs(found["KL(q(z|x), p(z|x))"].value - gap.mean()) < atol
     name = "ELBO, by neighbours" if black_box else "ELBO, on a grid"
-    assert abs(found[name].mean - bound.mean()) < atol
+    assert abs(found[name].value - bound.mean()) < atol
     assert abs(found[name].standard_error - bound.std() / few**0.5) < atol
-    assert abs(found["log p(x), on a grid"].mean - log_p.mean() - VOLUME) < 1e-3
-    assert abs(found[ERROR].mean - TOO_MUCH) < atol
-    assert found[name].n == found["log p(x), on a grid"].n == few and found["I(x; z)"].n == n
+    assert abs(found["log p(x), on a grid"].value - log_p.mean() - VOLUME) < 1e-3
+    assert abs(found[ERROR].value - TOO_MUCH) < atol
+    assert found[name].rows == found["log p(x), on a grid"].rows == few and found["I(x; z)"].rows == n
     assert ("mass of q on the grid" in found) != black_box
-    assert found[name].side.startswith("either" if black_box else "below")
-    assert ("neighbours" in found[name].how) == black_box
+    assert found[name].expected.startswith("either" if black_box else "below")
+    assert ("neighbours" in found[name].note) == black_box
 
 
 @pytest.mark.parametrize("n", [5, 200])
@@ -88,9 +88,9 @@ def test_information_with_and_without_a_density(n):
     total = kl_divergence(known.inside(batch.x), known.prior()).mean().item()
     for name in ("I(x; z)", "KL(q(z), p(z))"):
         # Of 200 rows the density is used with one draw a row: a noise of about 1 / 200^(1/2).
-        assert abs(found[name].mean - truth[name].mean) < (0.03 if n == 5 else 0.3), name
-    assert abs(found["I(x; z)"].mean + found["KL(q(z), p(z))"].mean - total) < 0.03
-    assert 0.5 < found["I(x; z)"].mean < math.log(n)
+        assert abs(found[name].value - truth[name].value) < (0.03 if n == 5 else 0.3), name
+    assert abs(found["I(x; z)"].value + found["KL(q(z), p(z))"].value - total) < 0.03
+    assert 0.5 < found["I(x; z)"].value < math.log(n)
 
 
 @pytest.mark.parametrize("black_box", [False, True])
@@ -98,7 +98,7 @@ def test_more_than_two_dimensions_have_no_grid(black_box):
     world = World(black_box, latent_dim=3)
     found = figures(world.model, world.rows(5))
     assert list(found) == ["I(x; z)", "KL(q(z), p(z))"]
-    assert ("Gaussian" in found["I(x; z)"].how) == black_box
+    assert ("Gaussian" in found["I(x; z)"].note) == black_box
 
 
 def test_rows_that_are_equal_count_once():
@@ -106,15 +106,15 @@ def test_rows_that_are_equal_count_once():
     three = world.rows(3)
     again = Batch(three.x.repeat(20, 1), None, torch.arange(60))
     once, often = figures(world.model, three), figures(world.model, again)
-    assert often["I(x; z)"].n == 3
+    assert often["I(x; z)"].rows == 3
     for name, figure in once.items():
-        assert abs(often[name].mean - figure.mean) < 1e-5, name
+        assert abs(often[name].value - figure.value) < 1e-5, name
 
 
 def test_figures_are_a_function_of_seed_and_row():
     world = World(black_box=True)
     batch = world.rows(4)
-    first, second, other = (figures(world.model, batch, seed)["ELBO, by neighbours"].mean for seed in (0, 0, 1))
+    first, second, other = (figures(world.model, batch, seed)["ELBO, by neighbours"].value for seed in (0, 0, 1))
     assert first == second != other
 
 

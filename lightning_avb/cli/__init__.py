@@ -1,0 +1,131 @@
+"""The command `lightning-avb`: which command is meant, and the exit code of what goes wrong in it.
+
+LightningCLI's commands are in `training`, those that need a checkpoint alone in `commands`. torch and Lightning are
+imported when a command runs, so that help, the list of configurations and a wrong word are answered at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import difflib
+import os
+import signal
+import sys
+from pathlib import Path
+
+from .. import __version__
+from ..errors import DISK_FULL, ConfigurationError, DensityError, NonFiniteLossError, UnwritableError
+from .commands import COMMANDS
+from .configurations import described
+from .messages import Parser, refuse
+from .stages import STAGES
+
+OTHER_WORDS = {"train": "fit", "training": "fit", "evaluate": "test", "eval": "test", "generate": "sample"}
+"""What other tools call the commands."""
+
+
+def main(args: list[str] | None = None) -> None:
+    """The console command `lightning-avb`."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # class paths of the user's own modules, as with python -m
+    try:
+        _run(args)
+    except Exception as error:
+        said = _line_and_code(error)
+        if said is None:
+            raise
+        refuse(*said)
+    except (KeyboardInterrupt, SystemExit) as error:
+        # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.
+        if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
+            sys.exit(128 + signal.SIGINT)
+        raise
+
+
+def _line_and_code(error: Exception) -> tuple[str, int] | None:
+    """What to say of an error, and the exit code; None: it is a defect of the program."""
+    if isinstance(error, ConfigurationError):
+        return str(error), 2
+    if isinstance(error, (NonFiniteLossError, DensityError, UnwritableError)):
+        return str(error), 1
+    if isinstance(error, OSError):
+        return (str(error), 1) if error.errno in DISK_FULL else None
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+    from ..processes import lost
+
+    if isinstance(error, MisconfigurationException):
+        return str(error), 2
+    line = lost(error) if isinstance(error, RuntimeError) else None
+    return None if line is None else (line, 1)
+
+
+def _run(args: list[str] | None) -> None:
+    name, *rest = (sys.argv[1:] if args is None else args) or [""]
+    if name in ("-h", "--help"):
+        print(_overview())
+    elif name == "--version":
+        print(f"lightning-avb {__version__}")
+    elif name == "configs":
+        _list_configurations(rest)
+    elif name in COMMANDS:
+        _run_command(name, rest)
+    elif name in STAGES or name.startswith("-"):
+        _run_stage(args)
+    elif name:
+        words = {**{known: known for known in (*STAGES, *COMMANDS, "configs")}, **OTHER_WORDS}
+        near = difflib.get_close_matches(name, words, 1, 0.5)
+        refuse(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
+    else:
+        print(_overview(), file=sys.stderr)
+        sys.exit(2)
+
+
+def _overview() -> str:
+    own = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
+    parts = {
+        "With a configuration (--config DATA/MODEL)": STAGES,
+        "With a checkpoint alone (--ckpt_path FILE --output FILE)": own,
+        "Other": {"configs": "Lists the configurations that come with the package."},
+    }
+    lines = ["usage: lightning-avb COMMAND [--KEY VALUE ...]", "       lightning-avb COMMAND --help"]
+    for title, commands in parts.items():
+        lines += ["", f"{title}:", *(f"  {name:<12} {what}" for name, what in commands.items())]
+    return "\n".join([*lines, "", "lightning-avb --version prints the version."])
+
+
+def _list_configurations(arguments: list[str]) -> None:
+    parser = Parser(prog="lightning-avb configs", description="Lists the configurations that come with the package.")
+    parser.add_argument("words", nargs="?", default="", help="those alone whose name or title contains this")
+    for line in described(parser.parse_args(arguments).words):
+        print(line)
+
+
+def _run_command(name: str, arguments: list[str]) -> None:
+    command = COMMANDS[name]
+    parser = Parser(prog=f"lightning-avb {name}")
+    parser.add_function_arguments(command)
+    for action in parser._actions:  # --resample for --resample true
+        if action.dest == "resample":
+            action.nargs, action.const = "?", True
+    options = parser.parse_args(arguments)
+    from ..runs import require_writable
+
+    keep_freed_memory()
+    require_writable("output", Path(options.output), file=True)
+    command(**vars(options))
+
+
+def _run_stage(args: list[str] | None) -> None:
+    from .training import CLI
+
+    keep_freed_memory()
+    CLI(args)
+
+
+def keep_freed_memory() -> None:
+    """Lets glibc keep what a step frees for the next one. Asking the kernel anew costs a third of a CPU step."""
+    if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
+        mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3
+        if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20):
+            mallopt(trim_threshold, 1 << 30)

@@ -1,0 +1,82 @@
+"""The configurations that come with the package: finding one by its name, and listing them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import ConfigurationError
+from .messages import nearest
+
+PACKAGE = Path(__file__).resolve().parents[1]
+FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
+"""In an installed package a folder of it; in the source tree the top-level folder."""
+
+
+def names() -> list[str]:
+    """`DATA/MODEL` of every configuration, `trainer/...` of every mix-in."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+
+
+def find_configuration(given: str) -> str:
+    """The file that `--config` means: one of the current folder, or one that comes with the package.
+
+    Args:
+        given: a path or a name, with or without `.yaml`; or a configuration itself, as YAML or JSON, which is given
+            back as it is.
+
+    Raises:
+        ConfigurationError: there is none; the message has the nearest name.
+    """
+    if re.search(r"[\n:{]", given):
+        return given
+    path = Path(given).expanduser()
+    found = next((file for file in (path, Path(f"{path}.yaml")) if file.is_file()), None)
+    if found is not None:
+        return str(found)
+    name = given.removesuffix(".yaml")
+    if name in names():
+        return str(FOLDER / f"{name}.yaml")
+    raise ConfigurationError(
+        f"config: there is no file {given!r}, nor a configuration of that name in the package"
+        f"{nearest(name.removeprefix('configs/'), names())}"
+    )
+
+
+def with_files(arguments: list[str]) -> list[str]:
+    """The arguments of a command with every value of `--config` (or `-c`) as `find_configuration` gives it."""
+    found = list(arguments)
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option not in ("--config", "-c"):
+            continue
+        if equals:
+            found[i] = f"{option}={find_configuration(value)}"
+        elif i + 1 < len(arguments):
+            found[i + 1] = find_configuration(arguments[i + 1])
+    return found
+
+
+def described(words: str = "") -> Iterator[str]:
+    """One line per configuration, its name and title, and one for the result to expect.
+
+    Args:
+        words: lists those alone whose name or title contains it, in capitals or not.
+    """
+    for name in names():
+        header = [line[1:].strip() for line in _header(FOLDER / f"{name}.yaml")]
+        title = header[0].removeprefix("Mix-in: ")
+        if words.lower() in f"{name} {title}".lower():
+            yield f"{name:<36} {title}"
+            expected = next((line for line in header if line.startswith("Expected")), None)
+            if expected is not None:
+                yield f"{'':<36} {' '.join(expected.split())}"
+
+
+def _header(path: Path) -> Iterator[str]:
+    """The comment that a configuration begins with."""
+    for line in path.read_text().splitlines():
+        if not line.startswith("#"):
+            return
+        yield line

@@ -1,0 +1,207 @@
+"""The commands with a configuration: LightningCLI's fit, validate, test and predict."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from jsonargparse import DefaultHelpFormatter
+from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.plugins.io import CheckpointIO
+
+from .. import datamodules, models, processes, runs  # noqa: F401  `--data Digits` is one of the classes known here
+from ..callbacks import Checkpoint, Pictures
+from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
+from ..errors import ConfigurationError
+from ..game import Game
+from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
+from ..recipes import locate
+from ..records import Records
+from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
+from .configurations import with_files
+from .messages import OneLineErrors, explain
+from .stages import DESCRIPTIONS
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
+    """Keeps the lines of a description."""
+
+
+class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
+    """LightningCLI's parser, which knows the configurations that come with the package."""
+
+    def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
+        return super().parse_args(with_files(list(sys.argv[1:] if args is None else args)), *more, **options)
+
+
+class CLI(ConfigurationOverCheckpoint):
+    """LightningCLI with this library's defaults. The configuration and the command line win over a checkpoint."""
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        self.arguments = sys.argv[1:] if args is None else args
+        self.made_folder: Path | None = None  # the folder that this start has made
+        self.records = Records()
+        try:
+            self._run(args)
+        except BaseException:
+            if self.made_folder is not None and not self.records.begun:
+                shutil.rmtree(self.made_folder, ignore_errors=True)
+            raise
+
+    def _run(self, args: list[str] | None) -> None:
+        super().__init__(
+            Game,
+            pl.LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            parser_class=StageParser,
+            parser_kwargs={
+                "prog": "lightning-avb",
+                "formatter_class": HelpFormatter,  # of every command
+                **{
+                    stage: {
+                        "usage": f"lightning-avb {stage} --config NAME_OR_FILE [--KEY VALUE ...]",
+                        "description": description,
+                    }
+                    for stage, description in DESCRIPTIONS.items()
+                },
+            },
+            trainer_defaults={
+                "logger": {"class_path": "lightning_avb.records.MetricsLogger"},
+                "default_root_dir": "runs",
+            },
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True})
+        parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Likelihood, "likelihood")
+        parser.add_lightning_class_args(Diagnosis, "diagnosis")
+        parser.add_argument(
+            "--matmul_precision",
+            type=Literal["highest", "high", "medium"],
+            default="highest",
+            help="torch.set_float32_matmul_precision: 'medium' is faster where the processor has bfloat16 products.",
+        )
+
+    def before_instantiate_classes(self) -> None:
+        """Checks what was asked for, and says where the run is, before anything is built."""
+        config = self.config[self.config.subcommand]
+        processes.check_start(config.trainer.strategy)
+        if config.trainer.gradient_clip_val is not None:
+            raise ConfigurationError(
+                "trainer.gradient_clip_val: every player has its own; set model.players.*.clip_norm"
+            )
+        if config.trainer.accumulate_grad_batches != 1:
+            raise ConfigurationError("trainer.accumulate_grad_batches: set model.accumulate, which splits a batch")
+        torch.set_float32_matmul_precision(config.matmul_precision)
+        self._prepare_folders(config)
+
+    def _prepare_folders(self, config: Any) -> None:
+        """Finds the checkpoint, and the folder where this run leaves what it leaves."""
+        trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
+        runs.name_loggers(trainer, self._run_name(config))
+        # What follows belongs to this start alone.
+        self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_unset=False)
+        runs.place_loggers(trainer)
+        asked = config.get("ckpt_path")
+        checkpoint = resolve_ckpt_path(asked, runs.checkpoint_folder(trainer, dirpath), fit)
+        if checkpoint is not None:
+            config.ckpt_path = str(checkpoint)
+            self._check_checkpoint(config, read_checkpoint(checkpoint))
+        if not fit:
+            self._prepare_evaluation(config, checkpoint)
+        elif not trainer.fast_dev_run:
+            for key, folder in runs.written_folders(trainer, dirpath):
+                runs.require_writable(key, Path(folder))
+            runs.require_free(trainer, dirpath, checkpoint, again=asked == "last" or runs.restarted())
+            self.made_folder = runs.make_run_folder(trainer) if runs.is_first_process() else None
+
+    def _prepare_evaluation(self, config: Any, checkpoint: Path | None) -> None:
+        """What is made of a checkpoint stands beside it: no folder of a run, and no logger that nobody asked for."""
+        if checkpoint is None:
+            raise ConfigurationError(
+                f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
+            )
+        runs.require_writable("ckpt_path", checkpoint.parent)
+        typed = {argument.partition("=")[0] for argument in self.arguments}
+        # A configuration file is that of the training, and names its logger.
+        if "--trainer.logger" not in typed:
+            config.trainer.logger = False
+        if "verbose" in config and "--verbose" not in typed:
+            config.verbose = False  # Lightning's table does not tell the rows, `SaveMetrics` does
+
+    def _check_checkpoint(self, config: Any, checkpoint: dict[str, Any]) -> None:
+        theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
+        if locate(theirs) is not locate(ours):
+            raise ConfigurationError(f"model: the checkpoint holds a {theirs}, the configuration asks for {ours}")
+        for kind, arguments in runs.configured_loggers(config.trainer):
+            if kind == "WandbLogger" and "wandb_id" in checkpoint and arguments.get("id") is None:
+                arguments["id"], arguments["resume"] = checkpoint["wandb_id"], "allow"
+
+    def _run_name(self, config: Any) -> str:
+        """DATA/MODEL of the first configuration file, or the classes' names."""
+        files = config.get("config")
+        if files:
+            path = Path(str(files[0].relative if hasattr(files[0], "relative") else files[0]))
+            return str(Path(path.parent.name, path.stem))
+        return "/".join(part.class_path.rpartition(".")[2].lower() for part in (config.data, config.model))
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            raise ConfigurationError(explain(str(error), self.parser)) from error
+        except ModuleNotFoundError as error:
+            logger = any(name in str(error) for name in ("wandb", "tensorboard"))
+            cure = "; loggers come with pip install 'lightning-avb[wandb,tensorboard]'" if logger else ""
+            raise ConfigurationError(f"{error}{cure}") from error
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        config_of_command = self.config_init[self.subcommand]
+        config = config_of_command["trainer"]
+        fit, trial = self.subcommand == "fit", config.get("fast_dev_run")
+        # The pictures come first: a callback that averages weights takes the average away again when validation ends.
+        callbacks = [] if trial else [config_of_command["pictures"]]
+        given = config.get("callbacks") or []
+        callbacks += given if isinstance(given, list) else [given]
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(TQDMProgressBar(refresh_rate=10))
+        if self.subcommand == "test":
+            callbacks += [config_of_command["likelihood"], config_of_command["diagnosis"]]
+        if not trial:
+            callbacks.append(self._recorder(str(self.subcommand)))
+        if not fit:  # what writes checkpoints has nothing to do, and would look for its folder
+            callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
+            kwargs["enable_checkpointing"] = False
+        elif config.get("enable_checkpointing") is not False and not trial:
+            callbacks.append(config_of_command["checkpoint"])
+        plugins = config.get("plugins") or []
+        plugins = [*plugins] if isinstance(plugins, list) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(AtomicCheckpointIO())
+        try:
+            trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
+        except (TypeError, ValueError, RuntimeError) as error:  # Lightning has several kinds for options it refuses
+            raise ConfigurationError(f"trainer: {error}") from error
+        processes.check(trainer)
+        return trainer
+
+    def _recorder(self, stage: str) -> pl.Callback:
+        """What writes down the outcome of a stage."""
+        if stage == "fit":
+            return self.records
+        return SavePredictions() if stage == "predict" else SaveMetrics()

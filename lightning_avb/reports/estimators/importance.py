@@ -1,0 +1,48 @@
+"""Importance weighting, from a proposal that is fitted to draws of q."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from ...batch import Batch
+from ...errors import at_least
+from ...evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, refined_proposal
+from ...evaluation.importance import BLOCK, LogDensity
+from ...evaluation.trust import harmonic_mean, importance_objection
+from .base import BELOW, RowEstimator, Run
+
+
+class ImportanceWeighting(RowEstimator):
+    """The importance-weighted bound, from a heavy-tailed proposal fitted to draws of q.
+
+    Args:
+        samples: weighted draws of every row.
+    """
+
+    name, side, columns, copies, precedence = "importance", BELOW, 2, BLOCK, 1
+
+    def __init__(self, samples: int = 1000) -> None:
+        self.samples = at_least(1, samples=samples)
+        self.settings = f"{samples} samples"
+
+    def estimate(self, run: Run, rows: Batch) -> tuple[Tensor, ...]:
+        proposal, target = adapted_proposal(run.model, rows, run.chunk), joint_density(run.model, rows)
+        found = importance_weighting(proposal, target, self.samples, chunk=run.chunk)
+        return found.bound, found.effective_samples
+
+    def check(self, columns: Tensor) -> tuple[dict[str, float] | None, str]:
+        effective = columns[:, 0]
+        return {"effective samples": harmonic_mean(effective)}, importance_objection(effective)
+
+
+def joint_density(model: Any, rows: Batch) -> LogDensity:
+    """log p(x, z) of some rows as a function of z."""
+    return log_joint(lambda z: model.decoder(z, rows.y), model.prior, rows.x)
+
+
+def adapted_proposal(model: Any, rows: Batch, chunk: int) -> DefensiveStudent:
+    """A proposal that is fitted to draws of q(z|x), and then to weighted draws of its own."""
+    fitted = fitted_proposal(model.encoder(rows.x, rows.y), model.prior)
+    return refined_proposal(fitted, joint_density(model, rows), chunk=chunk)
