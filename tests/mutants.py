@@ -19,7 +19,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import copy
 import difflib
+import functools
 import gc
 import hashlib
 import importlib
@@ -42,7 +44,6 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = 500
 SECONDS = 40  # of CPU time, for the tests of one mutant
-NONE: dict[str, Any] = {"tests": {}}
 THIRD_PARTY = [
     "torch",
     "pytorch_lightning.cli",
@@ -55,39 +56,8 @@ THIRD_PARTY = [
     "pytest",
 ]
 
-# The tests of a file: those without long trainings. A file without a line here has the tests of its folder.
-MODELS = [
-    "test_game",
-    "test_latent",
-    "test_math_vae",
-    "test_math_avb",
-    "test_aae",
-    "test_aae_gradients",
-    "test_aae_labels",
-    "test_categorical_aae",
-    "test_gan",
-    "test_vaegan",
-    "test_posterior",
-    "test_posterior_coordinates",
-    "test_posterior_reference",
-    "test_argument_checks",
-    "test_restoration",
-    "test_conditionals",
-]
-EVALUATION = [
-    "test_evaluation_*",
-    "test_likelihood",
-    "test_restoration",
-    "test_diagnosis",
-]
-TESTS = {
-    "lightning_avb/models": MODELS,
-    "lightning_avb/evaluation": EVALUATION,
-    "lightning_avb/distributions": ["test_distributions*", "test_priors", "test_conditionals", "test_contrasts", "test_math_vae"],
-    "lightning_avb/objectives.py": ["test_objectives", "test_adversarial", *MODELS],
-    "lightning_avb/contrasts.py": ["test_contrasts", "test_math_avb", "test_posterior_reference"],
-    "lightning_avb": ["test_objectives", "test_adversarial", *MODELS],
-}
+# Not of the mathematics, or with processes of their own, or long.
+OTHERS = "cli data docs interruption networks package posterior_command processes pyro_model ranks rough_targets runs".split()
 
 
 # --- draw -------------------------------------------------------------------------------------------------------------
@@ -204,11 +174,9 @@ def forked(task: Callable[[], Any], output: Path, cpu: float, wall: float) -> tu
     return "crash", None
 
 
-def test_files(path: str) -> list[str]:
-    place = path
-    while place not in TESTS:
-        place = str(Path(place).with_suffix("")) if place.endswith(".py") else str(Path(place).parent)
-    return [str(file.relative_to(ROOT)) for name in TESTS[place] for file in sorted(ROOT.glob(f"tests/{name}.py"))]
+def test_files() -> list[str]:
+    others = tuple(f"test_{name}" for name in OTHERS)
+    return [f"tests/{file.name}" for file in sorted(ROOT.glob("tests/test_*.py")) if not file.name.startswith(others)]
 
 
 def codes(code: types.CodeType) -> Iterator[types.CodeType]:
@@ -246,6 +214,12 @@ class Mutant:
         self.changed = {code: new[name] for name, code in old.items() if name in new and new[name] != code}
         closures = any(code.co_freevars != other.co_freevars for code, other in self.changed.items())
         self.at_import = closures or surface(self.before) != surface(self.after)
+
+    def harmless(self) -> Mutant:
+        """The file as it is."""
+        one = copy.copy(self)
+        one.after = one.before
+        return one
 
     def put_into(self, functions: Sequence[types.FunctionType]) -> None:
         """Functions that exist already get the new code."""
@@ -299,13 +273,21 @@ class Tests:
         return len(names), None
 
 
-def with_tests(files: Sequence[str], work: Callable[[Tests], None]) -> int:
+def with_tests(files: Sequence[str], work: Callable[[Tests], None]) -> None:
+    """Collects the tests of these files; where they cannot be imported, `work` is not called."""
     import pytest
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = ["-o", "addopts=", "-m", "not slow", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:warnings"]
+        arguments = ["-o", "addopts=", "-m", "not slow", "-n", "0", "-p", "no:cacheprovider", "-p", "no:warnings"]
         arguments += ["-q", "--capture=no", "--no-header", "--tb=line", f"--basetemp={folder}/run"]
-        return int(pytest.main([*arguments, *files], plugins=[Tests(work)]))
+        if pytest.main([*arguments, *files], plugins=[Tests(work)]) == pytest.ExitCode.INTERNAL_ERROR:
+            raise RuntimeError("pytest failed")
+
+
+@functools.cache
+def content(path: str) -> str:
+    """A hash of a file as it was when this process began."""
+    return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:12]
 
 
 class Store:
@@ -329,11 +311,11 @@ class Runner:
         self.sources = sorted({one.path for one in self.mutants})
         self.measured, self.results = Store(file.with_suffix(".tests.jsonl")), Store(file.with_suffix(".results.jsonl"))
 
-    def key(self, test_file: str) -> str:
-        """Tests are measured anew when their file changes, or a file whose mutants they are tried on."""
-        sources = [path for path in self.sources if test_file in test_files(path)]
-        contents = b"".join((ROOT / path).read_bytes() for path in (test_file, *sources))
-        return f"{test_file}:{hashlib.sha256(contents).hexdigest()[:12]}"
+    def known(self, test_file: str) -> dict[str, Any]:
+        """What was measured of these tests, unless they or code that they execute have changed since then."""
+        entry = self.measured.entries.get(test_file, {"contents": {}, "tests": {}})
+        same = all((ROOT / path).exists() and content(path) == was for path, was in entry["contents"].items())
+        return entry["tests"] if same else {}
 
     def measure(self, tests: Tests) -> None:
         """Which lines of the sources every test executes, and how long it takes."""
@@ -355,13 +337,14 @@ class Runner:
         for name in tests.items:
             by_file.setdefault(name.split("::")[0], []).append(name)
         for file, names in by_file.items():
-            if self.key(file) in self.measured.entries:
+            if self.known(file):
                 continue
             begun = time.monotonic()
             end, answer = forked(lambda names=names: one_file(names), self.output, cpu=900, wall=3600)
             print(f"{file}: {len(names)} tests, {end}, {time.monotonic() - begun:.0f} s", flush=True)
             if end == "ended":
-                self.measured.add(self.key(file), tests=answer)
+                executed = {path for _, _, lines in answer.values() for path in lines}
+                self.measured.add(file, contents={path: content(path) for path in {file, *executed}}, tests=answer)
                 for name, (_, outcome, _) in answer.items():
                     if outcome == "failed":
                         print(f"  fails without a mutant: {name}")
@@ -369,9 +352,10 @@ class Runner:
     def tests_of(self, mutant: Mutant) -> list[str]:
         """Those that pass without the mutant and execute one of its lines, quickest first, as far as time allows."""
         wanted, found = set(range(mutant.lines[0], mutant.lines[1] + 1)), []
-        for file in test_files(mutant.path):
-            for name, (seconds, outcome, lines) in self.measured.entries.get(self.key(file), NONE)["tests"].items():
-                if outcome == "passed" and (mutant.at_import or wanted & set(lines.get(mutant.path, ()))):
+        for file in test_files():
+            for name, (seconds, outcome, lines) in self.known(file).items():
+                executed = set(lines.get(mutant.path, ()))
+                if outcome == "passed" and (executed if mutant.at_import else executed & wanted):
                     found.append((seconds, name))
         spent, names = 0.0, []
         for seconds, name in sorted(found):
@@ -407,23 +391,27 @@ class Runner:
     def cold(self, mutant: Mutant) -> tuple[int, str | None]:
         """A mutant of what runs at import: this process has not imported the package."""
         mutant.put_into_import()
+        names = self.tests_of(mutant)
         answer: tuple[int, str | None] = (1, "import")
 
         def work(tests: Tests) -> None:
             nonlocal answer
-            answer = tests.first_failure([name for name in self.tests_of(mutant) if name in tests.items])
+            answer = tests.first_failure([name for name in names if name in tests.items])
 
-        with_tests(test_files(mutant.path), work)
+        with_tests(sorted({name.split("::")[0] for name in names}), work)
         return answer
 
     def run(self, only: tuple[str, ...] = ()) -> None:
         due = [one for one in self.mutants if (one.path.startswith(only) or one.id in only if only else one.id not in self.results.entries)]
-        files = sorted({file for one in due for file in test_files(one.path)})
-        in_child(lambda: with_tests(files, partial(self.warm, due)))
+        in_child(lambda: with_tests(test_files(), partial(self.warm, due)))
         self.measured = Store(self.measured.file)
-        for mutant in due:
-            if mutant.at_import:
-                self.try_on(mutant, partial(self.cold, mutant))
+        at_import = [mutant for mutant in due if mutant.at_import]
+        for mutant in at_import[:1]:
+            end, answer = forked(partial(self.cold, mutant.harmless()), self.output, cpu=10 + 2 * SECONDS, wall=900)
+            if end != "ended" or answer[1]:
+                sys.exit(f"without a mutant fails: {answer}; see {self.output}")
+        for mutant in at_import:
+            self.try_on(mutant, partial(self.cold, mutant))
 
 
 def in_child(task: Callable[[], object]) -> None:
@@ -431,10 +419,16 @@ def in_child(task: Callable[[], object]) -> None:
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
-        task()
+        try:
+            task()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+            code = 1
         sys.stdout.flush()
-        os._exit(0)
-    os.waitpid(pid, 0)
+        os._exit(code)
+    if os.waitpid(pid, 0)[1]:
+        sys.exit("no mutant was tried")
 
 
 def report(runner: Runner) -> int:
