@@ -167,7 +167,12 @@ def svgd(target: Any, name: str, seed: int, draws: int, particles: int = 200, st
     return stein.get_named_particles()["z"].detach().reshape(particles, dim)
 
 
-black_box = partial(ours, sampler=avb.BoundedNoiseEncoder)
+NETWORK = partial(avb.MLP, hidden=(64, 64))
+black_box = partial(
+    ours,
+    sampler=partial(avb.BoundedNoiseEncoder, network=NETWORK),
+    critic=partial(avb.ResidualCritic, network=NETWORK),
+)
 
 METHODS: dict[str, Any] = {
     "ours": ours,
@@ -178,9 +183,9 @@ METHODS: dict[str, Any] = {
     "svgd": svgd,
     "no_bridge": partial(ours, warmup=0),
     "no_coordinates": partial(ours, standardise=False),
-    "flow": partial(ours, sampler=avb.FlowEncoder),
+    "flow": partial(ours, sampler=partial(avb.FlowEncoder, network=NETWORK)),
     "critic": black_box,
-    "critic_flow": partial(black_box, contrast=avb.FlowContrast),
+    "critic_flow": partial(black_box, contrast=partial(avb.FlowContrast, draws=16, network=NETWORK)),
     "critic_steps": partial(black_box, players=PosteriorPlayers(critic=avb.Player(SamplerAdam, avb.Cosine, steps=3))),
     "critic_penalty": partial(black_box, gradient_penalty=0.1),
 }

@@ -12,6 +12,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from . import noise, pictures
 from .batch import Batch
+from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .evaluation import Quadrature, log_likelihood_on_grid
 from .runs import run_folder
 
@@ -51,7 +52,7 @@ class Pictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if batch_idx == 0:
-            self.batch = Batch(*batch)
+            self.batch = batch
 
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
@@ -71,7 +72,7 @@ class Pictures(pl.Callback):
     @torch.no_grad()
     def _draw(self, trainer: pl.Trainer, model: Any) -> None:
         step = max(0, trainer.global_step - 1)
-        if hasattr(model, "draw_z"):
+        if can(model, DrawsParameters):
             if model.amortised and self.batch is None:
                 return
             x = self.batch.x[:1].to(model.device) if self.batch is not None and model.amortised else None
@@ -81,11 +82,11 @@ class Pictures(pl.Callback):
         if not pictures.drawable(model.data_shape):
             return
         with noise.use(noise.seeded(noise.run_seed(), "pictures")):
-            if hasattr(model, "sample"):
+            if can(model, Samples):
                 show(trainer, "samples", pictures.samples(model), step)
-            if hasattr(model, "code_of") and model.choices:
+            if can(model, HasCodes) and model.choices:
                 show(trainer, "styles", pictures.styles(model), step)
-            if self.batch is None or not (hasattr(model, "encode") and hasattr(model, "decode")):
+            if self.batch is None or not can(model, Encodes, Decodes):
                 return
             # At the end of a fit Lightning has moved the model off the device.
             x, y, _ = self.batch
@@ -147,7 +148,6 @@ class ExactLikelihood(pl.Callback):
         self.limit, self.cells = limit, cells
 
     def _log(self, stage: str, model: Any, batch: Any) -> None:
-        batch = Batch(*batch)
         grid = Quadrature.grid(model.latent_dim, self.limit, self.cells, model.device)
         x, copies = batch.x.unique(dim=0, return_counts=True)
         if model.classes:  # the same x may come with several labels

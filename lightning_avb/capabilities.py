@@ -1,16 +1,21 @@
 """What a part, a model or a DataModule can do beyond what it must: the questions that other files ask, in one place.
 
-`isinstance(q, ScoredDraws)` is true for every object with these attributes; no class has to inherit from here.
+`can(q, ScoredDraws)` is true for every object with these attributes; no class has to inherit from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
-from torch import Size, Tensor
+from torch import Tensor
 from torch.distributions import Distribution
+
+
+def can(thing: Any, *capabilities: Any) -> bool:
+    """Whether it has all of these capabilities, which are protocols of this file."""
+    return all(isinstance(thing, capability) for capability in capabilities)
+
 
 # Distributions.
 
@@ -19,7 +24,7 @@ from torch.distributions import Distribution
 class ScoredDraws(Protocol):
     """A q(z|x) whose draws come with their log-density, or with a bound of it in expectation."""
 
-    def rsample_and_log_prob(self, sample_shape: Size = ...) -> tuple[Tensor, Tensor]: ...
+    def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ...) -> tuple[Tensor, Tensor]: ...
 
 
 @runtime_checkable
@@ -66,12 +71,27 @@ class Decodes(Protocol):
 
 
 @runtime_checkable
-class HasLikelihood(Protocol):
+class HasCodes(Protocol):
+    """A model that draws codes from its prior and puts them together from z and a label."""
+
+    def codes(self, count: int, y: Tensor | None = None) -> Tensor: ...
+
+    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
+
+
+@runtime_checkable
+class HasPrior(Protocol):
+    """A model with p(z), a module that returns a distribution."""
+
+    prior: Any
+
+
+@runtime_checkable
+class HasLikelihood(HasPrior, Protocol):
     """A model with q(z|x), p(x|z) and p(z), modules that return distributions."""
 
     encoder: Any
     decoder: Any
-    prior: Any
 
 
 @runtime_checkable
@@ -91,7 +111,22 @@ class DrawsParameters(Protocol):
 # Data.
 
 
-@dataclass(frozen=True)
+T = TypeVar("T")
+
+
+class _Optional(Generic[T]):
+    """An attribute that the DataModule may have, read when it is asked for: it may have to look at the data."""
+
+    def __init__(self, default: T) -> None:
+        self.default = default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, description: DataDescription, owner: type) -> T:
+        return getattr(description.datamodule, self.name, self.default)
+
+
 class DataDescription:
     """What a DataModule tells of its data. None, or the default: it does not tell.
 
@@ -106,20 +141,21 @@ class DataDescription:
         columns: names of the columns of a table.
         restore: maps rows of x to the original units.
         no_data: there are no rows; the model learns from a log-density alone.
+
+    Args:
+        datamodule: a DataModule, which may have some of these attributes, or None.
     """
 
-    data_shape: Sequence[int] | None = None
-    classes: int | None = None
-    labels: int | None = None
-    labelled_rows: int | None = None
-    labelled_per_batch: int | None = None
-    rows: Callable[[str], int] | None = None
-    log_jacobian: float = 0.0
-    columns: Sequence[str] | None = None
-    restore: Callable[[Tensor], Tensor] | None = None
-    no_data: bool = False
+    def __init__(self, datamodule: Any) -> None:
+        self.datamodule = datamodule
 
-    @classmethod
-    def of(cls, datamodule: Any) -> DataDescription:
-        """That of a DataModule, which may have some of these attributes, or of None."""
-        return cls(**{field.name: getattr(datamodule, field.name, field.default) for field in fields(cls)})  # type: ignore[arg-type]
+    data_shape = _Optional[Sequence[int] | None](None)
+    classes = _Optional[int | None](None)
+    labels = _Optional[int | None](None)
+    labelled_rows = _Optional[int | None](None)
+    labelled_per_batch = _Optional[int | None](None)
+    rows = _Optional[Callable[[str], int] | None](None)
+    log_jacobian = _Optional[float](0.0)
+    columns = _Optional[Sequence[str] | None](None)
+    restore = _Optional[Callable[[Tensor], Tensor] | None](None)
+    no_data = _Optional[bool](False)

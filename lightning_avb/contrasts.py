@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -107,7 +108,7 @@ class GaussianContrast(Contrast):
         draws: noise draws per row for the moments, at least 2; unused where q knows its moments.
     """
 
-    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 16) -> None:
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 8) -> None:
         super().__init__(classes)
         self.context_dim, self.draws = 2 * latent_dim, at_least(2, draws=draws)
 
@@ -183,8 +184,8 @@ class FlowContrast(GaussianContrast):
         data_shape: Shape,
         latent_dim: int,
         classes: int = 0,
-        draws: int = 16,
-        network: Network = MLP,
+        draws: int = 8,
+        network: Network = partial(MLP, hidden=(128,)),
         features: int = 32,
         kind: FlowKind = "spline",
         transforms: int = 2,

@@ -27,7 +27,7 @@ from .capabilities import DataDescription
 from .errors import ConfigurationError, NonFiniteLossError, at_least
 from .hyperparameters import Hyperparameters
 from .interruption import Interruption
-from .lightning_private import attached_datamodule, set_logged_step, update_hyperparameters
+from .lightning_private import BatchModule, attached_datamodule, set_logged_step, update_hyperparameters
 from .players import Losses, Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import recipe
@@ -37,7 +37,7 @@ PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
 
-class Game(Hyperparameters, pl.LightningModule, abc.ABC):
+class Game(Hyperparameters, BatchModule, abc.ABC):
     """Base class of all models.
 
     A new model has `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
@@ -134,7 +134,7 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
     @property
     def data(self) -> DataDescription:
         """What the trainer's DataModule tells of its data; nothing, where there is none."""
-        return DataDescription.of(attached_datamodule(self))
+        return DataDescription(attached_datamodule(self))
 
     def setup(self, stage: str) -> None:
         processes.check(self.trainer)
@@ -208,10 +208,6 @@ class Game(Hyperparameters, pl.LightningModule, abc.ABC):
                     scheduler.step()
 
     # One batch.
-
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch:
-        """The one place where what a loader gives becomes a `Batch`."""
-        return Batch.of(batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.check_batch(batch, batch_idx)

@@ -14,6 +14,19 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
 
+from .batch import Batch
+
+
+class BatchModule(pl.LightningModule):
+    """A LightningModule, and callbacks beside it, that get every batch as a `Batch`, whatever the loader gives.
+
+    With the public hook `on_after_batch_transfer` in the module, Lightning warns in every run with a DataModule, and a
+    DataModule with a hook of its own would switch it off.
+    """
+
+    def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Batch:
+        return Batch.of(super()._apply_batch_transfer_handler(batch, *args, **kwargs))
+
 
 def store_hyperparameters(module: Any, values: dict[str, Any], logger: bool) -> None:
     """Sets the hyper-parameters that checkpoints, and with `logger` the loggers, get.

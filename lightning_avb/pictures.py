@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
 from .batch import Batch, Shape
+from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .draws import to_table
 from .errors import ConfigurationError, at_least
 
@@ -23,13 +24,23 @@ SMALLEST = 32
 """Pixels along the longer side of one tile at least, where there are at most 8 by 8 pixels to see."""
 
 
-def require(model: Any, task: str, *methods: str) -> None:
-    """Checks that a model has what a picture needs.
+NAMES: dict[Any, str] = {
+    Samples: "sample",
+    Encodes: "encode",
+    Decodes: "decode",
+    HasCodes: "code_of",
+    DrawsParameters: "draw",
+}
+"""What a model has to have that can do something."""
+
+
+def require(model: Any, task: str, *capabilities: Any) -> None:
+    """Checks that a model can do what a picture needs.
 
     Raises:
-        ConfigurationError: it has not.
+        ConfigurationError: it cannot.
     """
-    missing = [method for method in methods if not hasattr(model, method)]
+    missing = [NAMES[capability] for capability in capabilities if not can(model, capability)]
     if missing:
         raise ConfigurationError(f"{type(model).__name__} cannot {task}: it has no {' and no '.join(missing)}")
 
@@ -56,7 +67,7 @@ def tiles(rows: Tensor, columns: int) -> Picture:
 
 def samples(model: Any, count: int = 64, labels: Sequence[int] | None = None) -> Picture:
     """Draws of the model: means of p(x|z) for z from the prior; a column a label if the model is class-conditional."""
-    require(model, "sample", "sample")
+    require(model, "sample", Samples)
     at_least(1, count=count)
     kinds = len(labels) if labels else model.choices
     return tiles(model.sample(count, labels), kinds if kinds > 1 else max(1, round(count**0.5)))
@@ -65,7 +76,7 @@ def samples(model: Any, count: int = 64, labels: Sequence[int] | None = None) ->
 @torch.no_grad()
 def styles(model: Any, rows: int = 10) -> Picture:
     """A style a row, a label or category a column; the first row has the style 0: the heads of clusters."""
-    require(model, "show its styles", "code_of", "decode")
+    require(model, "show its styles", HasCodes, Decodes)
     z = torch.cat([torch.zeros(1, model.latent_dim, device=model.device), model.prior().sample((rows - 1,))])
     z, y = z.repeat_interleave(model.choices, 0), torch.arange(model.choices, device=model.device).repeat(rows)
     return tiles(model.decode(model.code_of(z, y), y), model.choices)
@@ -73,7 +84,7 @@ def styles(model: Any, rows: int = 10) -> Picture:
 
 def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
     """Pairs, side by side, eight to a row: x, and the mean of p(x|z) for z from q(z|x)."""
-    require(model, "reconstruct", "encode", "decode")
+    require(model, "reconstruct", Encodes, Decodes)
     at_least(1, count=count)
     x, y = batch.x[:count], batch.y[:count] if batch.y is not None else None
     return tiles(torch.stack([x, model.decode(model.encode(x, y), y)], 1).flatten(0, 1), 16)
@@ -81,7 +92,7 @@ def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
 
 def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
     """A line a row, from the code of one datum to the code of another, with the label of the first."""
-    require(model, "interpolate", "encode", "decode")
+    require(model, "interpolate", Encodes, Decodes)
     at_least(1, rows=rows)
     at_least(2, steps=steps)
     count = min(2 * rows, len(batch.x) // 2 * 2)
@@ -97,12 +108,12 @@ def traversal(
     model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0, label: int | None = None
 ) -> Picture:
     """A latent dimension a row, from -limit to limit, the others 0; `label`: for a class-conditional model."""
-    require(model, "traverse", "decode")
+    require(model, "traverse", Decodes)
     at_least(2, steps=steps)
     latent = model.code_dim
     if dimensions is not None and not 1 <= dimensions <= latent:
         raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the {latent} of the model's code")
-    classes = getattr(model, "classes", 0)
+    classes = model.classes
     if (label is None) != (not classes) or (label is not None and not 0 <= label < classes):
         expected = f"a class-conditional model needs one of 0..{classes - 1}" if classes else "the model knows none"
         raise ConfigurationError(f"label: {label}; {expected}")
@@ -127,7 +138,7 @@ def restorations(seen: Tensor, x: Tensor, restored: Tensor) -> Picture:
 @torch.no_grad()
 def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
     """Codes of the rows of a batch, coloured by label, over draws of the prior in grey, in two dimensions."""
-    require(model, "show its latent plane", "encode", "codes")
+    require(model, "show its latent plane", Encodes, HasCodes)
     z = torch.cat([model.encode(batch.x, batch.y) for _ in range(draws)]).float().cpu()
     label = torch.zeros(len(batch.x)) if batch.y is None else batch.y.cpu()
     prior = model.codes(2000).float().cpu()
@@ -156,7 +167,7 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
         count: how many draws.
         x: `(1, *data_shape)`, the data set, for a family.
     """
-    require(model, "show a posterior", "draw")
+    require(model, "show a posterior", DrawsParameters)
     target = model.target
 
     def table(named: dict[str, Tensor] | None) -> tuple[Tensor, list[str]] | None:

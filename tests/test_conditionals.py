@@ -269,6 +269,14 @@ def test_gaussian_means_of_pictures(shape):
     assert GaussianDecoder(shape, LATENT).sigmoid is False
 
 
+@pytest.mark.parametrize("x", [torch.tensor([[0.5, 1.1]]), torch.tensor([[-0.1, 0.5]])])
+def test_means_in_the_unit_interval_are_not_for_other_data(x):
+    GaussianDecoder((2,), LATENT).check(x)
+    GaussianDecoder((2,), LATENT, sigmoid=True).check(torch.tensor([[0.0, 1.0]]))
+    with pytest.raises(ConfigurationError, match=r"decoder\.sigmoid: true keeps"):
+        GaussianDecoder((2,), LATENT, sigmoid=True).check(x)
+
+
 def test_gradient_of_gaussian_means_of_pictures():
     """Of -(x - sigmoid(l))^2 / (2 s^2) by the bias of l: (x - m) m (1 - m) / s^2."""
     decoder = GaussianDecoder((3,), LATENT, network=LINEAR, scale=0.5, sigmoid=True)

@@ -61,7 +61,7 @@ def test_a_wheel_has_the_modules_and_the_configurations_and_nothing_else(wheel):
         for name in ("lightning_avb", "datamodules")
         for path in (ROOT / name).rglob("*.py")
     }
-    configs = {f"lightning_avb/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").glob("*/*.yaml")}
+    configs = {f"lightning_avb/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
     assert names == code | configs | {"lightning_avb/py.typed"}
 
 
@@ -109,7 +109,7 @@ def test_the_list_of_configurations(command, capsys):
     command("configs")
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert listed == configurations.names() and len(listed) == len(list((ROOT / "configs").glob("*/*.yaml")))
+    assert listed == configurations.names() and len(listed) == len(list((ROOT / "configs").rglob("*.yaml")))
     command("configs", "FUNNEL")
     title, expected = capsys.readouterr().out.splitlines()
     assert title == f"{'posteriors/funnel':<36} Neal's funnel in ten dimensions."
@@ -232,5 +232,5 @@ def test_the_short_name_of_our_data_sets_gives_the_same_classes():
 
     assert all(getattr(datamodules, name) is getattr(lightning_avb.datamodules, name) for name in datamodules.__all__)
     assert datamodules.tensors is sys.modules["lightning_avb.datamodules.tensors"]
-    shipped = [path for path in (ROOT / "configs").glob("*/*.yaml") if " datamodules." in path.read_text()]
+    shipped = [path for path in (ROOT / "configs").rglob("*.yaml") if " datamodules." in path.read_text()]
     assert not shipped  # a user's `datamodules` would hide them

@@ -16,7 +16,7 @@ FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs")
 
 def names() -> list[str]:
     """`DATA/MODEL` of every configuration, `trainer/...` of every mix-in."""
-    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.glob("*/*.yaml"))
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.yaml"))
 
 
 def find_configuration(given: str) -> str:

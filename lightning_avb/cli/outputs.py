@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import draws, noise, pictures
+from ..capabilities import DataDescription, Samples
 from ..checkpoints import load, load_datamodule, read_checkpoint
 from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
 from ..evaluation import resample_posterior
@@ -79,14 +80,14 @@ def write_samples(
         with writing(path):
             pictures.write(picture, path)
     elif path.suffix.lower() in (".npy", ".npz", ".csv"):
-        pictures.require(model, "sample", "sample")
+        pictures.require(model, "sample", Samples)
         rows = model.sample(n, labels, mean=False)
         # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
-        data: Any = load_datamodule(ckpt_path, root) if named else None
-        rows = data.restore(rows) if hasattr(data, "restore") else rows
+        data = DataDescription(load_datamodule(ckpt_path, root) if named else None)
+        rows = data.restore(rows) if data.restore else rows
         with writing(path):
-            _write_rows(path, rows, getattr(data, "columns", None))
+            _write_rows(path, rows, data.columns)
     else:
         raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")
     print(output)
@@ -136,7 +137,7 @@ def _read_data_sets(model: Posterior, path: str) -> Tensor:
     return rows[None] if model.amortised and tuple(rows.shape) == model.data_shape else rows
 
 
-def _write_rows(path: Path, rows: Tensor, columns: list[str] | None) -> None:
+def _write_rows(path: Path, rows: Tensor, columns: Sequence[str] | None) -> None:
     if path.suffix.lower() == ".csv" and rows.ndim != 2:
         raise ConfigurationError(
             f"output: rows of shape {tuple(rows.shape[1:])} are no table; write them as .npy or .npz"

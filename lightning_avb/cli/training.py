@@ -23,7 +23,7 @@ from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
 from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
-from ..recipes import locate
+from ..recipes import locate, plain
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from .configurations import with_files
@@ -36,7 +36,16 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
 
 
 class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
-    """LightningCLI's parser, which knows the configurations that come with the package."""
+    """LightningCLI's parser, which knows the configurations that come with the package.
+
+    A default may be a recipe with arguments, `partial(Class, option=...)`, of which a user may change a part.
+    """
+
+    def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
+        added = super().add_class_arguments(*args, **kwargs)
+        defaults = self.get_defaults(skip_validation=True).items()
+        self.set_defaults({key: plain(value, key) for key, value in defaults if isinstance(value, partial)})
+        return added
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
         return super().parse_args(with_files(list(sys.argv[1:] if args is None else args)), *more, **options)

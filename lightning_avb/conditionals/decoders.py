@@ -89,6 +89,12 @@ class GaussianDecoder(Decoder):
         else:
             self.register_buffer("log_scale", log_scale, persistent=False)  # the configuration says it
 
+    def check(self, x: Tensor) -> None:
+        if self.sigmoid and not ((x >= 0) & (x <= 1)).all():
+            raise ConfigurationError(
+                "decoder.sigmoid: true keeps the means in (0, 1), and the data has other values; set it to false"
+            )
+
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         return self._around(z, y, self.log_scale.exp())
 

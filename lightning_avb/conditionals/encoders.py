@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -205,7 +206,7 @@ class PooledMixtureEncoder(Encoder):
         data_shape: Shape,
         latent_dim: int,
         classes: int = 0,
-        network: Network = MLP,
+        network: Network = partial(MLP, hidden=(64, 64)),
         extra_noise: int = 4,
         width: int = 64,
         blocks: int = 2,

@@ -31,7 +31,7 @@ class NoiseInjectionEncoder(Encoder):
         data_shape: Shape,
         latent_dim: int,
         classes: int = 0,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Sequence[int] = (128, 128),
         noise_dim: int = 64,
         every_layer: bool = True,
         activation: str = "silu",

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from .. import noise
+from ..capabilities import ScoredDraws
 from ..distributions import Hierarchical, Implicit
 from ..errors import ConfigurationError
 
@@ -27,13 +28,7 @@ Prior = Distribution | Callable[[], Distribution]
 """p(z), or what gives it when called."""
 
 
-class Drawing(Protocol):
-    """A q(z|x) that gives draws `(samples, batch, dim)` with their log-densities in one go."""
-
-    def rsample_and_log_prob(self, sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]: ...
-
-
-Proposal = Drawing | Distribution
+Proposal = ScoredDraws | Distribution
 """q(z|x) for every row, with its density."""
 
 
@@ -90,7 +85,7 @@ def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor,
     Raises:
         ConfigurationError: q has no density, or is not one distribution for every row.
     """
-    if hasattr(q, "rsample_and_log_prob"):
+    if isinstance(q, ScoredDraws):
         return q.rsample_and_log_prob
     p = rows_of(q, "proposal")
     if not has_density(p):

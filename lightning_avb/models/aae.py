@@ -25,6 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -33,20 +34,27 @@ from torch.nn.functional import one_hot
 
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
-from ..capabilities import HasParts
+from ..capabilities import HasParts, can
 from ..conditionals import (
-    BernoulliDecoder,
     DecoderRecipe,
     DeterministicEncoder,
     EncoderRecipe,
+    GaussianDecoder,
     PriorRecipe,
     StandardNormal,
 )
 from ..errors import ConfigurationError
 from ..lightning_private import epoch_was_whole
 from ..networks import MLP, Network, check_rows_apart
-from ..players import Phase, PhaseResult, Player
+from ..players import Cosine, Phase, PhaseResult, Player
 from .latent import LatentVariableModel, check_draws, make_prior
+
+ADAM = partial(torch.optim.Adam, fused=True)
+OPPOSED = partial(ADAM, betas=(0.5, 0.999))
+"""A short memory of gradients that change as the opponent does."""
+NETWORK = partial(MLP, activation="relu")
+READER = partial(NETWORK, batch_norm=True)
+DECODER = partial(GaussianDecoder, network=NETWORK, start=0.3, sigmoid=True)
 
 
 @dataclass(frozen=True)
@@ -59,9 +67,9 @@ class AAEPlayers:
         discriminator: T(z); its `steps` are steps a batch.
     """
 
-    autoencoder: Player = Player()
-    generator: Player = Player()
-    discriminator: Player = Player()
+    autoencoder: Player = Player(partial(ADAM, lr=3e-4), Cosine)
+    generator: Player = Player(partial(OPPOSED, lr=1e-3), Cosine)
+    discriminator: Player = Player(partial(OPPOSED, lr=1e-3), Cosine)
 
 
 class AAE(LatentVariableModel):
@@ -70,7 +78,7 @@ class AAE(LatentVariableModel):
     Args:
         latent_dim: dimensions of z.
         encoder: q(z|x), of any kind: deterministic, Gaussian, or a network of x and noise.
-        decoder: p(x|z).
+        decoder: p(x|z); the default is for pictures in [0, 1].
         discriminator: T(z), a network from z to a number.
         prior: p(z), without parameters to learn; a density is not needed.
         labels: what they do. `ignored`; `prior`: the discriminator is told which part of the prior a labelled code
@@ -93,9 +101,9 @@ class AAE(LatentVariableModel):
     def __init__(
         self,
         latent_dim: int,
-        encoder: EncoderRecipe = DeterministicEncoder,
-        decoder: DecoderRecipe = BernoulliDecoder,
-        discriminator: Network = MLP,
+        encoder: EncoderRecipe = partial(DeterministicEncoder, network=READER),
+        decoder: DecoderRecipe = DECODER,
+        discriminator: Network = NETWORK,
         prior: PriorRecipe = StandardNormal,
         labels: Literal["ignored", "prior", "decoder"] = "ignored",
         loss: AdversarialForm = "non_saturating",
@@ -138,7 +146,7 @@ class AAE(LatentVariableModel):
         if self.labels != "prior":
             return 0
         classes = self.hparams["classes"]
-        parts = self.prior.parts if isinstance(self.prior, HasParts) else 0
+        parts = self.prior.parts if can(self.prior, HasParts) else 0
         if parts < classes:
             raise ConfigurationError(
                 f"labels: 'prior' needs a prior with a part for each of {classes} labels, as PetalPrior and "

@@ -30,6 +30,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,11 @@ from ..density_ratio import CriticTerms, DensityRatio
 from ..errors import check_weights
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
-from ..players import Phase, PhaseResult, Player, named_losses
+from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .latent import LatentVariableModel
+
+ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=True)
+"""A short memory of gradients that change as the opponent does."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,9 @@ class AVBPlayers:
         contrast: r(z|x), if it has parameters; it steps whenever the critic does.
     """
 
-    model: Player = Player()
-    critic: Player = Player()
-    contrast: Player = Player()
+    model: Player = Player(ADAM, Cosine)
+    critic: Player = Player(ADAM, Cosine, steps=2)
+    contrast: Player = Player(ADAM, Cosine)
 
 
 class AVB(LatentVariableModel):

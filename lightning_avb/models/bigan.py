@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +31,8 @@ from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
 from ..networks import MLP, Network, ResidualCritic, check_rows_apart
 from ..networks.critics import CriticRecipe
-from ..players import Phase, PhaseResult, Player, named_losses
-from .gan import Generator, Output, check_output
+from ..players import Cosine, Phase, PhaseResult, Player, named_losses
+from .gan import ADAM, NETWORK, Generator, Output, check_output
 from .latent import EncodingModel, check_draws
 
 
@@ -45,9 +46,9 @@ class BiGANPlayers:
         discriminator: T(x, z); its `steps` are steps a batch.
     """
 
-    generator: Player = Player()
-    encoder: Player = Player()
-    discriminator: Player = Player()
+    generator: Player = Player(ADAM, Cosine)
+    encoder: Player = Player(ADAM, Cosine)
+    discriminator: Player = Player(ADAM, Cosine)
 
 
 class BiGAN(EncodingModel):
@@ -70,9 +71,9 @@ class BiGAN(EncodingModel):
     def __init__(
         self,
         latent_dim: int,
-        encoder: EncoderRecipe = GaussianEncoder,
-        generator: Network = MLP,
-        discriminator: CriticRecipe = ResidualCritic,
+        encoder: EncoderRecipe = partial(GaussianEncoder, network=NETWORK),
+        generator: Network = NETWORK,
+        discriminator: CriticRecipe = partial(ResidualCritic, width=256, blocks=1, network=partial(MLP, hidden=(256,))),
         prior: PriorRecipe = StandardNormal,
         output: Output = "sigmoid",
         loss: AdversarialForm = "non_saturating",

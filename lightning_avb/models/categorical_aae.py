@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -20,14 +21,15 @@ from torch.nn.functional import cross_entropy, one_hot
 from .. import noise
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
-from ..conditionals import BernoulliDecoder, CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
+from ..conditionals import CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
 from ..conditionals.categorical import head_distance_penalty
 from ..errors import ConfigurationError, at_least, check_weights
 from ..evaluation import ClusterCounts
 from ..lightning_private import attached_datamodule, moved_batch
-from ..networks import MLP, InputNoise, Network, check_rows_apart, keep_statistics
+from ..networks import InputNoise, Network, check_rows_apart, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
-from ..players import Phase, PhaseResult, Player
+from ..players import Cosine, Phase, PhaseResult, Player
+from .aae import ADAM, DECODER, NETWORK, OPPOSED, READER
 from .latent import LatentVariableModel, check_draws, make_prior
 
 
@@ -42,10 +44,10 @@ class CategoricalAAEPlayers:
         classifier: the encoder, for the labels; clusters have none.
     """
 
-    autoencoder: Player = Player()
-    generator: Player = Player()
-    discriminator: Player = Player()
-    classifier: Player = Player()
+    autoencoder: Player = Player(partial(ADAM, lr=3e-3), Cosine)
+    generator: Player = Player(partial(OPPOSED, lr=6e-4), Cosine)
+    discriminator: Player = Player(partial(OPPOSED, lr=6e-4), Cosine)
+    classifier: Player = Player(partial(ADAM, lr=1e-3), Cosine)
 
 
 class CategoricalAAE(LatentVariableModel):
@@ -58,8 +60,8 @@ class CategoricalAAE(LatentVariableModel):
         latent_dim: dimensions of the style z.
         categories: None: as many as the data has labels, which the classifier learns. A number: so many clusters;
             labels then serve to count errors in validation and test, and for nothing else.
-        encoder: a network from x to the logits of q(y|x) and to z.
-        decoder: p(x|y, z).
+        encoder: a network from x to the logits of q(y|x) and to z; the default has noise and dropout, for few labels.
+        decoder: p(x|y, z); the default is for pictures in [0, 1].
         discriminator: a network from y, or from z, to a number; both discriminators are of this kind.
         prior: p(z), without parameters to learn; p(y) is uniform.
         code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
@@ -90,9 +92,9 @@ class CategoricalAAE(LatentVariableModel):
         self,
         latent_dim: int,
         categories: int | None = None,
-        encoder: Network = MLP,
-        decoder: DecoderRecipe = BernoulliDecoder,
-        discriminator: Network = MLP,
+        encoder: Network = partial(InputNoise, network=partial(READER, dropout=0.2), normal=0.1),
+        decoder: DecoderRecipe = DECODER,
+        discriminator: Network = NETWORK,
         prior: PriorRecipe = StandardNormal,
         code: Literal["pair", "sum"] = "pair",
         head_distance: float = 0.0,

@@ -27,6 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,10 +38,14 @@ from ..batch import Batch, Shape
 from ..conditionals import Conditional, PriorRecipe, StandardNormal
 from ..errors import ConfigurationError
 from ..networks import MLP, Network, check_rows_apart
-from ..players import Phase, PhaseResult, Player, named_losses
+from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .latent import GenerativeModel, check_draws
 
 Output = Literal["sigmoid", "identity"]
+
+ADAM = partial(torch.optim.Adam, lr=5e-4, betas=(0.0, 0.99), fused=True)
+"""No memory of the gradients before, which an opponent that has moved since makes worthless (Karras et al. 2018)."""
+NETWORK = partial(MLP, hidden=(256, 256))
 
 
 class Generator(Conditional):
@@ -85,8 +90,8 @@ class GANPlayers:
         discriminator: T(x); its `steps` are steps a batch.
     """
 
-    generator: Player = Player()
-    discriminator: Player = Player()
+    generator: Player = Player(ADAM, Cosine)
+    discriminator: Player = Player(ADAM, Cosine)
 
 
 class GAN(GenerativeModel):
@@ -112,8 +117,8 @@ class GAN(GenerativeModel):
     def __init__(
         self,
         latent_dim: int,
-        generator: Network = MLP,
-        discriminator: Network = MLP,
+        generator: Network = NETWORK,
+        discriminator: Network = NETWORK,
         prior: PriorRecipe = StandardNormal,
         output: Output = "sigmoid",
         loss: AdversarialForm = "non_saturating",

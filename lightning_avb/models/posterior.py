@@ -42,7 +42,7 @@ from torch import Tensor, nn
 
 from .. import noise
 from ..batch import Batch, Shape
-from ..capabilities import ScoredDraws
+from ..capabilities import ScoredDraws, can
 from ..conditionals import EncoderRecipe, PooledMixtureEncoder
 from ..contrasts import ContrastRecipe, FullGaussianContrast, PriorContrast
 from ..density_ratio import DensityRatio
@@ -185,7 +185,7 @@ class Posterior(Game):
         self.register_buffer("placed", torch.tensor(False))
         with torch.no_grad():
             q = self.encoder(torch.zeros(1, *data_shape))
-        self.adversarial = not isinstance(q, ScoredDraws)
+        self.adversarial = not can(q, ScoredDraws)
         if self.adversarial:
             contrast = self.recipes["contrast"](data_shape, self.latent_dim, 0)
             if isinstance(contrast, PriorContrast):

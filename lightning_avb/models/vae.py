@@ -24,13 +24,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from ..batch import Batch
-from ..capabilities import ScoredDraws
+from ..capabilities import ScoredDraws, can
 from ..conditionals import (
     BernoulliDecoder,
     DecoderRecipe,
@@ -41,7 +43,7 @@ from ..conditionals import (
 )
 from ..errors import ConfigurationError
 from ..objectives import log_mean_exp
-from ..players import Phase, PhaseResult, Player
+from ..players import Cosine, Phase, PhaseResult, Player
 from .latent import LatentVariableModel
 
 
@@ -53,7 +55,7 @@ class VAEPlayers:
         model: encoder, decoder and prior.
     """
 
-    model: Player = Player()
+    model: Player = Player(partial(torch.optim.Adam, fused=True), Cosine)
 
 
 class VAE(LatentVariableModel):
@@ -117,10 +119,8 @@ class VAE(LatentVariableModel):
 
     def terms(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """log p(x|z) `(samples, batch)`, and the KL term of the chosen estimator, `(batch,)` or `(samples, batch)`."""
-        p = self.prior()
-        q: Any = self.encoder(batch.x, batch.y)
-        scored = isinstance(q, ScoredDraws)
-        if not scored:
+        q, p = self.encoder(batch.x, batch.y), self.prior()
+        if not can(q, ScoredDraws):
             raise ConfigurationError("encoder: a VAE needs q(z|x) with a density; AVB takes a black-box encoder")
         if self.estimator == "analytic":
             z, kl = q.rsample((self.samples,)), closed_form_kl(q, p, "; take estimator: monte_carlo")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
@@ -49,7 +50,7 @@ class ResidualCritic(Critic):
         context_dim: int = 0,
         width: int = 128,
         blocks: int = 2,
-        network: Network = MLP,
+        network: Network = partial(MLP, hidden=(128,)),
         activation: str = "silu",
     ) -> None:
         super().__init__()

@@ -137,7 +137,7 @@ class MLP(nn.Module):
         in_shape: Shape,
         out_shape: Shape,
         context_dim: int = 0,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Sequence[int] = (128, 128),
         activation: str = "silu",
         init_scale: float | None = None,
         batch_norm: bool = False,

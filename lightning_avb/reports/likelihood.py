@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from ..batch import Batch
+from ..capabilities import HasLikelihood, HasPrior, can
 from ..errors import ConfigurationError, at_least
 from ..evaluation import has_density
 from ..runs import path_beside_checkpoint
@@ -108,7 +108,7 @@ class Likelihood(pl.Callback):
         why = why_no_likelihood(pl_module)
         self.skipped = why is not None
         if self.skipped:
-            if hasattr(pl_module, "prior"):
+            if can(pl_module, HasPrior):
                 rank_zero_info(f"log p(x) is not estimated: {why}")
             return
         if self.rows is not None and self.rows < trainer.world_size:
@@ -133,7 +133,6 @@ class Likelihood(pl.Callback):
     ) -> None:
         if self.skipped:
             return
-        batch = Batch(*batch)
         if batch.index is None:
             raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
         for estimator in self._all():
@@ -178,10 +177,10 @@ def in_order(figures: Sequence[Figure]) -> list[Figure]:
 
 def why_no_likelihood(model: Any) -> str | None:
     """Why there is no p(x) = E_p(z) p(x|z) to estimate from draws of q(z|x); None: there is."""
-    if not (hasattr(model, "encoder") and hasattr(model, "decoder")):
+    if not can(model, HasLikelihood):
         return "the model has no encoder and decoder"
     if not has_density(model.prior()):
         return "the prior has no density"
-    if getattr(model, "choices", model.classes) != model.classes:
+    if model.choices != model.classes:
         return "a code is more than a draw of the prior"
     return None

@@ -9,7 +9,6 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from ..batch import Batch
 from ..checkpoints import save_whole
 from ..runs import path_beside_checkpoint
 from .base import align
@@ -22,7 +21,7 @@ class SaveMetrics(pl.Callback):
         self.rows: Counter[int] = Counter()
 
     def _count(self, batch: Any, loader: int) -> None:
-        self.rows[loader] += len(Batch(*batch).counted.x)
+        self.rows[loader] += len(batch.counted.x)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -80,7 +79,7 @@ class SavePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if len(Batch(*batch).counted.x):
+        if len(batch.counted.x):
             self.outputs.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

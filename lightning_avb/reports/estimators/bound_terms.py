@@ -20,7 +20,7 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ... import noise
 from ...batch import Batch
-from ...capabilities import HasDensityRatio
+from ...capabilities import HasDensityRatio, can
 from ...evaluation import (
     Decomposition,
     Quadrature,
@@ -136,7 +136,7 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
 
 def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str, list[Figure]]:
     n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
-    grid, has_critic = Quadrature.grid(model.latent_dim, device=batch.x.device), isinstance(model, HasDensityRatio)
+    grid, has_critic = Quadrature.grid(model.latent_dim, device=batch.x.device), can(model, HasDensityRatio)
 
     def decoder(z: Tensor) -> Distribution:
         return model.decoder(z.expand(-1, n, -1), batch.y) if model.classes else model.decoder(z)

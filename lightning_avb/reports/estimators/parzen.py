@@ -29,7 +29,7 @@ class ParzenWindow(RowEstimator):
 
     def missing(self, run: Run) -> str | None:
         alone = run.trainer.world_size == 1 and not run.model.classes
-        if alone and getattr(run.trainer, "datamodule", None) is not None:
+        if alone and run.trainer.datamodule is not None:  # type: ignore[attr-defined]
             return None
         return "one process, a datamodule, and a model without labels"
 
@@ -40,7 +40,7 @@ class ParzenWindow(RowEstimator):
         with torch.no_grad(), noise.torch_seeded(*key), noise.use(noise.seeded(*key)):
             parts = [run.model.sample(min(500, self.samples - i)) for i in range(0, self.samples, 500)]
             batches = run.trainer.datamodule.val_dataloader()  # type: ignore[attr-defined]
-            validation = torch.cat([Batch(*batch).x for batch in batches])[: self.VALIDATION_ROWS]
+            validation = torch.cat([Batch.of(batch).x for batch in batches])[: self.VALIDATION_ROWS]
         self.draws = torch.cat(parts)
         self.width = torch.tensor([parzen_window(self.draws, validation, validation[:1]).width])
 
