@@ -1,12 +1,12 @@
 """Does a test fail when the code is wrong? Small errors, put into the code one at a time, and the tests that see them.
 
-python tests/mutants.py draw FILE                   a fixed random sample of mutants; needs mutmut, and nothing of the package
-python tests/mutants.py run FILE [--only ID ...]   the tests on every mutant that was not tried yet
+python tests/mutants.py draw FILE                   a fixed random sample of mutants; needs mutmut alone
+python tests/mutants.py run FILE [--only ID ...]    the tests on every mutant that was not tried yet
 python tests/mutants.py report FILE                 the score
 
 mutmut says what errors there are (an operator swapped, a number raised by one, an argument left out or None, a branch
 never taken, ...) and pyproject.toml in which files. Texts, and what is raised, are left out. A mutant is in the sample
-if the hash of its file, its scope and its statement, before and after, is among the smallest: the sample hardly changes when
+if the hash of its file, scope and statement, before and after, is among the smallest: the sample hardly changes when
 other code does.
 
 A test is tried on a mutant if it executes one of the mutant's lines; the quickest tests come first, and one that fails
@@ -57,7 +57,8 @@ THIRD_PARTY = [
 ]
 
 # Not of the mathematics, or with processes of their own, or long.
-OTHERS = "cli data docs interruption networks package posterior_command processes pyro_model ranks rough_targets runs".split()
+OTHERS = ["cli", "configurations", "data", "docs", "interruption", "networks", "package", "posterior_command"]
+OTHERS += ["processes", "pyro_model", "ranks", "rough_targets", "runs"]
 
 
 # --- draw -------------------------------------------------------------------------------------------------------------
@@ -98,7 +99,10 @@ def mutants_of(path: Path) -> Iterator[tuple[str, Path, tuple[int, int], Callabl
 
     text = path.read_text()
     wrapper = MetadataWrapper(cst.parse_module(text))
-    visitor = Visitor([pair for pair in mutation_operators if pair[0] is not cst.BaseString], get_ignored_lines(str(path), text, wrapper))
+    visitor = Visitor(
+        [pair for pair in mutation_operators if pair[0] is not cst.BaseString],
+        get_ignored_lines(str(path), text, wrapper),
+    )
     module = wrapper.visit(visitor)
     parents, positions = (wrapper.resolve(provider) for provider in (ParentNodeProvider, PositionProvider))
     seen: dict[str, int] = {}
@@ -117,7 +121,9 @@ def mutants_of(path: Path) -> Iterator[tuple[str, Path, tuple[int, int], Callabl
         key = "\n".join([str(path), *scope, *(module.code_for_node(node).strip() for node in (statement, after))])
         seen[key] = seen.get(key, 0) + 1
         lines = (positions[statement].start.line, positions[statement].end.line)
-        mutated = partial(lambda old, new: module.deep_replace(old, new).code, mutation.original_node, mutation.mutated_node)
+        mutated = partial(
+            lambda old, new: module.deep_replace(old, new).code, mutation.original_node, mutation.mutated_node
+        )
         yield hashlib.sha256(f"{key}\n{seen[key]}".encode()).hexdigest(), path, lines, mutated
 
 
@@ -125,7 +131,7 @@ def mutants_of(path: Path) -> Iterator[tuple[str, Path, tuple[int, int], Callabl
 
 
 def forked(task: Callable[[], Any], output: Path, cpu: float, wall: float) -> tuple[str, Any]:
-    """How a child with this task ended (`ended`, `timeout`, `error`: in this file, or `crash`), and what it returned."""
+    """How a child ended (`ended`, `timeout`, `crash`, or `error`, one of this file), and what the task returned."""
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -290,6 +296,10 @@ def content(path: str) -> str:
     return hashlib.sha256((ROOT / path).read_bytes()).hexdigest()[:12]
 
 
+def unchanged(entry: dict[str, Any]) -> bool:
+    return all((ROOT / path).exists() and content(path) == was for path, was in entry["contents"].items())
+
+
 class Store:
     """Entries by key, one JSON object a line; the last one of a key counts."""
 
@@ -313,9 +323,13 @@ class Runner:
 
     def known(self, test_file: str) -> dict[str, Any]:
         """What was measured of these tests, unless they or code that they execute have changed since then."""
-        entry = self.measured.entries.get(test_file, {"contents": {}, "tests": {}})
-        same = all((ROOT / path).exists() and content(path) == was for path, was in entry["contents"].items())
-        return entry["tests"] if same else {}
+        entry = self.measured.entries.get(test_file)
+        return entry["tests"] if entry and unchanged(entry) else {}
+
+    def result(self, mutant: Mutant) -> dict[str, Any] | None:
+        """What was found, unless its file or the test has changed since then; with a survivor, any of the tests."""
+        entry = self.results.entries.get(mutant.id)
+        return entry if entry and entry["result"] != "error" and unchanged(entry) else None
 
     def measure(self, tests: Tests) -> None:
         """Which lines of the sources every test executes, and how long it takes."""
@@ -369,7 +383,8 @@ class Runner:
         end, answer = forked(task, self.output, cpu=10 + 2 * SECONDS, wall=900)
         ran, by = answer if end == "ended" else (0, end)
         result = "error" if end == "error" else "killed" if by else "survived" if ran else "not executed"
-        self.results.add(mutant.id, result=result, by=by, ran=ran)
+        seen = {mutant.path, *([by.split("::")[0]] if "::" in (by or "") else test_files() if not by else [])}
+        self.results.add(mutant.id, result=result, by=by, ran=ran, contents={path: content(path) for path in seen})
         seconds = time.monotonic() - begun
         print(f"{mutant.id} {mutant.path}:{mutant.lines[0]} {result} {by or ''} ({ran}, {seconds:.1f} s)", flush=True)
 
@@ -386,7 +401,9 @@ class Runner:
 
         for mutant in due:
             if not mutant.at_import:
-                self.try_on(mutant, partial(task, mutant, [name for name in self.tests_of(mutant) if name in tests.items]))
+                self.try_on(
+                    mutant, partial(task, mutant, [name for name in self.tests_of(mutant) if name in tests.items])
+                )
 
     def cold(self, mutant: Mutant) -> tuple[int, str | None]:
         """A mutant of what runs at import: this process has not imported the package."""
@@ -402,7 +419,9 @@ class Runner:
         return answer
 
     def run(self, only: tuple[str, ...] = ()) -> None:
-        due = [one for one in self.mutants if (one.path.startswith(only) or one.id in only if only else one.id not in self.results.entries)]
+        due = [one for one in self.mutants if self.result(one) is None]
+        if only:
+            due = [one for one in self.mutants if one.path.startswith(only) or one.id in only]
         in_child(lambda: with_tests(test_files(), partial(self.warm, due)))
         self.measured = Store(self.measured.file)
         at_import = [mutant for mutant in due if mutant.at_import]
@@ -435,7 +454,7 @@ def report(runner: Runner) -> int:
     """The score. A survivor that RESULTS.md names by its id is explained there."""
     runner.results = Store(runner.results.file)
     explained = (ROOT / "RESULTS.md").read_text()
-    results = {one.id: runner.results.entries[one.id]["result"] for one in runner.mutants if one.id in runner.results.entries}
+    results = {one.id: entry["result"] for one in runner.mutants if (entry := runner.result(one)) is not None}
     left = [one for one in runner.mutants if results.get(one.id, "killed") != "killed"]
     equivalent = [one for one in left if one.id in explained]
     killed, tried = len(results) - len(left), len(results)

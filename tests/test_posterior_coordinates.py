@@ -41,6 +41,15 @@ def test_the_nearest_normal_of_other_targets_is_finite(target):
 
 
 @pytest.mark.usefixtures("float64")
+def test_modes_are_weighed_by_their_mass():
+    """One start ends in a mode of deviation 1 at 0, one in a mode of deviation 5 and as high at -60, for this seed."""
+    torch.manual_seed(5)
+    target = lambda z: torch.logaddexp(-0.5 * z.square(), -0.5 * ((z.abs() - 60) / 5).square()).squeeze(-1)
+    found = nearest_normal(target, 1, torch.zeros(()), starts=2, reach=40.0)
+    assert found.loc.item() == pytest.approx(-60 * 5 / 6, rel=0.01)
+
+
+@pytest.mark.usefixtures("float64")
 def test_the_density_in_coordinates_counts_their_volume():
     model = Posterior(partial(Gaussian, covariance=[[1.0, 0.5], [0.5, 2.0]]))
     model.location.copy_(torch.tensor([1.0, -2.0]))
