@@ -49,6 +49,7 @@ if TYPE_CHECKING:
         AVB,
         GAN,
         VAE,
+        VAEGAN,
         AAEPlayers,
         AVBPlayers,
         BiGAN,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
         LatentVariableModel,
         Posterior,
         PosteriorPlayers,
+        VAEGANPlayers,
         VAEPlayers,
     )
     from .networks import (
@@ -83,6 +85,7 @@ __all__ = [
     "GAN",
     "MLP",
     "VAE",
+    "VAEGAN",
     "AAEPlayers",
     "AVBPlayers",
     "AdversarialObjective",
@@ -140,6 +143,7 @@ __all__ = [
     "SemiImplicitEncoder",
     "StandardNormal",
     "SwissRollPrior",
+    "VAEGANPlayers",
     "VAEPlayers",
     "load",
 ]

@@ -24,6 +24,7 @@ from lightning_avb.models.categorical_aae import CategoricalAAEPlayers
 from lightning_avb.models.gan import GANPlayers
 from lightning_avb.models.posterior import PosteriorPlayers
 from lightning_avb.models.vae import VAEPlayers
+from lightning_avb.models.vaegan import VAEGANPlayers
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999))
 SMALL = partial(avb.MLP, hidden=(8,))
@@ -70,6 +71,12 @@ def bigan(**options: Any) -> avb.BiGAN:
     return avb.BiGAN(2, encoder, SMALL, discriminator, conditional=True, **{"players": players, **options})
 
 
+def vaegan(**options: Any) -> avb.VAEGAN:
+    cosine = avb.Player(ADAM, avb.Cosine)
+    options = {"players": VAEGANPlayers(cosine, avb.Player(ADAM), cosine), **options}
+    return avb.VAEGAN(2, partial(avb.GaussianEncoder, network=SMALL), SMALL, SMALL, 4, **options)
+
+
 def aae(encoder: Any = avb.DeterministicEncoder, **options: Any) -> avb.AAE:
     cosine = avb.Player(ADAM, avb.Cosine)
     players = AAEPlayers(cosine, avb.Player(ADAM), avb.Player(ADAM, avb.Cosine, steps=2))
@@ -97,6 +104,7 @@ MODELS = {
     ),
     "gan": gan,
     "bigan": bigan,
+    "vaegan": vaegan,
     "aae": partial(aae, avb.GaussianEncoder),
     "aae_labels": partial(aae, prior=avb.PetalPrior, labels="prior"),
     "aae_supervised": partial(aae, labels="decoder"),

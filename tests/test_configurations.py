@@ -103,7 +103,7 @@ def test_no_value_repeats_a_default(path):
         (
             "critic",
             {"class_path": "lightning_avb.ResidualCritic", "init_args": {"width": 9}},
-            "model.critic.class_path",
+            "model.density_ratio.critic.class_path",
         ),
         ("contrast", "lightning_avb.GaussianContrast", "model.contrast.class_path"),
         ("players", {"critic": {"steps": 2}}, "model.players.critic.steps"),
@@ -156,7 +156,7 @@ def built(monkeypatch, *options):
 
 def optimizers(model):
     """What `configure_optimizers` would make of the players, without a trainer."""
-    made = {player: model.players[player].optimizer(model._parameters_of(player)) for player in model.players}
+    made = {player: model.players[player].optimizer(model.parameters_of(player)) for player in model.players}
     return {player: (type(optimizer), optimizer.defaults) for player, optimizer in made.items()}
 
 
@@ -181,7 +181,7 @@ def test_python_without_another_word_is_the_configuration_of_the_digits(
 
 def test_a_part_of_a_default_recipe_can_be_changed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    options = ("--model.players.critic.optimizer.lr=0.005", "--model.critic.network.hidden=[8]")
+    options = ("--model.players.critic.optimizer.lr=0.005", "--model.density_ratio.critic.network.hidden=[8]")
     model = built(monkeypatch, "--config", str(CONFIGS / "digits" / "avb_ac.yaml"), *options)
     model.build_if_known(data_shape=(1, 8, 8), classes=10)
     kind, settings = optimizers(model)["critic"]
@@ -189,5 +189,5 @@ def test_a_part_of_a_default_recipe_can_be_changed(monkeypatch, tmp_path):
     assert settings["lr"] == 0.005
     assert tuple(settings["betas"]) == (0.5, 0.999)
     assert settings["fused"]
-    assert model.critic.x_branch.layers[0].out_features == 8
-    assert model.critic.head.in_features == 128
+    assert model.density_ratio.critic.x_branch.layers[0].out_features == 8
+    assert model.density_ratio.critic.head.in_features == 128

@@ -8,12 +8,14 @@ from .gan import GAN, GANPlayers
 from .latent import EncodingModel, GenerativeModel, LatentVariableModel
 from .posterior import Posterior, PosteriorPlayers
 from .vae import VAE, VAEPlayers
+from .vaegan import VAEGAN, VAEGANPlayers
 
 __all__ = [
     "AAE",
     "AVB",
     "GAN",
     "VAE",
+    "VAEGAN",
     "AAEPlayers",
     "AVBPlayers",
     "BiGAN",
@@ -26,5 +28,6 @@ __all__ = [
     "LatentVariableModel",
     "Posterior",
     "PosteriorPlayers",
+    "VAEGANPlayers",
     "VAEPlayers",
 ]
