@@ -253,8 +253,9 @@ class Tests:
         self.outcomes: dict[str, str] = {}
 
     def pytest_runtestloop(self, session: Any) -> bool:
-        self.items = {item.nodeid: item for item in session.items}
-        self.work(self)
+        if not session.testsfailed:
+            self.items = {item.nodeid: item for item in session.items}
+            self.work(self)
         return True
 
     def pytest_runtest_logreport(self, report: Any) -> None:
