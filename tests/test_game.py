@@ -391,6 +391,13 @@ def test_the_mean_over_processes_goes_back_to_every_parameter(monkeypatch):
     assert parameters[1].grad is None and parameters[2].grad.tolist() == [2.5, 3.0, 3.5]
 
 
+@pytest.mark.parametrize("players", [name for name in dir(avb) if name.endswith("Players")])
+def test_recommended_step_sizes_are_of_the_usual_size_and_fall(players):
+    for player in vars(getattr(avb, players)()).values():
+        optimizer = player.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        assert 1e-5 < optimizer.defaults["lr"] < 0.02 and player.scheduler is avb.Cosine
+
+
 def test_cosine_rises_along_a_line_and_falls_along_half_a_cosine():
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     schedule = avb.Cosine(optimizer, total=10, warmup=2, final=0.2)
