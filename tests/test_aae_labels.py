@@ -148,6 +148,17 @@ def test_a_labelled_prior_needs_a_label_now_and_then(tmp_path):
     assert run.global_step == 0
 
 
+def test_a_resumed_run_has_seen_its_label_before(tmp_path):
+    """One step is enough: it would not have been taken, or the run would have ended, without a label."""
+    first = trainer(tmp_path, max_steps=1)
+    first.fit(aae(labels="prior", prior=PetalPrior), Given([blobs(8, labelled=1)], val=blobs(8)))
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    again = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    data = Given([blobs(8, labelled=0)], val=blobs(8))
+    again.fit(aae(labels="prior", prior=PetalPrior), data, ckpt_path=tmp_path / "one.ckpt")
+    assert again.global_step == 2
+
+
 class Unlabelled(TensorDataModule):
     classes = 10
 

@@ -227,6 +227,15 @@ def test_clusters_without_a_datamodule_have_no_names(tmp_path):
     assert "test/error" not in found
 
 
+@pytest.mark.parametrize("code", ["pair", "sum"])
+def test_the_reconstruction_of_validation_is_minus_log_p_at_the_code(code):
+    model = perturbed(categorical(categories=4, code=code, data_shape=(KINDS,), classes=KINDS))
+    x = torch.randn(6, KINDS)
+    logits, z = model.encoder.heads(x)
+    p = model.decoder(model.encoder.join(logits.softmax(-1), z))
+    torch.testing.assert_close(model.scores(Batch(x))["reconstruction"], -p.log_prob(x))
+
+
 @pytest.mark.parametrize(("categories", "dim"), [(10, 2), (30, 2), (4, 1), (16, 5)])
 def test_cluster_heads_begin_apart_and_around_the_origin(categories, dim):
     for seed in range(5):

@@ -193,6 +193,14 @@ def test_width_is_the_one_that_validation_data_like():
     assert parzen_window(x, validation, x, widths).width == pytest.approx(0.3)
 
 
+def test_parzen_windows_far_from_the_origin_do_not_round():
+    """In single precision, with dimensions that are far away in opposite directions."""
+    samples, x = torch.randn(50, 2) + torch.tensor([4e3, -4e3]), torch.randn(5, 2) + torch.tensor([4e3, -4e3])
+    samples, x, widths = samples.float(), x.float(), torch.tensor([0.3], dtype=torch.float32)
+    exact = log_density(samples.double(), x.double(), widths.double())
+    torch.testing.assert_close(log_density(samples, x, widths).double(), exact, rtol=0, atol=1e-3)
+
+
 def test_parzen_refuses_widths():
     with pytest.raises(ConfigurationError, match=r"^widths: "):
         parzen_window(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([0.0]))

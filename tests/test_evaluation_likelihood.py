@@ -215,8 +215,8 @@ def test_a_few_bad_rows_speak_for_themselves():
 def test_a_standard_error_grows_where_one_chain_has_the_weight():
     from lightning_avb.evaluation import AnnealedEstimate
 
-    equal = torch.randn(16, 1) * 0.01
+    equal = torch.randn(16, 1, dtype=torch.float64) * 0.001
     alone = equal.clone()
     alone[3] += 8
     first, second = (AnnealedEstimate(w, w.unsqueeze(-1), w[0]).standard_error.item() for w in (equal, alone))
-    assert abs(first - equal.std().item() / 4) < 1e-4 and second > 3
+    assert abs(first / (equal.std().item() / 4) - 1) < 0.005 and second > 3

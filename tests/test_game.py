@@ -22,6 +22,7 @@ from datamodules import Digits, FourPoints
 from lightning_avb import noise
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
 from lightning_avb.finite import FiniteGuard
+from lightning_avb.gradients import average
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
 
@@ -368,6 +369,34 @@ def test_grey_values_are_not_scored_by_a_bernoulli(tmp_path):
     with pytest.raises(ConfigurationError, match=r"data\.binarize: BernoulliDecoder scores zeros and ones"):
         trainer(tmp_path, max_steps=2).fit(vae(), Digits(32))
     trainer(tmp_path, max_steps=2).fit(avb.VAE(2, decoder=avb.GaussianDecoder), Digits(32))
+
+
+def test_grey_values_are_not_scored_in_validation_either(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^data.binarize: BernoulliDecoder scores zeros and ones"):
+        trainer(tmp_path).validate(vae(), Digits(batch_size=50, binarize="none"), verbose=False)
+
+
+def test_the_progress_bar_shows_the_bound(tmp_path):
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=1, log_every_n_steps=1)
+    run.fit(vae(), Digits(batch_size=50, binarize="static"))
+    assert run.progress_bar_metrics.keys() == {"train/elbo", "val/elbo"}
+
+
+def test_the_mean_over_processes_goes_back_to_every_parameter(monkeypatch):
+    """What the other of two processes adds to their gradients in a row."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(torch.arange(7.0)))
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(2, 2), (), (3,)]]
+    parameters[0].grad, parameters[2].grad = torch.ones(2, 2), torch.ones(3)
+    average(parameters, 2)
+    assert parameters[0].grad.tolist() == [[0.5, 1.0], [1.5, 2.0]]
+    assert parameters[1].grad is None and parameters[2].grad.tolist() == [2.5, 3.0, 3.5]
+
+
+@pytest.mark.parametrize("players", [name for name in dir(avb) if name.endswith("Players")])
+def test_recommended_step_sizes_are_of_the_usual_size_and_fall(players):
+    for player in vars(getattr(avb, players)()).values():
+        optimizer = player.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        assert 1e-5 < optimizer.defaults["lr"] < 0.02 and player.scheduler is avb.Cosine
 
 
 def test_cosine_rises_along_a_line_and_falls_along_half_a_cosine():

@@ -319,7 +319,7 @@ def test_parts_of_torch_are_as_repeatable_as_the_library_s_own(tmp_path, monkeyp
         monkeypatch.setattr(model, "scores", lambda batch: {"elbo": torch.randn(1, len(batch.x))})
         torch.manual_seed(size)
         names = ["importance", "annealing", "bidirectional"]
-        likelihood = Likelihood(names, rows=12, samples=50, chains=2, steps=6, leapfrogs=1, simulated=4, draws=1)
+        likelihood = Likelihood(names, rows=12, samples=50, chains=1, steps=6, leapfrogs=1, simulated=4, draws=1)
         trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
         found.append({figure.name: figure for figure in likelihood.figures})
     assert found[0].keys() == found[1].keys() >= {"elbo", "importance", "bidirectional, gap", "ELBO, on a grid"}
