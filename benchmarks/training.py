@@ -31,7 +31,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import partial, reduce, wraps
 from pathlib import Path
 from typing import Any
 
@@ -389,8 +389,8 @@ ACTIONS = {
 METHODS = {
     "learn": "encoder and decoder: forward",
     "learn_critic": "encoder and decoder: forward",
-    "judge": "critic: forward",
-    "contrast.forward": "contrast: moments",
+    "density_ratio.forward": "critic: forward",
+    "density_ratio.contrast.forward": "contrast: moments",
     "backward": "backward",
 }
 """Parts of a step that are methods of a model, where it has them."""
@@ -406,10 +406,10 @@ class Parts(Profiler):
         self.mark = 0.0
 
     def start(self, action_name: str) -> None:
-        self.critic_input(next((part for piece, part in ACTIONS.items() if piece in action_name), LIGHTNING))
+        self.enter(next((part for piece, part in ACTIONS.items() if piece in action_name), LIGHTNING))
 
     def stop(self, action_name: str) -> None:
-        self.critic_output()
+        self.leave()
 
     def enter(self, part: str) -> None:
         self._book()
@@ -432,11 +432,11 @@ class Parts(Profiler):
 
         @wraps(function)
         def watched(*args: Any, **kwargs: Any) -> Any:
-            self.critic_input(part)
+            self.enter(part)
             try:
                 return function(*args, **kwargs)
             finally:
-                self.critic_output()
+                self.leave()
 
         setattr(owner, method, watched)
 
@@ -450,7 +450,11 @@ class WatchParts(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for path, part in METHODS.items():
             owner_name, _, method = path.rpartition(".")
-            owner = getattr(pl_module, owner_name, None) if owner_name else pl_module
+            owner = (
+                reduce(lambda of, name: getattr(of, name, None), owner_name.split("."), pl_module)
+                if owner_name
+                else pl_module
+            )
             if hasattr(owner, method):
                 self.parts.watch(owner, method, part)
         for optimizer in trainer.optimizers:

@@ -74,7 +74,14 @@ class Arrays(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, resident, labels, labelled_per_batch)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            binarize=binarize,
+            resident=resident,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
         if scale not in ("auto", "none", "unit", "standardize"):
             raise ConfigurationError(f"data.scale: {scale!r} is none of 'auto', 'none', 'unit', 'standardize'")
         if len(delimiter) != 1:

@@ -29,7 +29,13 @@ class Digits(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, None, labels, labelled_per_batch)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            binarize=binarize,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
 
     def load(self) -> dict[str, Split]:
         from sklearn.datasets import load_digits

@@ -38,7 +38,7 @@ class FreyFaces(TensorDataModule):
     def __init__(
         self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500, binarize: Binarize = "none"
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize)
+        super().__init__(batch_size, eval_batch_size=eval_batch_size, binarize=binarize)
         self.root = root
 
     def load(self) -> dict[str, Split]:
@@ -78,7 +78,13 @@ class Olivetti(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, None, labels, labelled_per_batch)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            binarize=binarize,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
         self.root = root
 
     def load(self) -> dict[str, Split]:
@@ -126,7 +132,14 @@ class CelebA(TorchvisionDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(root, batch_size, eval_batch_size, binarize, labels, labelled_per_batch)
+        super().__init__(
+            root=root,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            binarize=binarize,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
         self.resident = resident
         self.size, self.crop = height_and_width(size), at_least(1, **{"data.crop": crop})
         self.data_shape = (3, *self.size)

@@ -22,7 +22,7 @@ class FourPoints(TensorDataModule):
     classes = 4
 
     def __init__(self, batch_size: int = 512, eval_batch_size: int = 512, copies: int = 12800) -> None:
-        super().__init__(batch_size, eval_batch_size)
+        super().__init__(batch_size, eval_batch_size=eval_batch_size)
         self.copies = copies
 
     def load(self) -> dict[str, Split]:

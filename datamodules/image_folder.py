@@ -71,7 +71,14 @@ class ImageFolder(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, resident, labels, labelled_per_batch)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            binarize=binarize,
+            resident=resident,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
         if channels not in (None, 1, 3):
             raise ConfigurationError(f"data.channels: {channels} is neither 1 (grey) nor 3 (colour)")
         self.root, self.channels, self.cache = Path(root), channels, Path(cache or Path(root, ".lightning_avb"))

@@ -63,7 +63,7 @@ class StaticMNIST(TensorDataModule):
     data_shape = (1, 28, 28)
 
     def __init__(self, root: str = "data", batch_size: int = 100, eval_batch_size: int = 500) -> None:
-        super().__init__(batch_size, eval_batch_size)
+        super().__init__(batch_size, eval_batch_size=eval_batch_size)
         self.root = root
 
     def load(self) -> dict[str, Split]:

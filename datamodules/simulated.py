@@ -36,7 +36,7 @@ class Simulated(TensorDataModule):
         eval_rows: int = 500,
         seed: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size)
+        super().__init__(batch_size, eval_batch_size=eval_batch_size)
         self.family = from_config(family)()
         self.counts = [at_least(1, **{"data.rows": rows}), *[at_least(1, **{"data.eval_rows": eval_rows})] * 2]
         self.seed = seed

@@ -80,6 +80,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     def __init__(
         self,
         batch_size: int,
+        *,
         eval_batch_size: int = 500,
         binarize: Binarize = "none",
         resident: bool | None = None,

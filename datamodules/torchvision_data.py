@@ -45,7 +45,13 @@ class TorchvisionDataModule(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, binarize, None, labels, labelled_per_batch)
+        super().__init__(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            binarize=binarize,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
         self.root = root
 
     def prepare_data(self) -> None:

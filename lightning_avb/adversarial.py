@@ -10,7 +10,7 @@ Each form is a pair, the discriminator's loss and the generator's:
 | `kl` | the same | T(g) | KL(generated, real) at the optimal T |
 | `least_squares` | (T(g) - 1)^2 / 2 + (T(r) + 1)^2 / 2 | (T(g) + 1)^2 / 2 | Mao et al. 2017, equation 2 |
 | `hinge` | max(0, 1 - T(g)) + max(0, 1 + T(r)) | T(g) | Lim & Ye 2017 |
-| `wasserstein` | T(r) - T(g) | T(g) | Arjovsky et al. 2017; needs a `one_centred` penalty |
+| `wasserstein` | T(r) - T(g) | T(g) | Arjovsky et al. 2017; needs a gradient penalty, best `one_centred` |
 
 In the papers T is high on real rows. Here all signs are reversed, so that T* = log generated - log real is what AVB's
 critic estimates. Mao et al. have the targets 0 and 1 in place of -1 and 1: the same game with another scale of T.

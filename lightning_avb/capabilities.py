@@ -1,4 +1,4 @@
-"""Optional abilities of parts, models and DataModules, as protocols for `isinstance`.
+"""Optional abilities of parts, models and DataModules, as protocols.
 
 `can(q, ScoredDraws)` is true for every object with these attributes; no class has to inherit from here.
 """
@@ -6,28 +6,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 
 def can(thing: Any, *capabilities: Any) -> bool:
-    """Whether it has all of these capabilities, which are protocols of this file."""
-    return all(isinstance(thing, capability) for capability in capabilities)
+    """Whether it has all of these capabilities, which are protocols of this file.
+
+    `isinstance` with a protocol does not find the submodules of a module: since Python 3.12 it looks at attributes
+    without `__getattr__`.
+    """
+    return all(hasattr(thing, name) for capability in capabilities for name in _members(capability))
+
+
+def _members(protocol: type) -> set[str]:
+    parts = [part for part in protocol.__mro__ if part not in (Protocol, Generic, object)]
+    names = {name for part in parts for name in (*vars(part), *vars(part).get("__annotations__", {}))}
+    return {name for name in names if not name.startswith("_")}
 
 
 # Distributions.
 
 
-@runtime_checkable
 class ScoredDraws(Protocol):
     """A q(z|x) whose draws come with their log-density, or with a bound of it in expectation."""
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ...) -> tuple[Tensor, Tensor]: ...
 
 
-@runtime_checkable
 class HasMoments(Protocol):
     """A q(z|x) with mean and standard deviation, `(batch, latent_dim)`, estimated from draws if necessary."""
 
@@ -37,7 +45,6 @@ class HasMoments(Protocol):
 # Priors.
 
 
-@runtime_checkable
 class HasParts(Protocol):
     """A prior with one part per label, such as a mixture."""
 
@@ -49,61 +56,72 @@ class HasParts(Protocol):
 # Models.
 
 
-@runtime_checkable
 class Samples(Protocol):
-    """A model that samples new data."""
+    """A model that samples new data, with the number of labels that it can be asked for, 0: none."""
+
+    label_choices: int
 
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor: ...
 
 
-@runtime_checkable
 class Encodes(Protocol):
     """A model that encodes data."""
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
 
 
-@runtime_checkable
 class Decodes(Protocol):
-    """A model that decodes codes."""
+    """A model that decodes codes of a given length, with the number of labels that it is told of, 0: none."""
+
+    code_dim: int
+    classes: int
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
 
 
-@runtime_checkable
 class HasCodes(Protocol):
     """A model that draws codes from its prior and puts them together from z and a label."""
+
+    prior: Any
+    latent_dim: int
+    label_choices: int
 
     def sample_codes(self, count: int, y: Tensor | None = None) -> Tensor: ...
 
     def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
 
 
-@runtime_checkable
 class HasPrior(Protocol):
     """A model with p(z), a module that returns a distribution."""
 
     prior: Any
 
 
-@runtime_checkable
 class HasLikelihood(HasPrior, Protocol):
     """A model with q(z|x), p(x|z) and p(z), modules that return distributions."""
 
     encoder: Any
     decoder: Any
+    latent_dim: int
+    classes: int
+    label_choices: int
+    log_jacobian: Tensor
 
 
-@runtime_checkable
 class HasDensityRatio(Protocol):
     """A model whose critic estimates log q(z|x) - log p(z)."""
 
     density_ratio: Any
 
 
-@runtime_checkable
 class DrawsParameters(Protocol):
-    """A model that draws the parameters of a log-density."""
+    """A model that draws the parameters of a log-density; `amortised`: one posterior per data set."""
+
+    target: Any
+    latent_dim: int
+    amortised: bool
+
+    def draw(self, count: int, x: Tensor | None = None) -> dict[str, Tensor]: ...
 
     def draw_z(self, count: int, x: Tensor | None = None) -> Tensor: ...
 

@@ -222,4 +222,4 @@ def load_data(location: Location, root: str | None = None) -> Batch:
     data = load_datamodule(location, root)
     data.prepare_data()
     data.setup("test")
-    return next(iter(data.test_dataloader()))
+    return Batch.of(next(iter(data.test_dataloader())))

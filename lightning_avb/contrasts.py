@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from torch.func import functional_call
 
 from . import noise
 from .batch import Shape
-from .capabilities import HasMoments
+from .capabilities import HasMoments, can
 from .conditionals import Conditional
 from .distributions import DiagonalNormal, TriangularNormal
 from .errors import at_least
@@ -86,9 +86,9 @@ class PriorContrast(Contrast):
         return Reference(to_critic, lambda samples: p.expand(q.batch_shape).sample((samples,)))
 
 
-def _moments(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
+def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of q, constants to the gradient, from `draws` draws where no closed form is known."""
-    if isinstance(q, HasMoments):
+    if can(q, HasMoments):
         mean, scale = q.moments(draws)
     else:
         mean, scale = q.mean.detach(), q.stddev.detach()
@@ -191,7 +191,7 @@ class FlowContrast(GaussianContrast):
         flow_hidden: Sequence[int] = (64, 64),
         bins: int = 8,
     ) -> None:
-        super().__init__(data_shape, latent_dim, classes, draws)
+        super().__init__(data_shape, latent_dim, classes, draws=draws)
         self.network = network(data_shape, (at_least(1, features=features),), classes)
         self.flow_function = _FlowFunction(
             AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins)

@@ -32,7 +32,7 @@ from .lightning_private import BatchModule, attached_datamodule, set_logged_step
 from .players import Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import from_config
-from .resuming import add_version, compare_with
+from .resuming import CheckpointGuard, compare_with
 
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
@@ -146,7 +146,8 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
                 given = self.hparams.get(name)
                 if given is not None and value is not None and given != value:
                     raise ConfigurationError(f"{name}: the configuration says {given}, the data has {value}")
-        self.build_if_known(**from_data)
+        known = {name: self.hparams.get(name) if value is None else value for name, value in from_data.items()}
+        self.build_if_known(**known)
         if from_data["data_shape"] is not None and tuple(from_data["data_shape"]) != self.data_shape:
             raise ConfigurationError(
                 f"data_shape: the model is made for rows of {self.data_shape}, the data has "
@@ -154,7 +155,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
             )
 
     def configure_callbacks(self) -> list[pl.Callback]:
-        return [Interruption()]
+        return [Interruption(), CheckpointGuard()]
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
         """The parameters that a player updates."""
@@ -277,12 +278,6 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         clip_norm = list(self.players.values())[position].clip_norm
         if clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
-        self.finite.check_losses()
-        self.finite.check_weights(self.player_modules())
-        add_version(checkpoint)
 
     # Logging and evaluation.
 

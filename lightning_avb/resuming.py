@@ -15,14 +15,24 @@ VERSION_KEY = "lightning_avb_version"
 """Where a checkpoint has the version of the library that wrote it. Those of 0.1 have none."""
 
 
-def add_version(checkpoint: dict[str, Any]) -> None:
-    """Writes the version of this library into a checkpoint."""
-    checkpoint[VERSION_KEY] = __version__
+class CheckpointGuard(pl.Callback):
+    """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint, and adds the version.
+
+    Every `Game` has one. A model may have an `on_save_checkpoint` of its own.
+    """
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        pl_module.finite.check_losses()
+        pl_module.finite.check_weights(pl_module.player_modules())
+        checkpoint[VERSION_KEY] = __version__
 
 
 def require_known_version(checkpoint: dict[str, Any], name: str = "the checkpoint") -> None:
-    """Raises ConfigurationError if the checkpoint is from a version whose classes and buffers have other names."""
-    if VERSION_KEY not in checkpoint:
+    """Raises ConfigurationError if the checkpoint is from a version whose classes and buffers have other names.
+
+    One of weights alone names no version.
+    """
+    if VERSION_KEY not in checkpoint and "optimizer_states" in checkpoint:
         raise ConfigurationError(
             f"ckpt_path: {name} was made by lightning_avb 0.1, which version {__version__} cannot read; train again, "
             "or use it with lightning_avb 0.1"

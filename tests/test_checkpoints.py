@@ -33,7 +33,6 @@ def one(tmp_path_factory):
     torch.manual_seed(0)
     model = AVB(latent_dim=2, data_shape=(1, 8, 8), classes=10)
     checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 1}
-    model.on_save_checkpoint(checkpoint)
     torch.save({**checkpoint, "pytorch-lightning_version": pl.__version__}, path)
     return path
 

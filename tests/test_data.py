@@ -205,7 +205,7 @@ class Bytes(TensorDataModule):
     max_value = 255.0
 
     def __init__(self, batch_size=32, eval_batch_size=50, binarize="none", resident=None):
-        super().__init__(batch_size, eval_batch_size, binarize, resident)
+        super().__init__(batch_size, eval_batch_size=eval_batch_size, binarize=binarize, resident=resident)
 
     def load(self):
         generator = torch.Generator().manual_seed(3)

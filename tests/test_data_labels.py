@@ -37,7 +37,14 @@ class Classes(TensorDataModule):
     counts = (80, 60, 40, 30)
 
     def __init__(self, batch_size=32, binarize="none", resident=None, labels=None, labelled_per_batch=0):
-        super().__init__(batch_size, 50, binarize, resident, labels, labelled_per_batch)
+        super().__init__(
+            batch_size,
+            eval_batch_size=50,
+            binarize=binarize,
+            resident=resident,
+            labels=labels,
+            labelled_per_batch=labelled_per_batch,
+        )
 
     def load(self):
         generator = torch.Generator().manual_seed(3)

@@ -35,12 +35,12 @@ def find_configuration(given: str) -> str:
     found = next((file for file in (path, Path(f"{path}.yaml")) if file.is_file()), None)
     if found is not None:
         return str(found)
-    name = given.removesuffix(".yaml")
+    name = given.removesuffix(".yaml").removeprefix("configs/")
     if name in names():
         return str(FOLDER / f"{name}.yaml")
     raise ConfigurationError(
         f"config: there is no file {given!r}, nor a configuration of that name in the package"
-        f"{did_you_mean(name.removeprefix('configs/'), names())}"
+        f"{did_you_mean(name, names())}"
     )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, constraints
 
 from .. import noise
-from ..capabilities import ScoredDraws
+from ..capabilities import ScoredDraws, can
 from ..distributions import Hierarchical, Implicit
 from ..errors import ConfigurationError
 
@@ -87,9 +87,10 @@ def draws_with_log_prob(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor
     Raises:
         ConfigurationError: q has no density, or is not one distribution for every row.
     """
-    if isinstance(q, ScoredDraws):
-        return q.rsample_and_log_prob
-    p = as_row_distribution(q, "proposal")
+    given: Any = q
+    if can(given, ScoredDraws):
+        return given.rsample_and_log_prob
+    p = as_row_distribution(given, "proposal")
     if not has_density(p):
         raise ConfigurationError(
             f"proposal: {type(p).__name__} has no density, which importance weights need; see fitted_proposal"

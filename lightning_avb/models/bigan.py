@@ -105,10 +105,8 @@ class BiGAN(EncodingModel):
         self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
         check_no_batch_norm(discriminator=self.discriminator)
 
-    def check_batch(self, batch: Batch, batch_idx: int) -> None:
-        super().check_batch(batch, batch_idx)
-        if batch_idx == 0:
-            self.generator.check(batch.x)
+    def check_values(self, x: Tensor) -> None:
+        self.generator.check(x)
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {

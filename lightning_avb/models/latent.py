@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Shape
-from ..capabilities import HasParts
+from ..capabilities import HasParts, can
 from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
@@ -50,7 +50,7 @@ def make_prior(prior: Any, latent_dim: int) -> nn.Module:
     return made
 
 
-def check_sampled_prior(prior: nn.Module, latent_dim: int) -> None:
+def check_sampled_prior(prior: Any, latent_dim: int) -> None:
     """Checks a prior of which only draws are used.
 
     Raises:
@@ -60,7 +60,7 @@ def check_sampled_prior(prior: nn.Module, latent_dim: int) -> None:
     if any(parameter.requires_grad for parameter in prior.parameters()):
         raise ConfigurationError(f"prior: {name} learns, and here the prior cannot")
     parts: list[tuple[str, Any, tuple[int, ...]]] = [("", prior, (2, 3))]
-    if isinstance(prior, HasParts):
+    if can(prior, HasParts):
         y = torch.tensor([0, prior.parts - 1, 0])
         parts.append((".given(y) for three labels y", lambda: prior.given(y), (2,)))
     for what, distribution, shape in parts:
@@ -137,13 +137,17 @@ class GenerativeModel(Game):
             )
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
-        if not self.classes:
-            return
-        if batch.y is None:
+        if self.classes and batch.y is None:
             raise ConfigurationError(
                 f"{self.label_argument}: the model reads the label of every row, and rows have none"
             )
-        self.check_labels(batch, minimum=0)
+        if self.classes:
+            self.check_labels(batch, minimum=0)
+        if batch_idx == 0:
+            self.check_values(batch.x)
+
+    def check_values(self, x: Tensor) -> None:
+        """Raises ConfigurationError if the model cannot make such an x. Called for the first batch of a stage."""
 
     def check_labels(self, batch: Batch, minimum: int) -> None:
         """Raises ConfigurationError if a label is not between `minimum` and the number of classes - 1."""
@@ -294,10 +298,8 @@ class LatentVariableModel(EncodingModel):
             return {}
         return {"bits_per_dim": bound / (-math.log(2) * math.prod(self.data_shape))}
 
-    def check_batch(self, batch: Batch, batch_idx: int) -> None:
-        super().check_batch(batch, batch_idx)
-        if batch_idx == 0:
-            self.decoder.check(batch.x)
+    def check_values(self, x: Tensor) -> None:
+        self.decoder.check(x)
 
     @torch.no_grad()
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:

@@ -262,7 +262,8 @@ class Posterior(Game):
     def configure_model(self) -> None:
         if self.amortised and self.data.no_data:
             raise ConfigurationError(
-                f"data: {type(self.target).__name__} is a family, whose rows are data sets; see datamodules.Simulated"
+                f"data: {type(self.target).__name__} is a family, whose rows are data sets; see "
+                "lightning_avb.datamodules.Simulated"
             )
         super().configure_model()
 

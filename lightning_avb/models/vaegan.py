@@ -27,6 +27,7 @@ from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, Standard
 from ..errors import at_least, check_weights
 from ..networks import Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
+from ..precision import full_precision_in_half
 from .gan import ADAM, NETWORK, Generator, Output
 from .latent import EncodingModel
 from .vae import closed_form_kl
@@ -104,10 +105,8 @@ class VAEGAN(EncodingModel):
         self.discriminator = FeatureDiscriminator(network, self.features)
         check_no_batch_norm(discriminator=self.discriminator)
 
-    def check_batch(self, batch: Batch, batch_idx: int) -> None:
-        super().check_batch(batch, batch_idx)
-        if batch_idx == 0:
-            self.generator.check(batch.x)
+    def check_values(self, x: Tensor) -> None:
+        self.generator.check(x)
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         first = [self.encoder, self.prior]
@@ -120,7 +119,8 @@ class VAEGAN(EncodingModel):
         """|f(x) - f(generated)|^2 / 2, `(batch,)`; the discriminator's weights are constants."""
         rows, context = torch.stack([batch.x, generated]), self.generator.label(batch.y, batch.x)
         constant = {name: parameter.detach() for name, parameter in self.discriminator.named_parameters()}
-        real, ours = functional_call(self.discriminator, constant, (rows, context), {"features": True}).to(rows)
+        with full_precision_in_half(rows.device.type):
+            real, ours = functional_call(self.discriminator, constant, (rows, context), {"features": True}).to(rows)
         return 0.5 * (real - ours).square().sum(-1)
 
     def learn_encoder(self, batch: Batch) -> PhaseResult:

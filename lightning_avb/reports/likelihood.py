@@ -105,6 +105,7 @@ class Likelihood(pl.Callback):
         self.rows, self.chunk, self.seed = rows, chunk, seed
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.figures: list[Figure] = []
         reason = why_no_likelihood(pl_module)
         self.skipped = reason is not None
         if self.skipped:
@@ -113,7 +114,6 @@ class Likelihood(pl.Callback):
             return
         if self.rows is not None and self.rows < trainer.world_size:
             raise ConfigurationError(f"likelihood.rows: {self.rows} are fewer than the {trainer.world_size} processes")
-        self.figures: list[Figure] = []
         self.run = Run(trainer, pl_module, self.rows, self.chunk, self.seed)
         for estimator in self.estimators:
             missing = estimator.missing(self.run)
