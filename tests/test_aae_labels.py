@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 from autoencoders import CLASSES, KINDS, SHARP, WIDE, Given, aae, adam, blobs, categorical, played
-from games import trainer
+from closed_forms import perturbed
+from small_models import trainer
 from torch import nn
 from torch.distributions import Normal
-from worlds import perturbed
 
 from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import AAE, Batch, DeterministicEncoder, MixturePrior, PetalPrior, Player, StandardNormal
@@ -94,7 +94,7 @@ class Unnamed(StandardNormal):
             {"train": [blobs(8)._replace(y=torch.tensor([-2] * 8))]},
             "label -2",
         ),
-        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "are to be int64"),
+        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "must be int64"),
         ({"labels": "decoder"}, {"train": [blobs(8)._replace(y=torch.zeros(8, 1, dtype=int))]}, r"of shape \(8, 1\)"),
         ({"labels": "decoder", "data_shape": (KINDS,), "classes": 9}, {}, "the model knows 9 labels, the data has 4"),
         ({"labels": "prior", "prior": PetalPrior, "data_shape": (KINDS,), "classes": 9}, {}, "knows 9 labels"),
@@ -209,7 +209,7 @@ def test_the_decoder_reads_the_label_and_the_code_does_not():
     z = model.encode(x)
     assert (model.decode(z, y) != model.decode(z, (y + 1) % CLASSES)).all()
     torch.manual_seed(1)
-    codes = model.codes(6, y)
+    codes = model.sample_codes(6, y)
     torch.manual_seed(1)
     assert codes.shape == (6, 2) and torch.equal(codes, model.prior().sample((6,)))
     torch.manual_seed(1)

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from forked import finish, said, start
-from games import MODELS, POSTERIORS, trainer
+from small_models import MODELS, POSTERIORS, trainer
 from torch.distributions import Distribution
 
 from datamodules import Digits, NoData

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch.distributions import MultivariateNormal, kl_divergence
-from worlds import LinearGaussian
 
 from lightning_avb import StandardNormal
 from lightning_avb.distributions import DiagonalNormal

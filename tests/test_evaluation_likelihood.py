@@ -9,16 +9,21 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
-from worlds import LinearGaussian
 
 from lightning_avb import Batch, StandardNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import importance_weighting, log_joint, log_likelihood, schedule
 from lightning_avb.evaluation.likelihood import Annealer
-from lightning_avb.evaluation.trust import ENOUGH_SAMPLES, annealing_objection, harmonic_mean, importance_objection
+from lightning_avb.evaluation.reliability import (
+    ENOUGH_SAMPLES,
+    annealing_objection,
+    harmonic_mean,
+    importance_objection,
+)
 
 QUICK = {"steps": 40, "chains": 16, "simulated": 16}
 
@@ -113,13 +118,13 @@ class Dropped(nn.Module):
 @pytest.mark.parametrize(
     ("message", "decoder", "options"),
     [
-        ("^latent_dim: needed without a prior or an encoder", net(bernoulli), {"latent_dim": None}),
+        ("^latent_dim: needed without a prior and an encoder", net(bernoulli), {"latent_dim": None}),
         ("^latent_dim: 3, where the prior has 2", net(bernoulli), {"latent_dim": 3, "prior": StandardNormal(2)}),
-        (r"^decoder: it does not take z of shape \(8, 5\)", net(bernoulli), {"latent_dim": 5}),
-        (r"^decoder: its call gave a Tensor", net(lambda logits: logits), {}),
+        (r"^decoder: does not take z of shape \(8, 5\)", net(bernoulli), {"latent_dim": 5}),
+        (r"^decoder: returned a Tensor", net(lambda logits: logits), {}),
         (r"^decoder: Bernoulli .*wrap it in Independent\(\.\.\., 1\)", net(lambda a: Bernoulli(logits=a)), {}),
         ("^decoder: dropout or batch normalisation in training mode", Dropped(), {}),
-        ("^decoder: .* is no distribution of x", net(bernoulli), {"x": torch.ones(4, 7)}),
+        ("^decoder: .* is not a distribution of x", net(bernoulli), {"x": torch.ones(4, 7)}),
         (
             "^x: row 2 holds what Bernoulli gives no probability",
             net(bernoulli),
@@ -131,7 +136,7 @@ class Dropped(nn.Module):
             net(lambda a: Independent(Bernoulli(logits=a * float("nan"), validate_args=False), 1)),
             {},
         ),
-        (r"^decoder: it does not take z .*to satisfy the constraint", net(lambda a: bernoulli(a * float("nan"))), {}),
+        (r"^decoder: does not take z .*to satisfy the constraint", net(lambda a: bernoulli(a * float("nan"))), {}),
         ("^chains: 1", net(bernoulli), {"chains": 1}),
         ("^steps: 0", net(bernoulli), {"steps": 0}),
         ("^prior: a str", net(bernoulli), {"prior": "normal"}),

@@ -11,16 +11,17 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from games import ADAM, MODELS, adversarial, trainer, vae
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
+from small_models import ADAM, MODELS, adversarial, trainer, vae
 from torch.utils.data import DataLoader
 
 import lightning_avb as avb
 from datamodules import Digits, FourPoints
 from lightning_avb import noise
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
+from lightning_avb.finite import FiniteGuard
 from lightning_avb.gradients import average
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
@@ -434,10 +435,10 @@ def test_a_loss_that_is_not_finite_moves_nothing_on_a_cpu(tmp_path):
 def test_a_loss_that_is_not_finite_is_found_where_no_step_waits_for_it(tmp_path, monkeypatch, every, saves, step):
     """As on a device other than a CPU: when values are logged, or a checkpoint is to be written."""
 
-    def watch(self, phase, losses) -> None:
-        self._last_losses.update({player: loss.detach() for player, loss in losses.items()})
+    def watch(self, losses) -> None:
+        self._losses.update({player: loss.detach() for player, loss in losses.items()})
 
-    monkeypatch.setattr(avb.Game, "_watch", watch)
+    monkeypatch.setattr(FiniteGuard, "watch", watch)
     Spoiled.calls = 0
     save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
     run = trainer(

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from games import trainer
+from closed_forms import LINEAR, perturbed
 from monte_carlo import flat_gradient
 from pytorch_lightning.loggers import CSVLogger
+from small_models import trainer
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.func import functional_call, grad
 from torch.nn.functional import logsigmoid, one_hot
-from worlds import LINEAR, perturbed
 
 from datamodules import Split, TensorDataModule
 from lightning_avb import GAN, MLP, Batch, BiGAN, ConvNet, FlowPrior, GaussianEncoder, Player, ResidualCritic, noise
@@ -330,7 +330,7 @@ def test_scores_are_those_of_each_row(make):
     batch = Batch(torch.rand(6, 2, 3), None, torch.arange(6))
 
     def scores(of):
-        with noise.use(noise.OfRows(index=of.index)), torch.no_grad():
+        with noise.use(noise.RowNoise(index=of.index)), torch.no_grad():
             return model.scores(of)
 
     whole, parts = scores(batch), [scores(part) for part in batch.split(2)]
@@ -347,7 +347,7 @@ def test_scores_are_those_of_each_row(make):
 
 def _sum_of_logits(model, batch):
     """softplus(t) - softplus(-t) = t: what the opponents lose more than the discriminator."""
-    with noise.use(noise.OfRows(index=batch.index)), torch.no_grad():
+    with noise.use(noise.RowNoise(index=batch.index)), torch.no_grad():
         model.encode(batch.x)
         t_q, t_p = model.discriminator(*map(torch.stack, zip(*model.pairs(batch), strict=True)))
     return t_q - t_p
@@ -484,7 +484,7 @@ def test_a_discriminator_gives_one_number_a_row():
 
     model = GAN(2, data_shape=(4,))
     model.discriminator = Three((4,), ())
-    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(3,\) numbers per row"):
+    with pytest.raises(ConfigurationError, match=r"^discriminator: gives an output of shape \(3,\) per row"):
         model.learn(Batch(torch.rand(5, 4)))
 
 
@@ -516,7 +516,7 @@ def test_half_precision_stays_within_the_networks(make):
 class Coded(GAN):
     """The code is z and the label."""
 
-    def code_of(self, z, y=None):
+    def make_code(self, z, y=None):
         return z + 10 * y.unsqueeze(-1)
 
 

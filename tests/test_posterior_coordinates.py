@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from games import trainer
 from posteriors import SMALL, fitted
+from small_models import trainer
 
 import lightning_avb as avb
 from datamodules import NoData

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from worlds import LinearGaussian
+from closed_forms import LinearGaussian
 
 from lightning_avb import Batch, BernoulliDecoder, DiscretizedLogisticDecoder, StandardNormal
 from lightning_avb.errors import ConfigurationError

@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import perturbed
 from monte_carlo import flat_gradient
 from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid, one_hot, silu
-from worlds import perturbed
 
 from lightning_avb import MLP, VAEGAN, Batch, BoundedNoiseEncoder, FlowEncoder, GaussianEncoder, Player, noise
 from lightning_avb.errors import ConfigurationError
