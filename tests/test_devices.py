@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from games import MODELS
+from small_models import MODELS
 
 from lightning_avb import Batch, StandardNormal
 from lightning_avb.evaluation import uniformity

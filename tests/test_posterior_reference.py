@@ -14,7 +14,7 @@ from lightning_avb import PooledMixtureEncoder, Posterior, noise, targets
 from lightning_avb.distributions import DiagonalNormal, SemiImplicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import resample_posterior
-from lightning_avb.evaluation.resampling import PROPOSALS, _chosen
+from lightning_avb.evaluation.resampling import PROPOSALS, _resample_by_weight
 from lightning_avb.reports import Diagnosis
 from lightning_avb.reports.checks import compare
 from lightning_avb.targets import Gaussian, Mixture
@@ -118,7 +118,7 @@ def test_a_draw_without_weight_is_not_chosen(seed):
     u = torch.arange(10.0 * PROPOSALS).unsqueeze(1)
     log_weights = torch.full((10 * PROPOSALS,), -math.inf, dtype=torch.float64)
     log_weights[PROPOSALS :: PROPOSALS + 1] = -math.log(9)
-    chosen = _chosen(u, log_weights).flatten()
+    chosen = _resample_by_weight(u, log_weights).flatten()
     assert chosen.min() > 0 and set(chosen.tolist()) == set((log_weights > -math.inf).nonzero().flatten().tolist())
 
 
