@@ -365,15 +365,18 @@ class Runner:
                         print(f"  fails without a mutant: {name}")
 
     def tests_of(self, mutant: Mutant) -> list[str]:
-        """Those that pass without the mutant and execute one of its lines, quickest first, as far as time allows."""
+        """Those that pass without the mutant and execute one of its lines, quickest first, as far as time allows.
+
+        What runs at import no test executes: those that execute anything of its file come first, and then all others.
+        """
         wanted, found = set(range(mutant.lines[0], mutant.lines[1] + 1)), []
         for file in test_files():
             for name, (seconds, outcome, lines) in self.known(file).items():
                 executed = set(lines.get(mutant.path, ()))
-                if outcome == "passed" and (executed if mutant.at_import else executed & wanted):
-                    found.append((seconds, name))
+                if outcome == "passed" and (mutant.at_import or executed & wanted):
+                    found.append((not executed, seconds, name))
         spent, names = 0.0, []
-        for seconds, name in sorted(found):
+        for _, seconds, name in sorted(found):
             spent += seconds
             if not names or spent < SECONDS:
                 names.append(name)

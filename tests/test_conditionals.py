@@ -108,7 +108,8 @@ class TestEncoders:
     def test_shapes(self, part, shape, latent_dim):
         q = perturbed(part(shape, latent_dim))(torch.rand(4, *shape))
         assert (q.batch_shape, q.event_shape) == ((4,), (latent_dim,))
-        assert q.rsample((5,)).shape == (5, 4, latent_dim)
+        z = q.rsample((5,))
+        assert z.shape == (5, 4, latent_dim) and q.support.check(z).all()
         if hasattr(q, "moments"):
             mean, deviation = q.moments(8)
         else:

@@ -403,13 +403,6 @@ def test_what_has_no_density_does_not_pretend():
     assert all(map(torch.equal, hierarchical.moments(6), (mean, deviation)))
 
 
-@pytest.mark.parametrize(
-    "family", [DiagonalNormal, TriangularNormal, NormalMixture, Flow, Hierarchical, Implicit, SwissRoll]
-)
-def test_the_support_is_told_to_torch(family):
-    assert family.support.check(torch.zeros(3, 2)).tolist() == [True] * 3
-
-
 def test_implicit_moments_are_those_of_its_draws():
     """exp of a normal variable has mean e^(1/2) and variance e^2 - e."""
     estimates = [torch.stack(implicit(torch.tensor([1.0, 2.0, 3.0])).moments(200)) for _ in range(200)]

@@ -21,7 +21,8 @@ def test_right_draws_stay():
     """The counts of 1,000 draws below, above or between quantiles, which are draws themselves and lie in no set."""
     moved = move_draws(torch.randn(1000, 2), normal)
     counts = {name: round(1000 * share.before) for name, share in moved.shares.items()}
-    expected = {"middle": 500, "outside": 99, "far": 9, "beyond": 0, "dense": 499, "thin": 100, "thinnest": 10}
+    expected = {"below_median": 500, "outside_90": 99, "outside_99": 9, "outside_radius": 0}
+    expected |= {"high_density": 499, "lowest_tenth": 100, "lowest_hundredth": 10}
     assert counts == expected
     assert all(abs(share.errors) < 4.5 for share in moved.shares.values())
     assert 0.5 < moved.acceptance < 0.8 and abs(moved.shift) < 0.2
@@ -30,7 +31,7 @@ def test_right_draws_stay():
 def test_errors_are_those_of_mcnemar():
     """N(0.3, 1) for N(0, 1): the draws below the median become more, by a share of 0.118, in one coordinate of two."""
     moved = move_draws(torch.randn(4000, 2) + torch.tensor([0.0, 0.3]), normal, ["a", "b"], transitions=60)
-    middle = moved.shares["middle"]
+    middle = moved.shares["below_median"]
     assert middle.where == "b" and abs(middle.after - 0.618) < 0.04 and abs(moved.shift + 0.3) < 0.1
     # Of independent places before and after a half enters or leaves.
     assert abs(middle.errors - 0.118 * 4000 / math.sqrt(2000)) < 4

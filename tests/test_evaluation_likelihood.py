@@ -14,9 +14,10 @@ from monte_carlo import assert_mean
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
-from lightning_avb import StandardNormal
+from lightning_avb import Batch, StandardNormal
 from lightning_avb.errors import ConfigurationError
-from lightning_avb.evaluation import importance_weighting, log_joint, log_likelihood
+from lightning_avb.evaluation import importance_weighting, log_joint, log_likelihood, schedule
+from lightning_avb.evaluation.likelihood import Annealer
 from lightning_avb.evaluation.reliability import (
     ENOUGH_SAMPLES,
     annealing_objection,
@@ -220,3 +221,18 @@ def test_a_standard_error_grows_where_one_chain_has_the_weight():
     alone[3] += 8
     first, second = (AnnealedEstimate(w, w.unsqueeze(-1), w[0]).standard_error.item() for w in (equal, alone))
     assert abs(first / (equal.std().item() / 4) - 1) < 0.005 and second > 3
+
+
+def test_one_chain_is_enough_for_an_estimate(world):
+    """Of its own error it says nothing: nan."""
+    prior = StandardNormal(world.latent_dim)
+    x = world.sample(3)
+    annealer = Annealer(
+        lambda rows: log_joint(world.decoder(), prior, rows.x),
+        lambda rows: (prior().expand((len(rows.x),)), None),
+        lambda rows, seed: (torch.zeros(rows, world.latent_dim), Batch(world.sample(rows), index=torch.arange(rows))),
+        schedule(4),
+        chains=1,
+    )
+    found = annealer.estimate(Batch(x, index=torch.arange(3)))
+    assert found.bound.isfinite().all() and found.standard_error.isnan().all()

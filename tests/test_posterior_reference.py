@@ -111,6 +111,12 @@ def test_where_the_density_is_not_known_nothing_is_resampled():
     assert z.max() < 1
 
 
+def test_chains_move_what_was_chosen():
+    model = Posterior(Gaussian)
+    chosen, moved = (resample_posterior(model, 500, transitions=transitions).z for transitions in (0, 10))
+    assert (chosen != moved).any(-1).double().mean() > 0.9
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_a_draw_without_weight_is_not_chosen(seed):
     """The first, where the search for the chosen begins; of the others each comes once."""

@@ -77,7 +77,7 @@ def test_masks():
     assert (~visible("center", (3, 8, 8))).sum() == 16
     with pytest.raises(ConfigurationError, match="mask: 'middle' is none of left"):
         visible("middle", (1, 4, 4))
-    with pytest.raises(ConfigurationError, match="no pictures"):
+    with pytest.raises(ConfigurationError, match="are not pictures"):
         visible("left", (5,))
 
 
