@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .adversarial import AdversarialObjective
+    from .adversarial import AdversarialObjective, AdversarialTerms
     from .batch import Batch
     from .checkpoints import load
     from .conditionals import (
@@ -15,9 +15,11 @@ if TYPE_CHECKING:
         BernoulliDecoder,
         BoundedNoiseEncoder,
         Decoder,
+        DecoderRecipe,
         DeterministicEncoder,
         DiscretizedLogisticDecoder,
         Encoder,
+        EncoderRecipe,
         FlowEncoder,
         FlowPrior,
         FullGaussianEncoder,
@@ -29,19 +31,21 @@ if TYPE_CHECKING:
         NormalPrior,
         PetalPrior,
         PooledMixtureEncoder,
+        PriorRecipe,
         SemiImplicitEncoder,
         StandardNormal,
         SwissRollPrior,
     )
     from .contrasts import (
         Contrast,
+        ContrastRecipe,
         FlowContrast,
         FullGaussianContrast,
         GaussianContrast,
         PriorContrast,
         Reference,
     )
-    from .density_ratio import DensityRatio
+    from .density_ratio import CriticTerms, DensityRatio
     from .errors import ConfigurationError, DensityError, NonFiniteLossError
     from .game import Game
     from .models import (
@@ -69,9 +73,11 @@ if TYPE_CHECKING:
         MLP,
         ConvNet,
         Critic,
+        CriticRecipe,
         DeconvNet,
         InnerProductCritic,
         InputNoise,
+        Network,
         ResidualCritic,
         ResidualMLP,
     )
@@ -89,6 +95,7 @@ __all__ = [
     "AAEPlayers",
     "AVBPlayers",
     "AdversarialObjective",
+    "AdversarialTerms",
     "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",
@@ -99,16 +106,21 @@ __all__ = [
     "CategoricalAAEPlayers",
     "ConfigurationError",
     "Contrast",
+    "ContrastRecipe",
     "ConvNet",
     "Cosine",
     "Critic",
+    "CriticRecipe",
+    "CriticTerms",
     "Decoder",
+    "DecoderRecipe",
     "DeconvNet",
     "DensityError",
     "DensityRatio",
     "DeterministicEncoder",
     "DiscretizedLogisticDecoder",
     "Encoder",
+    "EncoderRecipe",
     "EncodingModel",
     "FlowContrast",
     "FlowEncoder",
@@ -125,6 +137,7 @@ __all__ = [
     "InputNoise",
     "LatentVariableModel",
     "MixturePrior",
+    "Network",
     "NoiseBasisEncoder",
     "NoiseInjectionEncoder",
     "NonFiniteLossError",
@@ -137,6 +150,7 @@ __all__ = [
     "Posterior",
     "PosteriorPlayers",
     "PriorContrast",
+    "PriorRecipe",
     "Reference",
     "ResidualCritic",
     "ResidualMLP",

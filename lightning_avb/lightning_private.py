@@ -19,7 +19,7 @@ from .batch import Batch
 
 
 class BatchModule(pl.LightningModule):
-    """A LightningModule, and callbacks beside it, that get every batch as a `Batch`, whatever the loader gives.
+    """A LightningModule whose steps, and whose callbacks, get every batch as a `Batch`, whatever the loader gives.
 
     With the public hook `on_after_batch_transfer` in the module, Lightning warns in every run with a DataModule, and a
     DataModule with a hook of its own would switch it off.

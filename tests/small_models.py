@@ -131,6 +131,14 @@ POSTERIORS = {
         samples=16,
         players=PosteriorPlayers(critic=avb.Player(ADAM, steps=2)),
     ),
+    "posterior_flow": partial(
+        avb.Posterior,
+        targets.Mixture,
+        partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,), extra_noise=2),
+        partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL),
+        partial(avb.FlowContrast, draws=4, network=SMALL, features=4, flow_hidden=(8,)),
+        samples=16,
+    ),
 }
 """Models that learn from no data."""
 

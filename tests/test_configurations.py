@@ -55,7 +55,7 @@ def repeated(node: Any, default: Any, where: str) -> Iterator[str]:
 
     Args:
         node: a value of the configuration.
-        default: what stands there if nothing is said, as `plain` writes it; NOTHING: it has to be said.
+        default: what stands there if nothing is said, as `to_config` writes it; NOTHING: it has to be said.
         where: the key.
     """
     stands = isinstance(default, dict) and "class_path" in default

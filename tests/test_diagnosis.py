@@ -161,7 +161,7 @@ def test_modes_with_wrong_shares_are_seen_by_the_weights_alone():
     assert on_chains(target, z, 0).value == 0
     draws = PosteriorDraws(target, z)
     found = conclusion(WeightCheck().figures(draws))
-    assert "shifted in z[" in found.note and "as weights have it" in found.note
+    assert "shifted in z[" in found.note and "according to the weights" in found.note
     # KL(draws, p) = 0.5 log(0.5 / 0.3) + 0.5 log(0.5 / 0.7), less that of the draws from the flow.
     assert 0.05 < draws.weighted.shortfall < 0.087 + 5 * draws.weighted.shortfall_error
 

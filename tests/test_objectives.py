@@ -93,8 +93,8 @@ LOSSES = {
 
 def one_pass(critic, x, z, context, model_loss, critic_loss):
     z = z.clone().requires_grad_()
-    crossing = SharedPass()
-    for_model, for_critic = crossing.critic_output(critic(x, crossing.critic_input(z), context))
+    shared = SharedPass()
+    for_model, for_critic = shared.critic_output(critic(x, shared.critic_input(z), context))
     total = model_loss(for_model) + critic_loss(for_critic)
     return (for_model, for_critic), torch.autograd.grad(total, [z, *critic.parameters()])
 
@@ -156,8 +156,8 @@ def test_both_players_gradients_do_not_depend_on_who_else_is_differentiated():
     _, (expected_z, *expected) = two_passes(critic, x, z, None, *LOSSES["AVB"])
     for wanted in ("z", "critic"):
         shift = torch.zeros_like(z, requires_grad=True)
-        crossing = SharedPass()
-        for_model, for_critic = crossing.critic_output(critic(x, crossing.critic_input(z + shift)))
+        shared = SharedPass()
+        for_model, for_critic = shared.critic_output(critic(x, shared.critic_input(z + shift)))
         total = for_model.mean() + softplus(-for_critic).mean()
         inputs = [shift] if wanted == "z" else list(critic.parameters())
         for gradient, other in zip(
@@ -167,9 +167,9 @@ def test_both_players_gradients_do_not_depend_on_who_else_is_differentiated():
 
 
 def test_without_gradients_nothing_is_added():
-    crossing, z, t = SharedPass(), torch.randn(2, 3, 1, requires_grad=True), torch.randn(2, 3, requires_grad=True)
+    shared, z, t = SharedPass(), torch.randn(2, 3, 1, requires_grad=True), torch.randn(2, 3, requires_grad=True)
     with torch.no_grad():
-        assert crossing.critic_input(z) is z and crossing.critic_output(t) == (t, t)
+        assert shared.critic_input(z) is z and shared.critic_output(t) == (t, t)
 
 
 @pytest.mark.parametrize(

@@ -50,8 +50,8 @@ from ..players import Cosine, Phase, PhaseResult, Player
 from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 ADAM = partial(torch.optim.Adam, fused=True)
-OPPOSED = partial(ADAM, betas=(0.5, 0.999))
-"""A short memory of gradients that change as the opponent does."""
+ADAM_AGAINST_OPPONENT = partial(ADAM, betas=(0.5, 0.999))
+"""Low momentum, because the opponent changes the gradients."""
 NETWORK = partial(MLP, activation="relu")
 READER = partial(NETWORK, batch_norm=True)
 DECODER = partial(GaussianDecoder, network=NETWORK, start=0.3, sigmoid=True)
@@ -68,8 +68,8 @@ class AAEPlayers:
     """
 
     autoencoder: Player = Player(partial(ADAM, lr=3e-4), Cosine)
-    generator: Player = Player(partial(OPPOSED, lr=1e-3), Cosine)
-    discriminator: Player = Player(partial(OPPOSED, lr=1e-3), Cosine)
+    generator: Player = Player(partial(ADAM_AGAINST_OPPONENT, lr=1e-3), Cosine)
+    discriminator: Player = Player(partial(ADAM_AGAINST_OPPONENT, lr=1e-3), Cosine)
 
 
 class AAE(LatentVariableModel):

@@ -52,7 +52,7 @@ from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .latent import LatentVariableModel
 
 ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=True)
-"""A short memory of gradients that change as the opponent does."""
+"""Low momentum, because the opponent changes the gradients."""
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ class AVB(LatentVariableModel):
         return PhaseResult({"model": loss, **critic.losses}, self._scores(log_likelihood, critic))
 
     def learn_model(self, batch: Batch) -> PhaseResult:
-        """The model's loss beside a critic that is not trained."""
+        """The model's loss alone; the critic is not trained."""
         losses, scores = self.learn(batch)
         return PhaseResult({"model": losses["model"]}, scores)
 

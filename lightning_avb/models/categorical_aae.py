@@ -28,7 +28,7 @@ from ..lightning_private import attached_datamodule, moved_batch
 from ..networks import InputNoise, Network, check_no_batch_norm, check_noiseless, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Cosine, Phase, PhaseResult, Player
-from .aae import ADAM, DECODER, NETWORK, OPPOSED, READER
+from .aae import ADAM, ADAM_AGAINST_OPPONENT, DECODER, NETWORK, READER
 from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 
@@ -44,8 +44,8 @@ class CategoricalAAEPlayers:
     """
 
     autoencoder: Player = Player(partial(ADAM, lr=3e-3), Cosine)
-    generator: Player = Player(partial(OPPOSED, lr=6e-4), Cosine)
-    discriminator: Player = Player(partial(OPPOSED, lr=6e-4), Cosine)
+    generator: Player = Player(partial(ADAM_AGAINST_OPPONENT, lr=6e-4), Cosine)
+    discriminator: Player = Player(partial(ADAM_AGAINST_OPPONENT, lr=6e-4), Cosine)
     classifier: Player = Player(partial(ADAM, lr=1e-3), Cosine)
 
 

@@ -44,7 +44,7 @@ from .latent import GenerativeModel, check_sampled_prior
 Output = Literal["sigmoid", "identity"]
 
 ADAM = partial(torch.optim.Adam, lr=5e-4, betas=(0.0, 0.99), fused=True)
-"""No memory of the gradients before, which an opponent that has moved since makes worthless (Karras et al. 2018)."""
+"""No momentum: the opponent has moved since the earlier gradients (Karras et al. 2018)."""
 NETWORK = partial(MLP, hidden=(256, 256))
 
 

@@ -4,7 +4,7 @@ The decoder of a VAE is the generator of a GAN. Distances between rows are measu
 discriminator T decides, p(f(x)|z) = N(f(G(z)), I), and not in pixels. With z ~ q(z|x) and z_p ~ p(z),
 
     encoder:        KL(q(z|x), p(z)) + |f(x) - f(G(z))|^2 / 2,                    equations 5 and 7 of the paper,
-    generator:      gamma |f(x) - f(G(z))|^2 / 2 + its adversarial loss at G(z) and at G(z_p),
+    generator:      gamma |f(x) - f(G(z))|^2 / 2 + the mean of its adversarial losses at G(z) and at G(z_p),
     discriminator:  its loss, with x as real rows and G(z) and G(z_p) as generated ones.
 
 Each loss moves its own player alone, the encoder first. As f changes, nothing here is a bound of log p(x).

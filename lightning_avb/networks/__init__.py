@@ -1,7 +1,7 @@
 """Tensors in, tensors out."""
 
 from .conv import ConvNet, DeconvNet
-from .critics import Critic, InnerProductCritic, ResidualCritic
+from .critics import Critic, CriticRecipe, InnerProductCritic, ResidualCritic
 from .input_noise import InputNoise, check_noiseless
 from .mlp import (
     MLP,
@@ -19,6 +19,7 @@ __all__ = [
     "MLP",
     "ConvNet",
     "Critic",
+    "CriticRecipe",
     "DeconvNet",
     "InnerProductCritic",
     "InputNoise",

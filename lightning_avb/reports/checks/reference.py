@@ -1,4 +1,4 @@
-"""Draws beside reference draws."""
+"""Comparison with reference draws."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class WeightCheck(PosteriorCheck):
                     value,
                     expected=f"{least:g} to {most:g}",
                     note=f"share by weight, +- {error[i].item():.2g}; {weights}",
-                    objection=f"{wrong} in {name}, as weights have it" if objects else "",
+                    objection=f"{wrong} in {name}, according to the weights" if objects else "",
                 )
             )
         return figures

@@ -1,4 +1,4 @@
-"""Rules of the house that a reader relies on, compared with the tree."""
+"""Rules of the source that a reader relies on, compared with the tree."""
 
 import ast
 from pathlib import Path
