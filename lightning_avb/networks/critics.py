@@ -21,7 +21,8 @@ class Critic(nn.Module, abc.ABC):
 
     `x` is `(batch, *data_shape)`, `z` is `(samples, batch, latent_dim)`; `context`, `(batch, context_dim)` or None,
     has further inputs: of the reference density (the moments of adaptive contrast), and the label in a
-    class-conditional model.
+    class-conditional model. For a BiGAN x and z have the same leading dimensions, `(2, batch)` or `(batch,)`: a critic
+    that serves there too takes `(..., *data_shape)` and `(..., latent_dim)`, with leading dimensions that broadcast.
     """
 
     @abc.abstractmethod
