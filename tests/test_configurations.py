@@ -160,6 +160,7 @@ def optimizers(model):
     return {player: (type(optimizer), optimizer.defaults) for player, optimizer in made.items()}
 
 
+@pytest.mark.usefixtures("command")
 @pytest.mark.parametrize(
     ("method", "model", "latent_dim"), [(AVB, "avb_ac", 4), (VAE, "vae", 4), (CategoricalAAE, "aae_semi", 5)]
 )
@@ -179,6 +180,7 @@ def test_python_without_another_word_is_the_configuration_of_the_digits(
     ]
 
 
+@pytest.mark.usefixtures("command")
 def test_a_part_of_a_default_recipe_can_be_changed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     options = ("--model.players.critic.optimizer.lr=0.005", "--model.density_ratio.critic.network.hidden=[8]")
