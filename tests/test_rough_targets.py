@@ -15,8 +15,10 @@ from datamodules import NoData
 from lightning_avb import PooledMixtureEncoder, Posterior, checkpoints
 from lightning_avb.draws import to_table
 from lightning_avb.errors import ConfigurationError, DensityError
+from lightning_avb.evaluation import find_missed_mode
 from lightning_avb.models.nearest_normal import nearest_normal
-from lightning_avb.reports import Diagnosis
+from lightning_avb.reports import Diagnosis, PosteriorDraws
+from lightning_avb.reports.posterior import examine
 from lightning_avb.targets import Function, Target
 from lightning_avb.targets.calls import TolerantDensity
 
@@ -232,8 +234,12 @@ def test_what_a_derived_quantity_raises_is_named(tmp_path):
 
 
 def test_what_raises_among_the_draws_of_the_diagnosis_counts_as_nothing():
+    model = Posterior(partial(Raising, beyond=4.0))
+    draws = PosteriorDraws(model.target, model.draw_z(500).squeeze(1), model=model, transitions=5, leapfrogs=4)
     with pytest.warns(UserWarning, match=r"log-density of Raising fails at \d+ points"):
-        figures = Diagnosis(draws=500).of(Posterior(partial(Raising, beyond=4.0)))
+        figures = examine(draws, Diagnosis(checks=["chains", "weights"]).checks)
+    few = {"starts": 16, "descent": 20, "transitions": 2, "leapfrogs": 4}
+    assert find_missed_mode(draws.z, draws.log_density, **few).share == 0
     found = {figure.name: figure.value for figure in figures}
     assert abs(found["log evidence"] - math.log(2 * math.pi)) < 0.1
 
