@@ -153,6 +153,7 @@ class Best(RowEstimator):
 """
 
 
+@pytest.mark.parametrize("finished", ["vae"], indirect=True)
 @pytest.mark.parametrize("given", ["path", "init_args", "file"])
 def test_an_estimator_of_the_user_s_own_is_one_class(command, finished, monkeypatch, capsys, given):
     """Beside a named one, or after the default ones; with settings of its own."""
