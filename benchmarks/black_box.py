@@ -1,8 +1,8 @@
-"""Posteriors of log-densities: this library's sampler beside Pyro's guides, its SVGD, and the black box with a critic.
+"""Posteriors of log-densities: this library's sampler, Pyro's guides, its SVGD, and the black box with a critic.
 
     python benchmarks/black_box.py --root DATA [--targets ring torus] [--methods ours iaf] [--seeds 5] [--draws 10000]
 
-A line a run goes into OUTPUT (runs/black_box.jsonl), and what is there already is not run again; the table of means and
+Every run adds one line to OUTPUT (runs/black_box.jsonl), and runs that are there are not repeated; a table of means and
 standard errors over seeds is printed at the end. C2ST is against reference draws of the target. Pyro's guides are
 trained by its own SVI, 5000 steps of Adam at 0.01 with cosine decay and 8 particles; SVGD has 200 particles, and no
 more than these are compared. Other methods: ours without one of its parts, `no_bridge` and `no_coordinates`; `flow`,

@@ -1,4 +1,4 @@
-"""The AVB paper's four points: every posterior, judged by the exact log p(x).
+"""The AVB paper's four points: all posteriors, compared by the exact log p(x).
 
     python benchmarks/four_points.py demo                 # a VAE and AVB + AC, once: what `make demo` runs
     python benchmarks/four_points.py table --seeds 5      # mean and standard error over seeds

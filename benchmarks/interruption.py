@@ -1,10 +1,11 @@
-"""What it costs that processes tell each other of signals at the end of every batch, as a share of a step.
+"""The cost of exchanging signals between processes at the end of every batch, as a share of a step.
 
 python benchmarks/interruption.py [--processes 2] [--windows 60] [--batches 50]
 
-One fit of the digits' AVB with adaptive contrast, in which windows of so many batches take turns: nothing is told; what
-`lightning_avb.interruption` does; what Lightning does before every batch by itself (and the library leaves out).
-Prints the median time a batch and the ratio to the window of nothing beside it, with its standard error.
+One fit of AVB with adaptive contrast on the digits, in which windows of `--batches` batches alternate: without an
+exchange; with the one of `lightning_avb.interruption`; with Lightning's own before every batch (which the library
+leaves out). Prints the median time per batch and its ratio to the neighbouring window without an exchange, with its
+standard error.
 """
 
 from __future__ import annotations

@@ -8,8 +8,8 @@ Without a checkpoint the decoder is a random MLP, 8 -> 300 -> 300 -> 784 Bernoul
 ones, so that logits and posteriors are about as sharp as a trained decoder's; its encoder is fitted to data simulated
 from it. With one, decoder, prior and encoder are the checkpoint's.
 
-First table: decoder evaluations (log p(x|z) and its gradient by z, one pair of chain and row) a second. The bare side
-calls the decoder and nothing else. The sides take turns; the ratio is taken pair by pair.
+First table: decoder evaluations (log p(x|z) and its gradient in z, for one pair of chain and row) per second. The bare
+side only calls the decoder. The sides alternate; the ratio is taken pair by pair.
 
 Second table: the gap between the lower and the upper bound (bidirectional Monte Carlo) on data simulated from the
 model, in nats, against the decoder evaluations that each chain costs. It limits the error of the lower bound there, in
@@ -82,7 +82,7 @@ class Rows(NamedTuple):
     def simulated(cls, model: Model, rows: int, seed: int) -> Rows:
         z, x = simulate(model.decoder, model.prior, rows, seed)
         target, q, prior = log_joint(model.decoder, model.prior, x), model.encoder(x), model.prior()
-        with noise.use(noise.OfRows(seed, "fit", index=torch.arange(rows))):
+        with noise.use(noise.RowNoise(seed, "fit", index=torch.arange(rows))):
             fit = refined_proposal(fitted_proposal(q, prior), target)
         return cls(z, target, q, prior.expand((rows,)), fit)
 
@@ -117,7 +117,7 @@ def speed(model: Model, options: argparse.Namespace) -> None:
                 begin = time.perf_counter()
                 bare(model, x, data.fit.sample((chains,)), settings.evaluations)
                 middle = time.perf_counter()
-                with noise.use(noise.OfRows(0, "ais", index=torch.arange(rows))):
+                with noise.use(noise.RowNoise(0, "ais", index=torch.arange(rows))):
                     annealed_importance_sampling(start, data.target, settings, chains, scale_tril)
                 times.append((middle - begin, time.perf_counter() - middle))
             work = settings.evaluations * chains * rows
@@ -140,9 +140,9 @@ def gaps(model: Model, options: argparse.Namespace) -> None:
             for kind in ("linear", "sigmoid"):
                 betas = schedule(evaluations // options.leapfrogs, kind)
                 pilot_start, pilot_tril = pilot.starts()[name]
-                with noise.use(noise.OfRows(0, "tune", index=torch.arange(16))):
+                with noise.use(noise.RowNoise(0, "tune", index=torch.arange(16))):
                     settings = tune(pilot_start, pilot.target, betas, options.leapfrogs, scale_tril=pilot_tril)
-                with noise.use(noise.OfRows(0, "bdmc", index=index)):
+                with noise.use(noise.RowNoise(0, "bdmc", index=index)):
                     found = bidirectional(start, data.target, data.z, settings, options.chains, scale_tril)
                 lower, upper, gap = (f"{mean:.3f} +- {error:.3f}" for mean, error in found.summary().values())
                 print(f"| {name} | {kind} | {settings.evaluations} | {lower} | {upper} | {gap} |", flush=True)
@@ -150,7 +150,7 @@ def gaps(model: Model, options: argparse.Namespace) -> None:
     print("\n| importance weighting with | samples | bound | effective samples |\n|---|---|---|---|")
     for name, proposal in {"the encoder's q": data.q, "the fitted proposal": data.fit}.items():
         if hasattr(proposal, "rsample_and_log_prob"):
-            with noise.use(noise.OfRows(0, "iw", index=index)):
+            with noise.use(noise.RowNoise(0, "iw", index=index)):
                 found = importance_weighting(proposal, data.target, samples)
             bound, effective = found.bound, found.effective_samples
             print(

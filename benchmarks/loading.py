@@ -1,17 +1,17 @@
-"""Pictures a second from files, in the first epoch and in the second, against torchvision's ImageFolder and DataLoader.
+"""Pictures per second from files, in the first two epochs, against torchvision's ImageFolder and DataLoader.
 
     python benchmarks/loading.py
     python benchmarks/loading.py --format png --pictures 20000
 
 Makes colour pictures of 64x64 in a temporary folder and takes them through two epochs of `Trainer.fit` with a model
-that does next to nothing, so that loading is all there is to wait for:
+that does almost nothing, so that loading takes all the time:
 
 * theirs: `torchvision.datasets.ImageFolder` and a `DataLoader` with persistent workers, which decode in every epoch;
 * ours: `datamodules.ImageFolder`, which decodes once, with the tensor resident and mapped from its file.
 
 The first epoch is timed from before the DataModule is made, so it contains listing, decoding and the start of workers.
-The files have just been written and come from the system's cache, for all sides alike. The sides take turns; the table
-shows medians over the rounds. Before that, all sides must give the same pixels.
+The files have just been written and come from the system's cache, for both sides. The sides alternate; the table shows
+medians over the rounds. Before that, both sides must give the same pixels.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Every posterior on MNIST with the same decoder and about the same time: how tight are they, and how good the model?
+"""All posteriors on MNIST with the same decoder and about the same training time: bounds and likelihoods.
 
     python benchmarks/posteriors.py --root DATA
     python benchmarks/posteriors.py --root DATA --models vae avb_ac --only_evaluate
 
-Trains `configs/mnist/MODEL.yaml`, whose `max_steps` are made for ten minutes on 2 cores, through the command line, and
-keeps checkpoints on the way. Then, on rows of the test set that are the same for all, the importance-weighted bound of
-log p(x) from a proposal fitted to draws of q (a lower bound in expectation for every model, whatever its posterior),
-beside what the model itself says. Prints a table in markdown and draws the curves against the training time.
+Trains `configs/mnist/MODEL.yaml`, whose `max_steps` take about ten minutes on 2 cores, through the command line, and
+keeps intermediate checkpoints. Then, on the same rows of the test set for all, computes the importance-weighted bound
+of log p(x) from a proposal fitted to draws of q (a lower bound in expectation for every posterior), and the model's own
+figure. Prints a table in markdown and draws the curves against the training time.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from datamodules import MNIST
 from lightning_avb import noise, pictures
 from lightning_avb.batch import Batch
 from lightning_avb.checkpoints import load, read_checkpoint
-from lightning_avb.evaluation import fitted_proposal, importance_weighting, log_joint, over_rows, refined_proposal
+from lightning_avb.evaluation import fitted_proposal, importance_weighting, log_joint, map_rows, refined_proposal
 
 MODELS = ("vae", "iaf", "vae_si", "avb_ac", "avb_flow")
 
@@ -45,7 +45,7 @@ class Point(NamedTuple):
 
 
 def train(model: str, root: str, folder: Path, seed: int, checkpoints: int) -> None:
-    """Trains by the command line, with about so many checkpoints on the way."""
+    """Trains through the command line, with about that many intermediate checkpoints."""
     config = Path("configs", "mnist", f"{model}.yaml")
     steps = int(next(line.split(":")[1] for line in config.read_text().splitlines() if "max_steps" in line))
     arguments = {
@@ -82,9 +82,9 @@ def evaluate(path: Path, batch: Batch, samples: int, started: float) -> Point:
         proposal = refined_proposal(fitted_proposal(q, model.prior()), log_target)
         return importance_weighting(proposal, log_target, samples)
 
-    bound = over_rows(estimate, batch, 64, 0, "importance").bound
+    bound = map_rows(estimate, batch, 64, 0, "importance").bound
     model.samples = 20
-    with torch.no_grad(), noise.use(noise.OfRows(0, "own", index=batch.index)):
+    with torch.no_grad(), noise.use(noise.RowNoise(0, "own", index=batch.index)):
         scores = model.scores(batch)
     own = scores["elbo" if "elbo" in scores else "elbo_estimate"].mean().item()
     steps = read_checkpoint(path)["global_step"]
@@ -110,7 +110,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=MODELS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--rows", type=int, default=500, help="rows of the test set")
-    parser.add_argument("--samples", type=int, default=2048, help="importance samples a row")
+    parser.add_argument("--samples", type=int, default=2048, help="importance samples per row")
     parser.add_argument("--checkpoints", type=int, default=5)
     parser.add_argument("--folder", type=Path, default=Path("runs", "posteriors"))
     parser.add_argument("--only_evaluate", action="store_true", help="what is there already")

@@ -1,9 +1,9 @@
-"""Reconstructions of several models side by side, and how far they are from the data: what a BiGAN is set against.
+"""Reconstructions of several models side by side, such as of a BiGAN and AVB, and their errors.
 
     python benchmarks/reconstructions.py BIGAN.ckpt AVB.ckpt --root DATA --output reconstructions.png
 
-Every model gets the test data as it was trained on it, binarised where it was; the mean of p(x|z), z ~ q(z|x), or
-G(z), is compared with the data as it is, grey. The error is the squared distance, summed over pixels, the mean over
+Every model gets the test data in its training format, binarised or not; the mean of p(x|z), z ~ q(z|x), or G(z), is
+compared with the grey data. The error is the squared distance, summed over pixels, the mean over
 test rows.
 """
 
@@ -32,7 +32,7 @@ def reconstructed(path: str, root: str | None) -> tuple[str, Tensor, Tensor]:
         split.setup("test")
     for batch, true in zip(data.test_dataloader(), grey.test_dataloader(), strict=True):
         x, y, index = Batch(*batch)
-        with noise.use(noise.OfRows("reconstructions", index=index)):
+        with noise.use(noise.RowNoise("reconstructions", index=index)):
             again.append(model.decode(model.encode(x, y), y))
         real.append(Batch(*true).x)
     return type(model).__name__, torch.cat(again), torch.cat(real)

@@ -3,14 +3,14 @@
     python benchmarks/references.py --root DATA
     python benchmarks/references.py --root DATA --check
 
-Writes FOLDER/waveform.npz, one array for every parameter, and prints of every coordinate split R-hat and the effective
-number of draws. `--check` runs the same sampler on the eight schools and on two models of posteriordb instead, and
+Writes FOLDER/waveform.npz, one array per parameter, and prints split R-hat and the effective number of draws of every
+coordinate. `--check` runs the same sampler on the eight schools and on two models of posteriordb instead, and
 compares it with their exact or published draws.
 
-The sampler: many chains side by side from N(0, I), each step with a new momentum and a new length of the leapfrog's
-step, in coordinates in which the warm-up's draws have the identity as covariance. Step size, number of steps and
-coordinates are fixed after the warm-up. The lengths are spread widely, as a chain that starts in a far tail, where the
-density is steep, stays there with long ones alone.
+The sampler: many parallel chains from N(0, I), with a new momentum and leapfrog step size at every transition, in
+coordinates in which the warm-up's draws have the identity as covariance. Step size, number of steps and coordinates are
+fixed after the warm-up. The step sizes are spread widely: with long steps only, a chain that starts in a far tail,
+where the density is steep, would stay there.
 """
 
 from __future__ import annotations

@@ -5,13 +5,13 @@
     python benchmarks/training.py --ours-bf16 --keep-memory
 
 Both sides have the same networks (deep copies), batch size and optimizers (same class, same options) and the same
-mathematics, on the CPU and in one process. The hand-written loop is what one would write without a library: data in one
-float tensor, `torch.randperm`, one backward pass a player (through the critic to the model's parameters alone, then
-the critic's own on a detached z), no logging, no checks. Ours is a whole `Trainer.fit` as the command line sets it up:
+mathematics, on the CPU and in one process. The hand-written loop is simple PyTorch: data in one float tensor,
+`torch.randperm`, one backward pass per player (through the critic to the model's parameters only, then the critic's own
+on a detached z), no logging, no checks. Ours is a whole `Trainer.fit` as the command line sets it up:
 CSVLogger and progress bar, without validation and checkpoints.
 
-Machines are noisy, so the sides take turns: whenever ours has done a segment of N steps, a callback lets the other
-side do N steps, and the clock of ours stands still meanwhile. The ratio, ours by theirs, is taken pair by pair; the
+Machines are noisy, so the sides alternate: after every segment of N steps of ours, a callback runs N steps of the other
+side, while the clock of ours is stopped. The ratio, ours by theirs, is taken pair by pair; the
 table shows its median and range. Before that, both sides train for three steps in float64 on the same rows and the
 same noise, and must have the same losses and gradients. Last comes where the time of ours goes.
 """
@@ -56,7 +56,7 @@ from lightning_avb.models.vae import VAEPlayers
 
 
 class PlainVAE:
-    """A Gaussian encoder, one draw a row, the KL in closed form."""
+    """A Gaussian encoder, one draw per row, the KL in closed form."""
 
     def __init__(self, model: avb.VAE) -> None:
         self.encoder: Any = copy.deepcopy(model.encoder)
@@ -78,7 +78,7 @@ class PlainVAE:
 
 
 class PlainAVB:
-    """Adversarial variational Bayes, with adaptive contrast where the model has it; two backward passes a batch."""
+    """Adversarial variational Bayes, with adaptive contrast where the model has it; two backward passes per batch."""
 
     def __init__(self, model: avb.AVB) -> None:
         self.encoder: Any = copy.deepcopy(model.encoder)
@@ -326,7 +326,7 @@ class Opponent:
         self.batches = minibatches(x, data.batch_size, data.binarize == "dynamic")
 
     def seconds(self, steps: int) -> float:
-        """Takes so many steps and returns how long they took."""
+        """Runs the given number of steps and returns the time."""
         with matmul_precision(self.precision):
             start = time.perf_counter()
             for _ in range(steps):
@@ -357,7 +357,7 @@ class Turns(pl.Callback):
 
 
 def segment_length(opponent: Opponent, seconds: float) -> int:
-    """Steps that the opponent does in so many seconds; warms it up."""
+    """The number of steps of the opponent in that many seconds; also warms it up."""
     opponent.seconds(10)
     return max(10, round(20 * seconds / opponent.seconds(20)))
 

@@ -109,7 +109,7 @@ class EvalLoader:
     """The rows of a split in order. Each of P processes takes every P-th row, so that no row counts twice.
 
     Where there are fewer rows than processes, a process without a row gets the first row with the index -1, since all
-    must take part in the sums over processes; see `Batch.counted`.
+    must take part in the sums over processes; see `Batch.real_rows`.
     """
 
     def __init__(self, data: TensorDataModule, stage: str) -> None:
@@ -130,7 +130,7 @@ class EvalLoader:
             uniform = None
             if data.binarize == "dynamic":
                 key = (noise.run_seed(), self.stage, "binarize")
-                uniform = noise.uniform_of_rows(key, index, math.prod(x.shape[1:])).view(x.shape)
+                uniform = noise.row_uniform(key, index, math.prod(x.shape[1:])).view(x.shape)
             batch = data.batch(self.stage, index, x, uniform)
             yield batch._replace(index=torch.full_like(index, -1)) if self.is_padding else batch
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from lightning_avb.errors import at_least
-from lightning_avb.recipes import recipe
+from lightning_avb.recipes import from_config
 from lightning_avb.targets import Family
 from lightning_avb.targets.calls import checked_simulation
 
@@ -37,7 +37,7 @@ class Simulated(TensorDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
-        self.family = recipe(family)()
+        self.family = from_config(family)()
         self.counts = [at_least(1, **{"data.rows": rows}), *[at_least(1, **{"data.eval_rows": eval_rows})] * 2]
         self.seed = seed
         self.data_shape = self.family.data_shape

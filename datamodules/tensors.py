@@ -195,7 +195,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
 
     def _static_bits(self, stage: str, index: Tensor, x: Tensor) -> Tensor:
         """The bits of static binarisation, for stored rows."""
-        uniform = noise.uniform_of_rows(("static", stage), index, math.prod(x.shape[1:])).view(x.shape)
+        uniform = noise.row_uniform(("static", stage), index, math.prod(x.shape[1:])).view(x.shape)
         return (uniform < x / self.max_value).to(torch.uint8)
 
     # Batches.

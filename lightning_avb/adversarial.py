@@ -1,4 +1,4 @@
-"""The two losses of an adversarial game: that of a discriminator, and that of the players whose draws it judges.
+"""The losses of an adversarial game: one for the discriminator, one for the players whose draws it classifies.
 
 T is high on generated rows and low on real ones: for the logistic losses it is the logit of "this row is generated".
 Each form is a pair, the discriminator's loss and the generator's:
@@ -12,8 +12,8 @@ Each form is a pair, the discriminator's loss and the generator's:
 | `hinge` | max(0, 1 - T(g)) + max(0, 1 + T(r)) | T(g) | Lim & Ye 2017 |
 | `wasserstein` | T(r) - T(g) | T(g) | Arjovsky et al. 2017; needs a `one_centred` penalty |
 
-Papers let T be high on real rows; here all signs are turned, so that T* = log generated - log real is what AVB's critic
-estimates. Mao et al. have the targets 0 and 1 in place of -1 and 1, which is the same game with another scale of T.
+In the papers T is high on real rows. Here all signs are reversed, so that T* = log generated - log real is what AVB's
+critic estimates. Mao et al. have the targets 0 and 1 in place of -1 and 1: the same game with another scale of T.
 """
 
 from __future__ import annotations
@@ -56,30 +56,30 @@ _DISCRIMINATOR: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class AdversarialTerms:
-    """What comes of one pass through the discriminator, `(batch,)` each.
+    """The result of one pass through the discriminator, `(batch,)` each.
 
     Attributes:
         objective: the pair of losses.
-        seen_by_players: T of generated and of real rows, `(2, batch)`, as the players see it who made them; the
-            discriminator's weights are constants.
-        discriminator: its loss; all else is constant in it.
-        accuracy: how often it is right: 0.5 where it cannot tell the rows apart.
+        logits_for_players: T of generated and of real rows, `(2, batch)`, for the losses of the players that made them;
+            the discriminator's weights are constants in it.
+        discriminator: its loss; everything else is constant in it.
+        accuracy: the share of right answers; 0.5 if it cannot tell the rows apart.
     """
 
     objective: AdversarialObjective
-    seen_by_players: Tensor
+    logits_for_players: Tensor
     discriminator: Tensor
     accuracy: Tensor
 
     @property
     def generator(self) -> Tensor:
         """The loss of the player that made the generated rows."""
-        return self.objective.generator_loss(self.seen_by_players[0])
+        return self.objective.generator_loss(self.logits_for_players[0])
 
     @property
-    def opposite(self) -> Tensor:
-        """The loss of the player that made the rows in the place of real ones and wants T to be high on them."""
-        return self.objective.generator_loss(-self.seen_by_players[1])
+    def generator_on_real(self) -> Tensor:
+        """The loss of a player that made the rows in the place of real ones, and is trained to raise T on them."""
+        return self.objective.generator_loss(-self.logits_for_players[1])
 
 
 class AdversarialObjective:
@@ -93,7 +93,7 @@ class AdversarialObjective:
             al. 2017).
 
     Raises:
-        ConfigurationError: no such form or penalty, or a weight that is none.
+        ConfigurationError: no such form or penalty, or a negative weight.
     """
 
     def __init__(self, form: AdversarialForm, gradient_penalty: float = 0.0, penalty: Penalty = "zero_centred") -> None:
@@ -107,11 +107,11 @@ class AdversarialObjective:
         self.form, self.gradient_penalty, self.penalty = form, gradient_penalty, penalty
 
     def generator_loss(self, t: Tensor) -> Tensor:
-        """The loss of a player at its draws, elementwise in T: smaller where T is lower."""
+        """The loss of a player at its draws, elementwise in T; it falls with T."""
         return _GENERATOR[self.form](t)
 
     def discriminator_loss(self, on_generated: Tensor, on_real: Tensor) -> Tensor:
-        """The discriminator's loss of pairs of rows, without its penalty."""
+        """The discriminator's loss of pairs of a generated and a real row, without its penalty."""
         return _DISCRIMINATOR[self.form](on_generated, on_real)
 
     def __call__(
@@ -125,31 +125,31 @@ class AdversarialObjective:
         """All losses, from one pass through the discriminator.
 
         Args:
-            discriminator: maps what it reads, `(2, batch, ...)` each, and the context to T, `(2, batch)`.
-            generated, real: what it reads, `(batch, ...)` each: rows, or rows and codes.
-            context: `(batch, context_dim)`, what else it is told, or None.
-            penalise: the rows at which R1 is taken: those that come from the data.
+            discriminator: maps its inputs, `(2, batch, ...)` each, and the context to T, `(2, batch)`.
+            generated, real: its inputs, `(batch, ...)` each: rows, or rows and codes.
+            context: `(batch, context_dim)`, a further input such as labels, or None.
+            penalise: the side on which R1 is taken: the one whose rows come from the data.
 
         Raises:
-            ConfigurationError: it gives other than one number per row.
+            ConfigurationError: it does not give one number per row.
         """
-        rows = [torch.stack([one, other.to(one)]) for one, other in zip(generated, real, strict=True)]
+        rows = [torch.stack([fake, true.to(fake)]) for fake, true in zip(generated, real, strict=True)]
         shared = SharedPass()
         with full_precision_in_half(rows[0].device.type):
             t = discriminator(*map(shared.critic_input, rows), context).to(rows[0])
         if t.shape != rows[0].shape[:2]:
             raise ConfigurationError(
-                f"discriminator: gives {tuple(t.shape[2:])} numbers per row, and it is to give one"
+                f"discriminator: gives an output of shape {tuple(t.shape[2:])} per row; expected one number"
             )
-        seen_by_players, (on_generated, on_real) = shared.critic_output(t)
+        logits_for_players, (on_generated, on_real) = shared.critic_output(t)
         loss = self.discriminator_loss(on_generated, on_real)
         if self.gradient_penalty and torch.is_grad_enabled():
             loss = loss + self._penalty(discriminator, rows, context, 0 if penalise == "generated" else 1)
-        return AdversarialTerms(self, seen_by_players, loss, critic_accuracy(on_generated, on_real))
+        return AdversarialTerms(self, logits_for_players, loss, critic_accuracy(on_generated, on_real))
 
-    def _penalty(self, discriminator: nn.Module, rows: list[Tensor], context: Tensor | None, at: int) -> Tensor:
+    def _penalty(self, discriminator: nn.Module, rows: list[Tensor], context: Tensor | None, side: int) -> Tensor:
         if self.penalty == "zero_centred":
-            return 0.5 * self.gradient_penalty * squared_slope(discriminator, [part[at] for part in rows], context)
+            return 0.5 * self.gradient_penalty * squared_slope(discriminator, [part[side] for part in rows], context)
         share = noise.uniform(len(rows[0][0]), rows[0])
         between = [part[0].lerp(part[1], share.view(-1, *[1] * (part.ndim - 2))) for part in rows]
         slope = (squared_slope(discriminator, between, context) + 1e-12).sqrt()

@@ -18,8 +18,8 @@ class Batch(NamedTuple):
     Attributes:
         x: `(batch, *data_shape)` floating point; images in [0, 1], tables standardised.
         y: `(batch,)` int64 labels, -1 where a label is not known; None where there are none.
-        index: `(batch,)` int64, the row's place in its data set. Noise in validation and test hangs on it. -1: a row
-            that stands in for those that a process has not, where there are fewer rows than processes.
+        index: `(batch,)` int64, the row's place in its data set, on which its noise in validation and test depends. -1:
+            a filler, for a process without rows of its own where there are fewer rows than processes.
     """
 
     x: Tensor
@@ -36,7 +36,7 @@ class Batch(NamedTuple):
         columns = (given,) if isinstance(given, Tensor) else given
         if not isinstance(columns, (tuple, list)) or not 1 <= len(columns) <= 3 or not isinstance(columns[0], Tensor):
             raise ConfigurationError(
-                f"data: a batch is to be (x,), (x, y) or (x, y, index) of tensors, and this is a {type(given).__name__}"
+                f"data: a batch must be (x,), (x, y) or (x, y, index) of tensors; this one is a {type(given).__name__}"
             )
         return cls(*columns)
 
@@ -49,10 +49,10 @@ class Batch(NamedTuple):
         return self.at(slice(rows))
 
     @property
-    def counted(self) -> Batch:
-        """The rows that are part of a figure: not the one that stands in for a process without rows."""
-        stands_in = self.index is not None and len(self.index) == 1 and self.index[0] < 0
-        return self.first(0) if stands_in else self
+    def real_rows(self) -> Batch:
+        """The rows of the data: not the filler of a process without rows."""
+        is_filler = self.index is not None and len(self.index) == 1 and self.index[0] < 0
+        return self.first(0) if is_filler else self
 
     def split(self, parts: int) -> list[Batch]:
         """The batch in at most `parts` pieces of nearly equal size."""

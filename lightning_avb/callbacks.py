@@ -1,4 +1,4 @@
-"""What a trainer does beside training: pictures, checkpoints, exact likelihoods."""
+"""Callbacks: pictures, checkpoints, exact likelihoods."""
 
 from __future__ import annotations
 
@@ -33,16 +33,14 @@ def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -
 
 
 class Pictures(pl.Callback):
-    """Draws what the model can do after validation, and the curves at the end.
+    """Draws pictures after validation, and the curves of all metrics at the end.
 
-    Samples, reconstructions, interpolations, styles by label, the latent plane where it is one; of a posterior its
-    draws beside density, reference and marginals.
-
-    A model without the part that a picture needs is drawn without that picture.
+    Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions; for a
+    posterior its draws beside density, reference and marginals. A picture is left out if the model lacks what it needs.
 
     Args:
-        every_n_epochs: draw after the validation of each tenth epoch (10), say; 0: at the end of training only.
-        count: data in a picture.
+        every_n_epochs: draw after the validation of every n-th epoch; 0: at the end of training only.
+        count: number of rows in a picture of reconstructions.
     """
 
     def __init__(self, every_n_epochs: int = 10, count: int = 32) -> None:
@@ -85,7 +83,7 @@ class Pictures(pl.Callback):
         with noise.use(noise.seeded(noise.run_seed(), "pictures")):
             if can(model, Samples):
                 show(trainer, "samples", pictures.samples(model), step)
-            if can(model, HasCodes) and model.choices:
+            if can(model, HasCodes) and model.label_choices:
                 show(trainer, "styles", pictures.styles(model), step)
             if self.batch is None or not can(model, Encodes, Decodes):
                 return
@@ -99,11 +97,11 @@ class Pictures(pl.Callback):
 
 
 class Checkpoint(pl.callbacks.ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, whose `last.ckpt` is also written at the end of the run.
+    """Lightning's `ModelCheckpoint`, which also writes `last.ckpt` at the end of the run.
 
-    Where a run was killed there may lie a checkpoint that is not whole: it goes when the run goes on. There may also
-    be whole ones that the run no longer knows, because it died between the writing of one and the writing of the next,
-    or because it goes on from further back. They stay, and are counted.
+    A killed run may leave an incomplete checkpoint: it is removed when the run resumes. It may also leave complete ones
+    that the resumed run does not keep track of, because it died between writing one and the next, or because it resumes
+    from an earlier one. These stay, and are listed.
     """
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -113,19 +111,23 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
             return
         for part in folder.glob(".*.ckpt.part"):
             part.unlink()
-            rank_zero_info(f"checkpoint: {str(part)!r}, which a run that was killed has left unfinished, is removed")
+            rank_zero_info(f"checkpoint: {str(part)!r}, left incomplete by a run that was killed, is removed")
         left = self._left_over(folder, Path(trainer.ckpt_path)) if trainer.ckpt_path else []
         if left:
             rank_zero_info(
-                f"checkpoint: {len(left)} in {str(folder)!r} that this run does not keep up, of an earlier start: "
+                f"checkpoint: {len(left)} of an earlier start in {str(folder)!r} are not tracked by this run: "
                 f"{', '.join(left)}"
             )
 
     def _left_over(self, folder: Path, resumed: Path) -> list[str]:
-        """The names of checkpoints in a folder that are none of this run's as the one that it resumes from knows it."""
-        known = {Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path}
-        files = [path for path in folder.glob("*.ckpt") if path.name not in known and not path.name.startswith("last")]
-        if self.save_top_k == -1:  # all are kept, those from before the resumed one, too
+        """The names of checkpoints in a folder that the checkpoint `resumed` does not keep track of."""
+        tracked = {
+            Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path
+        }
+        files = [
+            path for path in folder.glob("*.ckpt") if path.name not in tracked and not path.name.startswith("last")
+        ]
+        if self.save_top_k == -1:  # all are kept, also those before the resumed one
             files = [path for path in files if path.stat().st_mtime_ns > resumed.stat().st_mtime_ns]
         return sorted(path.name for path in files if path.resolve() != resumed.resolve())
 
@@ -157,7 +159,7 @@ class ExactLikelihood(pl.Callback):
             return model.decoder(z.expand(-1, len(x), -1), batch.y) if model.classes else model.decoder(z)
 
         value = log_likelihood_on_grid(decoder, model.prior, x, grid) + model.log_jacobian
-        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.counted.x))
+        mean, weight = (value * copies).sum() / copies.sum(), float(len(batch.real_rows.x))
         model.log(f"{stage}/log_likelihood", mean, prog_bar=True, on_epoch=True, batch_size=weight, sync_dist=True)
 
     def on_validation_batch_end(

@@ -1,4 +1,4 @@
-"""What a part, a model or a DataModule can do beyond what it must: the questions that other files ask, in one place.
+"""Optional abilities of parts, models and DataModules, as protocols for `isinstance`.
 
 `can(q, ScoredDraws)` is true for every object with these attributes; no class has to inherit from here.
 """
@@ -29,7 +29,7 @@ class ScoredDraws(Protocol):
 
 @runtime_checkable
 class HasMoments(Protocol):
-    """A q(z|x) that tells mean and standard deviation, `(batch, latent_dim)`, from draws if it must."""
+    """A q(z|x) with mean and standard deviation, `(batch, latent_dim)`, estimated from draws if necessary."""
 
     def moments(self, draws: int) -> tuple[Tensor, Tensor]: ...
 
@@ -39,7 +39,7 @@ class HasMoments(Protocol):
 
 @runtime_checkable
 class HasParts(Protocol):
-    """A prior with parts that labels can name."""
+    """A prior with one part per label, such as a mixture."""
 
     parts: int
 
@@ -51,21 +51,21 @@ class HasParts(Protocol):
 
 @runtime_checkable
 class Samples(Protocol):
-    """A model that makes new data."""
+    """A model that samples new data."""
 
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor: ...
 
 
 @runtime_checkable
 class Encodes(Protocol):
-    """A model that gives codes of data."""
+    """A model that encodes data."""
 
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
 class Decodes(Protocol):
-    """A model that gives data for codes."""
+    """A model that decodes codes."""
 
     def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
 
@@ -74,9 +74,9 @@ class Decodes(Protocol):
 class HasCodes(Protocol):
     """A model that draws codes from its prior and puts them together from z and a label."""
 
-    def codes(self, count: int, y: Tensor | None = None) -> Tensor: ...
+    def sample_codes(self, count: int, y: Tensor | None = None) -> Tensor: ...
 
-    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor: ...
 
 
 @runtime_checkable
@@ -128,16 +128,16 @@ class _Optional(Generic[T]):
 
 
 class DataDescription:
-    """What a DataModule tells of its data. None, or the default: it does not tell.
+    """What a DataModule says about its data. None, or the default: it does not say.
 
     Attributes:
         data_shape: shape of a row of x.
         classes: number of labels.
-        labels: how many training rows show their label, where that is not all of them.
-        labelled_rows: how many training rows have a label.
-        labelled_per_batch: how many rows at the beginning of a training batch are labelled ones.
+        labels: number of training rows that keep their label, if not all do.
+        labelled_rows: number of training rows with a label.
+        labelled_per_batch: number of labelled rows at the beginning of a training batch.
         rows: maps a stage, `train`, `val` or `test`, to the number of its rows.
-        log_jacobian: what to add to log p(x) to have nats of the original units.
+        log_jacobian: the term to add to log p(x) for a density in the original units, in nats.
         columns: names of the columns of a table.
         restore: maps rows of x to the original units.
         no_data: there are no rows; the model learns from a log-density alone.

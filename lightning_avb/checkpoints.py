@@ -1,4 +1,4 @@
-"""Checkpoints as files: writing them whole, finding the one that is meant, telling a damaged one, loading it."""
+"""Checkpoints as files: writing them atomically, finding them, detecting damaged ones, loading them."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .errors import ConfigurationError, UnwritableError
 from .game import Game
 from .models import Posterior
 from .recipes import locate
+from .resuming import require_known_version
 from .runs import restarted
 
 Location = str | os.PathLike[str]
@@ -25,17 +26,17 @@ Location = str | os.PathLike[str]
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and moves it there: a crash leaves the old one or the new one, whole."""
+    """Writes a checkpoint to a temporary file and renames it: a crash leaves the old or the new one complete."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        save_whole(checkpoint, Path(path))
+        save_atomically(checkpoint, Path(path))
 
 
-def save_whole(content: dict[str, Any], path: Path) -> None:
-    """Writes a file that `torch.load` reads, whole or not at all.
+def save_atomically(content: dict[str, Any], path: Path) -> None:
+    """Writes a file for `torch.load` completely or not at all.
 
     Raises:
-        UnwritableError: the disk is full, or the place cannot be written to; what was there before is still there.
+        UnwritableError: the disk is full, or the folder cannot be written to; an existing file is kept.
     """
     part = path.with_name(f".{path.name}.part")
     try:
@@ -47,11 +48,11 @@ def save_whole(content: dict[str, Any], path: Path) -> None:
         part.replace(path)
     except BaseException as error:
         part.unlink(missing_ok=True)
-        # torch says of a failed write that a position was unexpected, and why only in the context.
+        # torch's error about a failed write has the reason only in its context.
         reason = next((e for e in (error, error.__context__) if isinstance(e, OSError)), None)
         if reason is None:
             raise
-        before = "the one before it is whole" if path.exists() else "there is none before it"
+        before = "the previous one is kept" if path.exists() else "there is no previous one"
         why = reason.strerror or reason
         raise UnwritableError(f"{str(path)!r} could not be written ({why}); {before}") from error
 
@@ -60,10 +61,10 @@ NO_CHECKPOINT = "is no checkpoint of lightning_avb"
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint's bytes, as a predicate; None: nothing.
+    """What is wrong with the bytes of a checkpoint, as a predicate; None if it is intact.
 
-    A checkpoint is a zip file with checksums, which `torch.load` does not look at where it maps the file: they are
-    compared here, at the cost of reading the file once.
+    A checkpoint is a zip file with checksums, which `torch.load` ignores when it maps the file. They are compared here,
+    at the cost of reading the file once.
     """
     if path.stat().st_size == 0:
         return "is damaged (it is empty)"
@@ -73,7 +74,7 @@ def damage(path: Path) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except Exception as error:  # whatever a flipped bit makes of a zip file's tables
+    except Exception as error:  # a flipped bit in the tables of a zip file can raise anything
         return f"is damaged ({str(error).rstrip('.') or type(error).__name__})"
     return None if broken is None else f"is damaged (the checksum of its part {broken.partition('/')[2]!r} is wrong)"
 
@@ -82,7 +83,7 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
     """A checkpoint of this library, its tensors on the CPU.
 
     Raises:
-        ConfigurationError: no file there, a damaged one, or no such checkpoint.
+        ConfigurationError: no file there, a damaged one, no checkpoint of this library, or one of its version 0.1.
     """
     path = find_checkpoint(location)
     wrong = damage(path)
@@ -93,17 +94,18 @@ def read_checkpoint(location: Location) -> dict[str, Any]:
         checkpoint["hyper_parameters"]["_class_path"]
     except Exception as error:
         raise ConfigurationError(f"ckpt_path: {str(path)!r} {NO_CHECKPOINT}{_newest_hint(path)}") from error
+    require_known_version(checkpoint, repr(str(path)))
     return checkpoint
 
 
 def _newest_hint(path: Path) -> str:
-    """The newest whole checkpoint beside a file that is of no use, as the end of a sentence."""
-    found = newest_whole(path.parent, but=path)
+    """The newest undamaged checkpoint beside an unusable file, as the end of a message."""
+    found = newest_undamaged(path.parent, but=path)
     return f"; the newest whole checkpoint there is {str(found)!r}" if found else ""
 
 
-def newest_whole(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
-    """The checkpoint of a folder that was written last among those that are whole; None: there is none."""
+def newest_undamaged(folder: Path, pattern: str = "*.ckpt", but: Path | None = None) -> Path | None:
+    """The newest checkpoint of a folder that is not damaged; None if there is none."""
     return next((path for path in newest_first(folder, pattern) if path != but and damage(path) is None), None)
 
 
@@ -114,12 +116,12 @@ def newest_first(folder: Path, pattern: str = "*.ckpt") -> list[Path]:
 
 
 def newest_last(folder: Path) -> Path | None:
-    """The `last*.ckpt` of a folder that was written last, whole or not; None: there is none."""
+    """The newest `last*.ckpt` of a folder, damaged or not; None if there is none."""
     return next(iter(newest_first(folder, "last*.ckpt")), None)
 
 
 def find_checkpoint(location: Location) -> Path:
-    """The file of a checkpoint: the location itself, or the last one of a run's folder or of its checkpoints' folder.
+    """The file of a checkpoint: the location itself, or the last checkpoint in a run's folder or its `checkpoints`.
 
     Raises:
         ConfigurationError: there is none.
@@ -138,13 +140,13 @@ def find_checkpoint(location: Location) -> Path:
 
 
 def resolve_ckpt_path(asked: str | None, own: Path | None, fit: bool = True) -> Path | None:
-    """The checkpoint that `--ckpt_path` means; None: the run starts from scratch.
+    """The checkpoint for a value of `--ckpt_path`; None: the run starts from scratch.
 
     Args:
         asked: a file, a folder, `last`, `hpc`, or None.
         own: the folder of this run's own checkpoints; None: a new one at every start.
-        fit: whether it is to be trained. Then a job that was started again goes on from the newest whole checkpoint of
-            its own folder, whatever it began with.
+        fit: whether the model is trained. A restarted job then continues from the newest undamaged checkpoint of its
+            own folder, whatever it started from.
 
     Raises:
         ConfigurationError: there is none.
@@ -157,7 +159,7 @@ def resolve_ckpt_path(asked: str | None, own: Path | None, fit: bool = True) -> 
     if own is None and asked is None and fit and restarted():
         rank_zero_info("ckpt_path: started before, but the folder of that start is not known; it starts from scratch")
     if own is not None and (asked == "hpc" or (fit and restarted())):
-        found = newest_whole(own)
+        found = newest_undamaged(own)
         files = newest_first(own)
         if found is not None:
             for path in files[: files.index(found)]:
@@ -183,15 +185,15 @@ def resolve_ckpt_path(asked: str | None, own: Path | None, fit: bool = True) -> 
 
 
 def load(location: Location, root: str | None = None) -> Game:
-    """The model of a checkpoint, whatever its class, in evaluation mode; `root`: the file of a posterior's target."""
+    """The model of a checkpoint, of any class, in evaluation mode; `root`: the file of a posterior's target."""
     path = find_checkpoint(location)
-    known = read_checkpoint(path)["hyper_parameters"]
-    cls = locate(known["_class_path"])
+    arguments = read_checkpoint(path)["hyper_parameters"]
+    cls = locate(arguments["_class_path"])
     if not (isinstance(cls, type) and issubclass(cls, Game)):
         raise ConfigurationError(f"ckpt_path: {str(path)!r} holds no model of lightning_avb")
     moved: dict[str, Any] = {}
     if root is not None and issubclass(cls, Posterior):
-        target = known["target"]
+        target = arguments["target"]
         if "path" not in inspect.signature(locate(target["class_path"])).parameters:
             raise ConfigurationError(f"root: {target['class_path']} has no argument `path`")
         moved["target"] = {**target, "init_args": {**(target.get("init_args") or {}), "path": root}}
@@ -199,7 +201,7 @@ def load(location: Location, root: str | None = None) -> Game:
 
 
 def load_datamodule(location: Location, root: str | None = None) -> pl.LightningDataModule:
-    """The DataModule that a checkpoint was trained on, its data not yet read, from `root` where that is given."""
+    """The DataModule on which a checkpoint was trained, before it reads its data, from `root` if given."""
     checkpoint = read_checkpoint(location)
     arguments = dict(checkpoint.get("datamodule_hyper_parameters") or {})
     if "_class_path" not in arguments:
@@ -216,7 +218,7 @@ def load_datamodule(location: Location, root: str | None = None) -> pl.Lightning
 
 
 def load_data(location: Location, root: str | None = None) -> Batch:
-    """The first batch of the test data that the checkpoint's model was made for."""
+    """The first batch of test data of a checkpoint's DataModule."""
     data = load_datamodule(location, root)
     data.prepare_data()
     data.setup("test")

@@ -4,9 +4,9 @@ For the optimal critic T*(x, z) = log q(z|x) - log r(z|x) and any r,
 
     KL(q(z|x), p(z)) = E_q[ T*(x, z) + log r(z|x) - log p(z) ],
 
-so that the contrast is a free choice: the closer r is to q, the less the critic has to learn
-(Mescheder, Nowozin & Geiger 2017, sections 2 and 3.1). r must be fixed given x. Where it is built from random
-draws, they are not the ones being scored, and the critic is told of them.
+so the contrast is a free choice: the closer r is to q, the less the critic has to learn
+(Mescheder, Nowozin & Geiger 2017, sections 2 and 3.1). r must be fixed given x. If it is estimated from draws, these
+are not the draws that are scored, and the critic gets the estimates as its context.
 """
 
 from __future__ import annotations
@@ -32,15 +32,14 @@ from .networks.flows import AutoregressiveFlow, FlowKind
 
 
 class Reference(NamedTuple):
-    """r(z|x) for the rows of one batch, and how the critic looks at z.
+    """r(z|x) for the rows of one batch, and the coordinates of z that the critic gets.
 
     Attributes:
-        to_critic: maps z, `(samples, batch, latent_dim)`, to what the critic sees of it, and to log r(z|x) - log p(z),
-            `(samples, batch)` in nats. The parameters of r are constants in it.
-        rsample: maps a number of samples to draws of r, as the critic sees them, constants to the gradient.
-        context: `(batch, context_dim)` or None, what the critic must know of r.
-        fit: maps z to -log r(z|x), `(samples, batch)`, whose minimum over the parameters of r fits r to q; None: r
-            has no parameters.
+        to_critic: maps z, `(samples, batch, latent_dim)`, to the critic's coordinates, of the same shape, and to
+            log r(z|x) - log p(z), `(samples, batch)` in nats. The parameters of r are constants in it.
+        rsample: maps a number of samples to draws of r in the critic's coordinates, without gradient.
+        context: `(batch, context_dim)`, the parameters of r as the critic gets them, or None.
+        fit: maps z to the loss of the parameters of r, -log r(z|x), `(samples, batch)`; None: r has no parameters.
     """
 
     to_critic: Callable[[Tensor], tuple[Tensor, Tensor]]
@@ -50,7 +49,7 @@ class Reference(NamedTuple):
 
 
 class Contrast(Conditional, abc.ABC):
-    """`contrast(q, p, x, y)` is the reference for posterior q, prior p and the rows x with labels y.
+    """`contrast(q, p, x, y)` is the `Reference` for posterior q, prior p and rows x with labels y.
 
     Attributes:
         context_dim: length of the context that the critic gets.
@@ -80,7 +79,7 @@ class PriorContrast(Contrast):
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
-            # log r - log p is 0, and so is its gradient in z. A learned prior still has to follow q: r is constant.
+            # log r - log p is 0, and so is its gradient in z; but a learned prior is trained towards q: r is constant.
             log_p = p.log_prob(z.detach())
             return z, log_p.detach() - log_p if log_p.requires_grad else torch.zeros_like(log_p)
 
@@ -99,13 +98,13 @@ def _moments(q: Distribution, draws: int) -> tuple[Tensor, Tensor]:
 class GaussianContrast(Contrast):
     """r(z|x) = N(m, diag(s^2)) with the moments of q(z|x): adaptive contrast (section 3.1 of the paper).
 
-    The critic sees z standardised, (z - m) / s, where draws of r are N(0, I), and m and log s as its context: they
-    come from `draws` noise draws of their own for a q without closed moments, so they vary from batch to batch. They
-    are constants to the gradient, here, in what the critic sees and in log r alike.
+    The critic gets standardised z, (z - m) / s, in which draws of r are N(0, I), and m and log s as context. If q has
+    no moments in closed form, they are estimated from `draws` separate draws and vary from batch to batch. They are
+    constants for the gradient, both in the critic's input and in log r.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
-        draws: noise draws per row for the moments, at least 2; unused where q knows its moments.
+        draws: draws per row for the moments, at least 2; not used if q has moments in closed form.
     """
 
     def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 8) -> None:
@@ -126,13 +125,13 @@ class GaussianContrast(Contrast):
 
 
 class FullGaussianContrast(Contrast):
-    """r(z|x) = N(m, L L^T) with mean and covariance of q(z|x): adaptive contrast that sees correlations.
+    """r(z|x) = N(m, L L^T) with mean and covariance of q(z|x): adaptive contrast with correlations.
 
-    As `GaussianContrast`, with L^-1 (z - m) in place of (z - m) / s. The moments come from noise draws of their own.
+    As `GaussianContrast`, with L^-1 (z - m) in place of (z - m) / s. The moments are estimated from separate draws.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
-        draws: noise draws per row for the moments; several times latent_dim, or the covariance means little.
+        draws: draws per row for the moments; it should be several times latent_dim for a useful covariance.
     """
 
     def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 128) -> None:
@@ -166,16 +165,16 @@ class FullGaussianContrast(Contrast):
 class FlowContrast(GaussianContrast):
     """r(z|x): a conditional flow on top of the Gaussian with q's moments, fitted to draws of q by maximum likelihood.
 
-    z standardised by q's moments, as in `GaussianContrast`, goes through a flow that sees features of x; the result,
-    N(0, I) for draws of r, is what the critic sees. The flow is the identity at the start, which is adaptive
-    contrast, and then takes over from the critic what q has of a shape. Scale and position stay matched by the
-    moments: a flow that had to follow them would lag, and the encoder would run away from it. The player
-    `contrast` moves the flow, on draws of q that are constants to it; in the model's loss its weights are constants.
+    z is standardised by q's moments, as in `GaussianContrast`, and goes through a flow that is conditioned on features
+    of x. The critic gets the result, which is N(0, I) for draws of r. At the start the flow is the identity, which is
+    adaptive contrast; then it learns the shape of q, so that the critic does not have to. Location and scale still come
+    from the moments: a flow that had to follow them would lag behind a moving encoder. The player `contrast` trains the
+    flow on draws of q, which are constants in its loss; in the model's loss the flow's weights are constants.
 
     Args:
         data_shape, latent_dim, classes, draws: see `GaussianContrast`.
         network: from x to the features.
-        features: how many.
+        features: their number.
         kind, transforms, flow_hidden, bins: see `AutoregressiveFlow`.
     """
 
@@ -194,28 +193,30 @@ class FlowContrast(GaussianContrast):
     ) -> None:
         super().__init__(data_shape, latent_dim, classes, draws)
         self.network = network(data_shape, (at_least(1, features=features),), classes)
-        self.applied = _Applied(AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins))
+        self.flow_function = _FlowFunction(
+            AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins)
+        )
 
     @property
     def flow(self) -> AutoregressiveFlow:
-        """From standardised z to what the critic sees, given features of x."""
-        return self.applied.flow
+        """From standardised z to the critic's coordinates, given features of x."""
+        return self.flow_function.flow
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         mean, scale = _moments(q, self.draws)
         features = self.network(x, self.label(y, x)).to(mean.dtype)
-        constant = {name: parameter.detach() for name, parameter in self.applied.named_parameters()}
+        constant = {name: parameter.detach() for name, parameter in self.flow_function.named_parameters()}
 
         def density(u: Tensor, ladj: Tensor) -> Tensor:
             standard = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
             return standard.log_prob(u) + ladj - scale.log().sum(-1)
 
         def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
-            u, ladj = functional_call(self.applied, constant, ((z - mean) / scale, features.detach()))
+            u, ladj = functional_call(self.flow_function, constant, ((z - mean) / scale, features.detach()))
             return u, density(u, ladj) - p.log_prob(z)
 
         def fit(z: Tensor) -> Tensor:
-            return -density(*self.applied((z.detach() - mean) / scale, features))
+            return -density(*self.flow_function((z.detach() - mean) / scale, features))
 
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
@@ -223,8 +224,8 @@ class FlowContrast(GaussianContrast):
         return Reference(to_critic, rsample, torch.cat([mean, scale.log()], -1), fit)
 
 
-class _Applied(nn.Module):
-    """A flow as a function of (z, features), of which `functional_call` sees the whole: zuko reads weights late."""
+class _FlowFunction(nn.Module):
+    """A flow as one function of (z, features) for `functional_call`: zuko reads weights when it is applied."""
 
     def __init__(self, flow: AutoregressiveFlow) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""log q(z|x) - log p(z) where q has no density: a critic, and the contrast that it is trained against.
+"""log q(z|x) - log p(z) for a q without a density: a critic, and the contrast against which it is trained.
 
 For the optimal critic T*(x, z) = log q(z|x) - log r(z|x) and any reference density r,
 
@@ -17,7 +17,7 @@ from torch.distributions import Distribution
 
 from .contrasts import Contrast
 from .errors import check_weights
-from .networks import check_rows_apart
+from .networks import check_no_batch_norm
 from .objectives import critic_accuracy, density_ratio_loss, squared_slope
 from .players import Losses
 from .precision import full_precision_in_half
@@ -28,8 +28,8 @@ class CriticTerms(NamedTuple):
     """What the critic gives for draws z of q, `(samples, batch)` each.
 
     Attributes:
-        kl: T(x, z) + log r(z|x) - log p(z), whose mean estimates KL(q(z|x), p(z)). It moves what made z, and a learned
-            p; the weights of critic and contrast are constants in it.
+        kl: T(x, z) + log r(z|x) - log p(z), whose mean estimates KL(q(z|x), p(z)). Its gradient reaches z, and a
+            learned p; the weights of critic and contrast are constants in it.
         on_posterior, on_reference: T on draws of q and of r.
         losses: of the players `critic` and, where r has parameters, `contrast`. z is a constant in them.
     """
@@ -41,12 +41,12 @@ class CriticTerms(NamedTuple):
 
     @property
     def accuracy(self) -> Tensor:
-        """How often the critic is right: 0.5 where it cannot tell q from r."""
+        """The share of right answers of the critic; 0.5 if it cannot tell q from r."""
         return critic_accuracy(self.on_posterior, self.on_reference)
 
 
 class DensityRatio(nn.Module):
-    """`density_ratio(p, q, z, x, y)` estimates log q(z|x) - log p(z) at draws z of q, and trains its parts to.
+    """`density_ratio(p, q, z, x, y)` estimates log q(z|x) - log p(z) at draws z of q, and gives its training losses.
 
     Args:
         critic: T(x, z), see `networks.Critic`; its context is that of the contrast, followed by the label as one-hot.
@@ -55,32 +55,32 @@ class DensityRatio(nn.Module):
             gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates.
 
     Raises:
-        ConfigurationError: a weight that is none, or a critic whose rows see each other.
+        ConfigurationError: a negative weight, or a critic with batch normalisation.
     """
 
     def __init__(self, critic: nn.Module, contrast: Contrast, gradient_penalty: float = 0.0) -> None:
         super().__init__()
         check_weights(gradient_penalty=gradient_penalty)
-        check_rows_apart(critic=critic)
+        check_no_batch_norm(critic=critic)
         self.contrast, self.critic, self.gradient_penalty = contrast, critic, gradient_penalty
 
     def forward(self, p: Any, q: Distribution, z: Tensor, x: Tensor, y: Tensor | None = None) -> CriticTerms:
-        """One pass through the critic, over the draws of q and as many of the reference.
+        """One pass through the critic, over the draws of q and equally many draws of the reference.
 
         Args:
-            p: has `log_prob(z)`, and what the contrast needs of it.
+            p: has `log_prob(z)`, and `sample` for `PriorContrast`.
             q: q(z|x).
             z: `(samples, batch, latent_dim)`, draws of q.
             x: `(batch, *data_shape)`.
             y: `(batch,)` labels; None where labels are ignored.
         """
         reference, shared = self.contrast(q, p, x, y), SharedPass()
-        seen, log_ratio = reference.to_critic(z)
-        seen = torch.cat([shared.critic_input(seen), reference.rsample(len(z))]).to(x)
+        z_critic, log_ratio = reference.to_critic(z)
+        z_critic = torch.cat([shared.critic_input(z_critic), reference.rsample(len(z))]).to(x)
         context_parts = [part for part in (reference.context, self.contrast.label(y, x)) if part is not None]
         context = torch.cat(context_parts, -1).to(x) if context_parts else None
         with full_precision_in_half(z.device.type):
-            t = self.critic(x, seen, context).to(x)
+            t = self.critic(x, z_critic, context).to(x)
         for_model, for_critic = shared.critic_output(t[: len(z)])
         loss = density_ratio_loss(for_critic, t[len(z) :])
         if self.gradient_penalty and torch.is_grad_enabled():
@@ -88,6 +88,6 @@ class DensityRatio(nn.Module):
             def critic(z: Tensor, context: Tensor | None) -> Tensor:
                 return self.critic(x, z, context)
 
-            loss = loss + 0.5 * self.gradient_penalty * squared_slope(critic, [seen[: len(z)]], context)
+            loss = loss + 0.5 * self.gradient_penalty * squared_slope(critic, [z_critic[: len(z)]], context)
         losses = {"critic": loss, **({"contrast": reference.fit(z)} if reference.fit else {})}
         return CriticTerms(for_model + log_ratio, for_critic, t[len(z) :], losses)

@@ -1,4 +1,4 @@
-"""Named draws of a posterior, into files and for ArviZ."""
+"""Draws of a posterior by name: written to files, and converted for ArviZ."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def to_table(draws: Parameters) -> tuple[Tensor, list[str]]:
 
 
 def to_arviz(draws: Parameters, chains: int = 4) -> Any:
-    """Draws as ArviZ has them, so that its summaries and plots work.
+    """Draws in ArviZ's format, for its summaries and plots.
 
-    Draws of a sampler are independent. ArviZ compares chains with each other: they are dealt out to `chains` of equal
-    length, and the last few that do not fill a chain are left out.
+    Draws of a sampler are independent. Since ArviZ compares chains, they are divided into `chains` of equal length; a
+    remainder is left out.
 
     Args:
         draws: name -> `(count, ...)`.
-        chains: how many.
+        chains: their number.
 
     Raises:
         ConfigurationError: ArviZ is not installed, or there are fewer draws than chains.
@@ -57,7 +57,7 @@ def to_arviz(draws: Parameters, chains: int = 4) -> Any:
 
 
 def write(path: Path, draws: Parameters) -> None:
-    """Writes draws: one array a name into .npz, a table into .csv, what ArviZ reads into .nc; makes the folder.
+    """Writes draws: one array per name into .npz, a table into .csv, ArviZ's format into .nc; makes the folder.
 
     Raises:
         ConfigurationError: another suffix.

@@ -1,15 +1,15 @@
-"""What a user can do wrong, said in the user's words."""
+"""Errors that a user can cause, and checks of arguments."""
 
 import errno
 import math
 from numbers import Integral
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What the system says where nothing more can be written."""
+"""Error numbers of a file system that cannot be written any more."""
 
 
 class ConfigurationError(Exception):
-    """Something asked for is impossible; the message names the key, the value and what was expected.
+    """A wrong configuration or argument; the message names the key, the value and what was expected.
 
     The command line prints it in one line and ends with exit code 2.
     """
@@ -27,7 +27,7 @@ class DensityError(RuntimeError):
 
 
 class UnwritableError(OSError):
-    """Something that had to be kept could not be written: a full disk, most often. The message names the file.
+    """A file could not be written, usually because the disk is full. The message names the file.
 
     The command line prints it in one line and ends with exit code 1.
     """

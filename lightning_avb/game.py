@@ -1,7 +1,7 @@
-"""The engine: players with optimizers of their own, phases that move some of them, one `global_step` per batch.
+"""The engine: every player has its own optimizer, a phase steps some of them, and one batch is one `global_step`.
 
-A model says who plays (`player_modules`), in which order (`phases`) and for what (each phase's per-sample losses). Only
-this file steps optimizers.
+A model defines its players (`player_modules`), the order of the phases (`phases`) and the per-sample losses of each.
+Only this file steps optimizers.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ from torch.optim.lr_scheduler import LRScheduler
 from . import gradients, noise, processes
 from .batch import Batch, Shape
 from .capabilities import DataDescription
-from .errors import ConfigurationError, NonFiniteLossError, at_least
+from .errors import ConfigurationError, at_least
+from .finite import FiniteGuard
 from .hyperparameters import Hyperparameters
 from .interruption import Interruption
 from .lightning_private import BatchModule, attached_datamodule, set_logged_step, update_hyperparameters
-from .players import Losses, Phase, Player, named_losses
+from .players import Phase, Player, named_losses
 from .precision import one_scale_update
-from .recipes import recipe
-from .resuming import compare_with
+from .recipes import from_config
+from .resuming import add_version, compare_with
 
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
@@ -40,47 +41,42 @@ PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 class Game(Hyperparameters, BatchModule, abc.ABC):
     """Base class of all models.
 
-    A new model has `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
+    A new model defines `build`, `player_modules`, `phases` and `scores`; docs/architecture.md has an example. Its
     `__init__` has an argument for each of `data_attributes` and ends with `build_if_known`.
 
     Args:
-        players: a dataclass whose fields are the players' names and whose values are `Player`. A player whose modules
-            have no parameters does not play.
-        accumulate: split every batch into that many pieces and step once: the memory of one piece, the gradient of the
+        players: a dataclass with one `Player` per field; the field is the player's name. A player without parameters
+            is dropped.
+        accumulate: split every batch into that many parts and step once: the memory of one part, the gradient of the
             whole batch.
 
     Raises:
-        ConfigurationError: a number that makes no sense, with its name.
+        ConfigurationError: a number out of range; the message names it.
     """
 
     data_attributes: ClassVar[tuple[str, ...]] = ("data_shape",)
-    """What a model must know of the data before it is built, `data_shape`, the shape of a row of x, among them. A
-    DataModule has attributes of these names; a model that is built without one gets them as arguments."""
-    advice: str = (
-        "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player is the usual cure."
-    )
-    """What to do about a loss that is not finite."""
+    """What a model must know about the data before it is built, at least `data_shape`, the shape of a row of x. A
+    DataModule has attributes of these names; without a DataModule they are arguments of the model."""
 
     def __init__(self, players: Any, accumulate: int = 1) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.save_arguments(logger=True)
         self.accumulate = at_least(1, accumulate=accumulate)
-        players = recipe(players)
+        players = from_config(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
         self.data_shape: Shape | None = None
-        self._last_losses: dict[str, Any] = {}
-        self._step_of_losses = 0
+        self.finite = FiniteGuard()
 
-    # What a model says.
+    # What a model defines.
 
     @abc.abstractmethod
     def build(self, data_shape: Shape) -> None:
-        """Makes the networks for rows of that shape."""
+        """Makes the networks for rows of x of this shape."""
 
     @abc.abstractmethod
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
-        """Player -> the modules whose parameters it moves."""
+        """Player -> the modules whose parameters it updates."""
 
     @abc.abstractmethod
     def phases(self) -> list[Phase]:
@@ -88,10 +84,10 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     @abc.abstractmethod
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        """Per-sample quantities to average over a data set in validation and test."""
+        """Per-sample quantities, which validation and test average over the data set."""
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
-        """What `predict` gives for every row, `(batch, ...)` each.
+        """What `predict` returns for every row, `(batch, ...)` each.
 
         Raises:
             ConfigurationError: this model predicts nothing.
@@ -104,11 +100,11 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
     # Construction.
 
     def build_if_known(self, **data_attributes: Any) -> None:
-        """Builds the networks, unless the data is still to be seen. The last line of a model's `__init__`.
+        """Builds the networks if the shape of the data is known. The last line of a model's `__init__`.
 
         Args:
-            data_attributes: the values of `Game.data_attributes` by name; `data_shape` is None where the DataModule
-                will tell.
+            data_attributes: the values of `Game.data_attributes` by name; `data_shape` is None if the DataModule
+                gives it later.
         """
         if data_attributes["data_shape"] is None or self.data_shape is not None:
             return
@@ -118,7 +114,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         self.players = {name: player for name, player in self.players.items() if self.parameters_of(name)}
 
     def require_one_step(self, except_for: str | None = None, minimum: int = 0) -> None:
-        """Raises ConfigurationError if a player takes more or fewer steps per batch than one.
+        """Raises ConfigurationError if a player does not take exactly one step per batch.
 
         Args:
             except_for: the player that may take more.
@@ -133,45 +129,46 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     @property
     def data(self) -> DataDescription:
-        """What the trainer's DataModule tells of its data; nothing, where there is none."""
+        """What the trainer's DataModule says about its data; all defaults without a DataModule."""
         return DataDescription(attached_datamodule(self))
 
     def setup(self, stage: str) -> None:
-        processes.check(self.trainer)
+        processes.check_trainer(self.trainer)
 
     def configure_model(self) -> None:
-        told = {name: getattr(attached_datamodule(self), name, None) for name in self.data_attributes}
-        if self.data_shape is None and told["data_shape"] is None:
+        from_data = {name: getattr(attached_datamodule(self), name, None) for name in self.data_attributes}
+        if self.data_shape is None and from_data["data_shape"] is None:
             raise ConfigurationError(
                 "data_shape: unknown; fit with one of the datamodules or give the model data_shape=(...)"
             )
         if self.data_shape is None:
-            for name, known in told.items():
+            for name, value in from_data.items():
                 given = self.hparams.get(name)
-                if given is not None and known is not None and given != known:
-                    raise ConfigurationError(f"{name}: the configuration says {given}, the data has {known}")
-        self.build_if_known(**told)
-        if told["data_shape"] is not None and tuple(told["data_shape"]) != self.data_shape:
+                if given is not None and value is not None and given != value:
+                    raise ConfigurationError(f"{name}: the configuration says {given}, the data has {value}")
+        self.build_if_known(**from_data)
+        if from_data["data_shape"] is not None and tuple(from_data["data_shape"]) != self.data_shape:
             raise ConfigurationError(
-                f"data_shape: the model is made for rows of {self.data_shape}, the data has {tuple(told['data_shape'])}"
+                f"data_shape: the model is made for rows of {self.data_shape}, the data has "
+                f"{tuple(from_data['data_shape'])}"
             )
 
     def configure_callbacks(self) -> list[pl.Callback]:
         return [Interruption()]
 
     def parameters_of(self, player: str) -> list[nn.Parameter]:
-        """The parameters that a player moves."""
+        """The parameters that a player updates."""
         return [p for module in self.player_modules()[player] for p in module.parameters() if p.requires_grad]
 
     def configure_optimizers(self) -> tuple[list[Optimizer], list[LRScheduler]]:
         """One optimizer per player, in the order of `players`, and the schedulers of those that have one."""
-        optimizers = [of.make_optimizer(name, self.parameters_of(name)) for name, of in self.players.items()]
-        self._options = {
+        optimizers = [player.make_optimizer(name, self.parameters_of(name)) for name, player in self.players.items()]
+        self._optimizer_options = {
             name: [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for name, optimizer in zip(self.players, optimizers, strict=True)
         }
         schedulers = [self._scheduler(*pair) for pair in zip(self.players, optimizers, strict=True)]
-        self._movers: dict[tuple[str, ...], _Movers] = {}
+        self._phase_optimizers: dict[tuple[str, ...], _PhaseOptimizers] = {}
         return optimizers, [scheduler for scheduler in schedulers if scheduler is not None]
 
     def _scheduler(self, name: str, optimizer: Optimizer) -> LRScheduler | None:
@@ -180,7 +177,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         total = self.trainer.estimated_stepping_batches
         return self.players[name].make_scheduler(name, optimizer, None if math.isinf(total) else int(total))
 
-    # Resuming: moments, counters and positions from the checkpoint, hyper-parameters from the configuration.
+    # Resuming: optimizer states and counters from the checkpoint, hyper-parameters from the configuration.
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         compare_with(checkpoint, self)
@@ -192,10 +189,10 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         gradients.fix_buckets(self.trainer.strategy.model, moving)
 
     def _apply_configuration(self) -> None:
-        """Gives the restored optimizers the configuration's options and replays the schedules up to this step."""
+        """Sets the configuration's options on the restored optimizers, and replays the schedules up to this step."""
         configs = iter(self.trainer.lr_scheduler_configs)
         for name, optimizer in zip(self.players, self.trainer.strategy.optimizers, strict=True):
-            for group, options in zip(optimizer.param_groups, self._options[name], strict=True):
+            for group, options in zip(optimizer.param_groups, self._optimizer_options[name], strict=True):
                 group.pop("initial_lr", None)
                 group.update(options)
             scheduler = self._scheduler(name, optimizer)
@@ -212,7 +209,8 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         self.check_batch(batch, batch_idx)
         noise.seed_step(noise.run_seed(), self.global_step, self.global_rank)
-        self._stepped, self._step_of_losses, self._last_losses = False, self.global_step, {}
+        self._stepped = False
+        self.finite.begin(self.global_step)
         set_logged_step(self.trainer, self.global_step)
         interval: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         logging = interval > 0 and (self.global_step + 1) % interval == 0
@@ -220,49 +218,53 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         pieces = batch.split(self.accumulate)
         with one_scale_update(self.trainer.precision_plugin):
             for phase in self.phases():
-                scores = {**self._play(phase, pieces, logging), **scores}
+                scores = {**self._run_phase(phase, pieces, logging), **scores}
         for scheduler in self.trainer.lr_scheduler_configs:
             scheduler.scheduler.step()  # type: ignore[call-arg]
         if logging:
-            self._stop_if_not_finite()
+            self.finite.check_losses()
             for name, value in scores.items():
                 self.log(f"train/{name}", value, prog_bar=name in PROGRESS)
 
-    def _play(self, phase: Phase, pieces: list[Batch], logging: bool) -> dict[str, Tensor]:
-        movers = self._movers_of(phase)
-        for optimizer in movers.optimizers:
+    def _run_phase(self, phase: Phase, pieces: list[Batch], logging: bool) -> dict[str, Tensor]:
+        phase_optimizers = self._optimizers_of(phase)
+        for optimizer in phase_optimizers.optimizers:
             optimizer.zero_grad()
         rows = sum(len(piece.x) for piece in pieces)
         scores: dict[str, Tensor] = {}
         for piece in pieces:
             share = len(piece.x) / rows
-            by_ddp = movers.everybody and piece is pieces[-1]
+            by_ddp = phase_optimizers.all_parameters and piece is pieces[-1]
             with nullcontext() if by_ddp else gradients.without_ddp(self.trainer.strategy):
                 result = phase.compute(piece)
                 losses = {player: loss.mean() for player, loss in result.losses.items()}
-                self._watch(phase, losses)
+                if set(phase.players) != set(losses):
+                    raise ConfigurationError(
+                        f"the phase of {', '.join(phase.players)} gave losses for {', '.join(losses)}"
+                    )
+                self.finite.watch(losses)
                 loss = reduce(torch.add, losses.values())
-                self.manual_backward(loss if share == 1 else loss * share, **movers.inputs)
+                self.manual_backward(loss if share == 1 else loss * share, **phase_optimizers.inputs)
             for name, value in {**named_losses(losses), **result.scores}.items() if logging else ():
                 scores[name] = scores.get(name, 0) + value.detach().mean() * share
-        if not movers.everybody:
-            gradients.average(movers.parameters, self.trainer.world_size)
-        for optimizer in movers.optimizers:
+        if not phase_optimizers.all_parameters:
+            gradients.average(phase_optimizers.parameters, self.trainer.world_size)
+        for optimizer in phase_optimizers.optimizers:
             self._step(optimizer)
         return scores
 
-    def _movers_of(self, phase: Phase) -> _Movers:
-        if phase.players not in self._movers:
-            given = self.optimizers()
-            optimizers = dict(zip(self.players, given if isinstance(given, list) else [given], strict=True))
+    def _optimizers_of(self, phase: Phase) -> _PhaseOptimizers:
+        if phase.players not in self._phase_optimizers:
+            found = self.optimizers()
+            optimizers = dict(zip(self.players, found if isinstance(found, list) else [found], strict=True))
             moving = [optimizers[name] for name in phase.players]
             parameters = [p for optimizer in moving for group in optimizer.param_groups for p in group["params"]]
-            everybody = len(parameters) == sum(p.requires_grad for p in self.parameters())
-            self._movers[phase.players] = _Movers(moving, parameters, everybody)
-        return self._movers[phase.players]
+            all_parameters = len(parameters) == sum(p.requires_grad for p in self.parameters())
+            self._phase_optimizers[phase.players] = _PhaseOptimizers(moving, parameters, all_parameters)
+        return self._phase_optimizers[phase.players]
 
     def _step(self, optimizer: Any) -> None:
-        """One optimizer step; the first of a batch is the one that Lightning counts."""
+        """One optimizer step. Lightning counts only the first of a batch."""
         if not self._stepped:
             optimizer.step()
             self._stepped = True
@@ -276,28 +278,11 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         if clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
 
-    def _watch(self, phase: Phase, losses: Losses) -> None:
-        if set(phase.players) != set(losses):
-            raise ConfigurationError(f"the phase of {', '.join(phase.players)} gave losses for {', '.join(losses)}")
-        for player, loss in losses.items():
-            self._last_losses[player] = self._last_losses.get(player, 0) + loss.detach()
-        # Elsewhere than on a CPU reading a loss waits for the device: `training_step` does so where it logs.
-        if self.device.type == "cpu":
-            self._stop_if_not_finite()
-
-    def _stop_if_not_finite(self) -> None:
-        for player, loss in self._last_losses.items():
-            if not math.isfinite(loss.item()):
-                what = f"the loss of player {player!r} is {loss.item()} at step {self._step_of_losses}"
-                raise NonFiniteLossError(what + self.advice)
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint."""
-        self._stop_if_not_finite()
-        for player, modules in self.player_modules().items():
-            if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
-                what = f"the weights of player {player!r} are not finite after step {self._step_of_losses}"
-                raise NonFiniteLossError(what + self.advice)
+        self.finite.check_losses()
+        self.finite.check_weights(self.player_modules())
+        add_version(checkpoint)
 
     # Logging and evaluation.
 
@@ -306,13 +291,13 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
             raise ConfigurationError(
                 "a batch without the index of its rows cannot be evaluated; see lightning_avb.batch.Batch"
             )
-        return noise.use(noise.OfRows(noise.run_seed(), stage, index=batch.index))
+        return noise.use(noise.RowNoise(noise.run_seed(), stage, index=batch.index))
 
     def _evaluate(self, stage: str, batch: Batch, batch_idx: int) -> None:
         self.check_batch(batch, batch_idx)
         with self._noise_of_rows(stage, batch):
             scores = self.scores(batch)
-        weight = float(len(batch.counted.x))  # as a whole number Lightning would round its mean over processes down
+        weight = float(len(batch.real_rows.x))  # Lightning would round the mean over processes of an integer down
         for name, value in scores.items():
             self.log(
                 f"{stage}/{name}",
@@ -336,13 +321,13 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
             return self.predictions(batch)
 
 
-class _Movers(NamedTuple):
-    """What moves in a phase. `everybody`: all parameters of the model get their gradient in this phase."""
+class _PhaseOptimizers(NamedTuple):
+    """The optimizers of a phase and their parameters. `all_parameters`: these are all parameters of the model."""
 
     optimizers: list[Any]
     parameters: list[nn.Parameter]
-    everybody: bool
+    all_parameters: bool
 
     @property
     def inputs(self) -> dict[str, list[nn.Parameter]]:
-        return {} if self.everybody else {"inputs": self.parameters}
+        return {} if self.all_parameters else {"inputs": self.parameters}

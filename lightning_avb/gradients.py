@@ -29,10 +29,10 @@ def average(parameters: Iterable[nn.Parameter], world_size: int) -> None:
 
 
 def fix_buckets(model: Any, parameters: Sequence[nn.Parameter]) -> None:
-    """Makes DDP lay out its buckets for good, before the first step.
+    """Makes DDP build its final buckets before the first step.
 
-    DDP does so after its first backward pass, in the order in which gradients arrived. Sums over three or more
-    processes are then rounded differently, and a resumed run would not end with the bits of one that never stopped.
+    By default DDP builds them after its first backward pass, in the order in which gradients arrived. Sums over three
+    or more processes are then rounded differently, and a resumed run would not be bit for bit the uninterrupted one.
     """
     if not isinstance(model, DistributedDataParallel) or model.find_unused_parameters:
         return

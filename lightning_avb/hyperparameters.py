@@ -1,4 +1,4 @@
-"""Hyper-parameters: the arguments that a model or a DataModule was made with, as plain values.
+"""Hyper-parameters: the arguments of a model or a DataModule, as plain values.
 
 A checkpoint stores them, and `load_from_checkpoint` calls the class with them again.
 """
@@ -14,17 +14,17 @@ from pytorch_lightning.core.mixins import HyperparametersMixin
 
 from .errors import ConfigurationError
 from .lightning_private import store_hyperparameters
-from .recipes import class_path, plain
+from .recipes import class_path, to_config
 
 _DURING_INIT = "_init_arguments"
-"""Where an object has its arguments while its `__init__` runs, and at no other time."""
+"""The attribute that holds the arguments while an `__init__` runs."""
 
 
 class Hyperparameters(HyperparametersMixin):
-    """First base of a class of Lightning, whose `__init__` calls `save_arguments`.
+    """First base of a class of Lightning whose `__init__` calls `save_arguments`.
 
-    The arguments are those of the class that was called, defaults included, whatever it hands on to its parents:
-    the outermost `__init__` counts. Subclasses need no call of their own.
+    The arguments are those of the outermost `__init__`, with defaults, whatever it passes to its parents. Subclasses
+    need not call `save_arguments` again.
     """
 
     def __init_subclass__(cls, **options: Any) -> None:
@@ -36,25 +36,25 @@ class Hyperparameters(HyperparametersMixin):
         """Makes the arguments of the running `__init__` the `hparams`, with the path of the class as `_class_path`.
 
         Args:
-            prefix: stands before an argument's name in messages.
-            logger: whether the loggers write the hyper-parameters down.
+            prefix: comes before an argument's name in messages.
+            logger: whether loggers record the hyper-parameters.
 
         Raises:
             ConfigurationError: an argument that cannot be stored in a checkpoint.
         """
-        arguments = {name: plain(value, prefix + name) for name, value in self.__dict__[_DURING_INIT].items()}
+        arguments = {name: to_config(value, prefix + name) for name, value in self.__dict__[_DURING_INIT].items()}
         store_hyperparameters(self, {**arguments, "_class_path": class_path(type(self))}, logger)
 
 
 def _with_arguments(init: Callable[..., None]) -> Callable[..., None]:
-    """`init`, during which the object knows the arguments of the outermost call."""
+    """`init`, wrapped so that the object has the arguments of the outermost call while it runs."""
     signature = inspect.signature(init)
 
     @functools.wraps(init)
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         if _DURING_INIT in self.__dict__:  # a subclass calls it
             return init(self, *args, **kwargs)
-        kwargs.pop("_class_path", None)  # Lightning gives an __init__ with **kwargs all that a checkpoint has
+        kwargs.pop("_class_path", None)  # Lightning passes all stored values to an __init__ with **kwargs
         try:
             bound = signature.bind(self, *args, **kwargs)
         except TypeError:
@@ -73,10 +73,10 @@ def _with_arguments(init: Callable[..., None]) -> Callable[..., None]:
 
 
 def _by_name(owner: str, bound: inspect.BoundArguments) -> dict[str, Any]:
-    """All arguments but `self`, those of `**kwargs` among the others.
+    """All arguments but `self` by name, including those of `**kwargs`.
 
     Raises:
-        ConfigurationError: there are some that have no name.
+        ConfigurationError: there are `*args`, which have no names.
     """
     bound.apply_defaults()
     arguments: dict[str, Any] = {}

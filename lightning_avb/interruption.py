@@ -1,25 +1,25 @@
-"""What a signal does to a fit: all processes stop behind the same batch, with a checkpoint that resumes exactly.
+"""Signals in a fit: all processes stop after the same batch, with a checkpoint that resumes exactly.
 
-SIGTERM, SIGINT (Ctrl-C) and, in a SLURM job, the signal before its time limit are met in one way. The handler notes the
-signal and nothing else, whatever the process is doing. At the end of every batch the processes tell each other what
-they have noted; the answer is read one batch later, so that nobody waits for it. Then all of them are behind the same
-batch: they save together, and leave. A batch that a validation or the end of an epoch follows is not the place, since
-these belong to it: there the run goes on to the end of the epoch, or to the next batch.
+SIGTERM, SIGINT (Ctrl-C) and, in a SLURM job, the signal before its time limit are handled in one way. The handler only
+records the signal. At the end of every batch the processes exchange what they have recorded; the result is read one
+batch later, so that no process waits for it. Then all processes are after the same batch: they save together, and exit.
+If a validation or the end of an epoch follows a batch, it is part of this batch: the run then continues to the end of
+the epoch, or to the next batch.
 
 | Signal | Exit code | |
 |---|---|---|
 | SIGTERM | 143 | |
 | SIGINT | 130 | |
-| SLURM's (SIGUSR1) | 0 | the job goes back into the queue |
-| SIGTERM of a preemption | 0 | the same: SLURM gives up a job that ends within its grace time |
+| SLURM's (SIGUSR1) | 0 | the job is requeued |
+| SIGTERM of a preemption | 0 | the same: SLURM drops a job that ends within its grace time |
 | a second one | | ends the process at once |
 
-A run that is past its last batch is let to its end. Validation, test and prediction have nothing to save: SIGTERM and
-SIGINT end them at once, with the same exit codes.
+A run after its last batch is completed. Validation, test and prediction have nothing to save: SIGTERM and SIGINT end
+them at once, with the same exit codes.
 
-This is the only file that knows how Lightning handles signals. Its own handlers save and broadcast in the middle of a
-step, where another process may wait in a collective of the model: they are never installed (Lightning issues 20806 and
-21406). What it broadcasts before every batch is left out as well; the exchange above stands in its place.
+Lightning's own handlers save and broadcast in the middle of a step, where another process may wait in a collective of
+the model: they are never installed (Lightning issues 20806 and 21406). Lightning's broadcast before every batch is left
+out as well; the exchange above replaces it.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from .lightning_private import cluster_environment, log_this_step, replace_signal_handlers, validates_or_ends_now
 
-AGAIN = 3.0
-"""Seconds after which a signal counts as a second one: launchers pass on what the process group was sent already."""
+SECOND_SIGNAL_AFTER = 3.0
+"""Seconds after which a signal counts as a second one. Launchers repeat a signal that the process group already got."""
 
 
 class Interruption(pl.callbacks.Checkpoint):
-    """Stops a fit behind a batch when a signal asks for it. Every `Game` has one.
+    """Stops a fit after a batch when a signal has arrived. Every `Game` has one.
 
-    It is a `Checkpoint` because Lightning calls these last: what other callbacks do at the end of a batch is in the
-    checkpoint.
+    It is a `Checkpoint` because Lightning calls these last, so that the checkpoint includes what other callbacks do at
+    the end of a batch.
     """
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -61,9 +61,11 @@ class Interruption(pl.callbacks.Checkpoint):
 
     def _install(self) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # Python lets no other thread set handlers
+            return  # only the main thread may set handlers
         fitting = self.trainer.state.fn == "fit"
-        handlers: dict[int, Any] = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._note if fitting else _leave)
+        handlers: dict[int, Any] = dict.fromkeys(
+            (signal.SIGTERM, signal.SIGINT), self._note if fitting else _exit_at_once
+        )
         if fitting and (requeue := self._requeue_signal()):
             handlers[requeue] = self._note
         self._previous = {signum: signal.signal(signum, handler) for signum, handler in handlers.items()}
@@ -74,7 +76,7 @@ class Interruption(pl.callbacks.Checkpoint):
         self._previous = {}
 
     def _requeue_signal(self) -> int:
-        """The signal on which SLURM's job goes back into the queue, 0: there is none."""
+        """The signal that requeues the SLURM job; 0: there is none."""
         environment = cluster_environment(self.trainer)
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
             return int(environment.requeue_signal or 0)
@@ -84,7 +86,7 @@ class Interruption(pl.callbacks.Checkpoint):
         now = time.monotonic()
         if not self.noted:
             self.noted, self._noted_at = signum, now
-        elif now - self._noted_at > AGAIN:
+        elif now - self._noted_at > SECOND_SIGNAL_AFTER:
             signal.signal(signum, signal.SIG_DFL)
             os.kill(os.getpid(), signum)
 
@@ -112,13 +114,13 @@ class Interruption(pl.callbacks.Checkpoint):
             if trainer.is_global_zero:
                 _requeue()
             sys.exit(0)
-        # The process that Lightning's launcher began in kills itself when one of the others ends with an error.
+        # The main process of Lightning's launcher kills itself if another process ends with an error.
         environment = cluster_environment(trainer)
         launched = isinstance(environment, LightningEnvironment) and trainer.local_rank > 0
         sys.exit(0 if launched else 128 + self.agreed)
 
     def _preempted(self) -> bool:
-        """Whether this SIGTERM means that SLURM wants the nodes for another job, the same answer on every process."""
+        """Whether this SIGTERM comes from a preemption by SLURM; the same on every process."""
         environment = cluster_environment(self.trainer)
         kept_out = isinstance(environment, SLURMEnvironment) and not environment.auto_requeue
         if self.agreed != signal.SIGTERM or "SLURM_JOB_ID" not in os.environ or kept_out:
@@ -126,7 +128,7 @@ class Interruption(pl.callbacks.Checkpoint):
         return self.trainer.strategy.broadcast(self.trainer.is_global_zero and _in_grace_time())
 
     def _save(self) -> Path | None:
-        """Writes `last.ckpt` where the run's checkpoints are, all processes together; None: it writes none."""
+        """Writes `last.ckpt` into the run's checkpoint folder, on all processes together; None if it has none."""
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
                 path = Path(callback.dirpath, callback.CHECKPOINT_NAME_LAST + callback.FILE_EXTENSION)
@@ -135,12 +137,12 @@ class Interruption(pl.callbacks.Checkpoint):
         return None
 
 
-def _leave(signum: int, frame: Any) -> None:
+def _exit_at_once(signum: int, frame: Any) -> None:
     sys.exit(128 + signum)
 
 
 def _requeue() -> None:
-    """Puts this process's SLURM job, or the task of an array of jobs, back into the queue."""
+    """Requeues the SLURM job of this process, or its task of a job array."""
     if _scontrol("requeue") is None:
         rank_zero_warn("requeue the job by hand")
     else:
@@ -148,17 +150,17 @@ def _requeue() -> None:
 
 
 def _in_grace_time() -> bool:
-    """Whether SLURM has begun to preempt this job, which still counts as running.
+    """Whether SLURM has begun to preempt this job, which then still counts as running.
 
-    A job that is cancelled, at its time limit, or preempted without a grace time, does not: it is SLURM that ends it,
-    and that puts it back into the queue if it is to be there.
+    A job that is cancelled, at its time limit, or preempted without a grace time does not: SLURM ends it, and requeues
+    it if necessary.
     """
-    shown = _scontrol("show", "job") or ""
-    return "JobState=RUNNING" in shown and re.search(r"\bPreemptTime=\d", shown) is not None
+    job = _scontrol("show", "job") or ""
+    return "JobState=RUNNING" in job and re.search(r"\bPreemptTime=\d", job) is not None
 
 
 def _scontrol(*command: str) -> str | None:
-    """What `scontrol` says to a command on this job, or on this task of an array; None: it failed, with a warning."""
+    """Output of an `scontrol` command for this job, or this task of an array; None, with a warning, if it fails."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     line = ["scontrol", *command, f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]]
     try:
@@ -170,21 +172,21 @@ def _scontrol(*command: str) -> str | None:
 
 
 class _Exchange:
-    """The largest number that a process gave at the last call, 0 at the first: nobody waits for the others."""
+    """The maximum over processes of the numbers of the previous call, 0 at the first: no process waits."""
 
     def __init__(self, trainer: pl.Trainer) -> None:
-        self.trainer, self.under_way = trainer, False
+        self.trainer, self.pending = trainer, False
 
     def __call__(self, number: int) -> int:
         if self.trainer.world_size == 1:
             return number
         device = self.trainer.strategy.root_device
-        largest = self._read(device) if self.under_way else 0
+        largest = self._read(device) if self.pending else 0
         self.number = torch.tensor(number, dtype=torch.int32, device=device)
         self.work: Any = torch.distributed.all_reduce(self.number, torch.distributed.ReduceOp.MAX, async_op=True)
-        self.under_way = True
+        self.pending = True
         if device.type == "cuda":
-            # Reading a number of the device would wait for all that it has to do.
+            # Reading a value from the device would wait for all of its work.
             self.work.wait()
             self.host = torch.empty((), dtype=torch.int32, pin_memory=True)
             self.host.copy_(self.number, non_blocking=True)

@@ -1,6 +1,6 @@
-"""Every use of what Lightning keeps private, each with the reason why no public way exists.
+"""All uses of Lightning's private attributes, each with the reason why there is no public way.
 
-`pytorch-lightning` is pinned to one minor version because of this file: it is what to look at before the next one.
+`pytorch-lightning` is pinned to a minor version because of this file: check it before an update.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class BatchModule(pl.LightningModule):
 
 
 def store_hyperparameters(module: Any, values: dict[str, Any], logger: bool) -> None:
-    """Sets the hyper-parameters that checkpoints, and with `logger` the loggers, get.
+    """Sets the hyper-parameters for checkpoints and, with `logger`, for loggers.
 
-    `save_hyperparameters` would read them from the frames of the callers, and keep classes and partials as they are,
+    `save_hyperparameters` would read them from the frames of the callers, and store classes and partials unchanged,
     which `torch.load(weights_only=True)` refuses.
     """
     module._log_hyperparams = logger
@@ -41,45 +41,45 @@ def store_hyperparameters(module: Any, values: dict[str, Any], logger: bool) -> 
 
 
 def update_hyperparameters(module: Any, **values: Any) -> None:
-    """Adds what is known only once the model is built. The second copy is the one that loggers get."""
-    for known in (module._hparams, module._hparams_initial):
-        known.update(values)
+    """Adds values that are known after the model is built. The second copy is for loggers."""
+    for hparams in (module._hparams, module._hparams_initial):
+        hparams.update(values)
 
 
 def forget_hyperparameter(module: Any, name: str) -> None:
     """Removes what `update_hyperparameters` added."""
-    for known in (module._hparams, module._hparams_initial):
-        del known[name]
+    for hparams in (module._hparams, module._hparams_initial):
+        del hparams[name]
 
 
 def attached_datamodule(module: pl.LightningModule) -> Any:
-    """The DataModule that the trainer fits or evaluates with, or None; the public property raises without a trainer."""
+    """The trainer's DataModule, or None; the public property raises without a trainer."""
     return getattr(module._trainer, "datamodule", None)
 
 
 def set_logged_step(trainer: pl.Trainer, step: int) -> None:
-    """Sets the step that loggers get. After a checkpoint of an epoch's end Lightning's own count is one too high."""
+    """Sets the step for loggers. After a checkpoint at the end of an epoch, Lightning's own count is one too high."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
 def epoch_was_whole(trainer: pl.Trainer) -> bool:
-    """Whether the training epoch that ends has seen all batches of the data."""
+    """Whether the training epoch that ends has used all batches of the data."""
     whole = trainer.limit_train_batches == 1.0  # type: ignore[attr-defined]
     return whole and trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
 
 
 def moved_batch(module: pl.LightningModule, batch: Any, dataloader_idx: int) -> Any:
-    """A batch on the module's device and in its precision, where the module reads a data set of its own accord."""
+    """A batch on the module's device and in its precision, for a module that reads a data set itself."""
     trainer = module.trainer
     batch = module._on_before_batch_transfer(trainer.precision_plugin.convert_input(batch), dataloader_idx)
     return trainer.strategy.batch_to_device(batch, dataloader_idx=dataloader_idx)
 
 
 def replace_signal_handlers(trainer: pl.Trainer, install: Callable[[], None], restore: Callable[[], None]) -> None:
-    """Puts handlers in the place of Lightning's own, and leaves out the broadcast of SIGTERM with which they come.
+    """Replaces Lightning's signal handlers, and turns off its broadcast of SIGTERM.
 
-    Lightning's handlers for SLURM can only be switched off in the environment plugin, which the launcher has chosen by
-    then; its handler of SIGTERM cannot be switched off.
+    Lightning's handlers for SLURM can only be turned off in the environment plugin, which is already chosen by then;
+    its handler of SIGTERM cannot be turned off.
     """
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers, connector.teardown = install, restore
@@ -88,7 +88,7 @@ def replace_signal_handlers(trainer: pl.Trainer, install: Callable[[], None], re
 
 
 def cluster_environment(trainer: pl.Trainer) -> Any:
-    """The launcher that Lightning has found. Public on strategies with several processes only."""
+    """The launcher that Lightning has detected. It is public only on strategies with several processes."""
     return trainer._accelerator_connector.cluster_environment
 
 
@@ -99,7 +99,7 @@ def validates_or_ends_now(trainer: pl.Trainer) -> bool:
 
 
 def log_this_step(trainer: pl.Trainer) -> None:
-    """Gives the loggers what was logged in this batch, which Lightning does after the last callback."""
+    """Passes the values of this batch to the loggers, which Lightning does after the last callback."""
     trainer._logger_connector.on_batch_end()
     trainer._logger_connector.update_train_step_metrics()
 
@@ -111,15 +111,15 @@ def save_last_checkpoint(callback: ModelCheckpoint, trainer: pl.Trainer) -> None
 
 
 def ddp_options(strategy: DDPStrategy) -> tuple[dict[str, Any], int | None]:
-    """The options that `DistributedDataParallel` gets, and every how many steps models are averaged; None: never."""
+    """The options of `DistributedDataParallel`, and the number of steps between model averages; None: never."""
     return strategy._ddp_kwargs, strategy._model_averaging_period
 
 
 class ConfigurationOverCheckpoint(LightningCLI):
     """LightningCLI that takes no hyper-parameters from a checkpoint.
 
-    It would lay them over the configuration and the command line. `load_from_checkpoint_support=False` is about
-    writing them; reading them cannot be switched off.
+    By default they would override the configuration and the command line. `load_from_checkpoint_support=False` only
+    turns off writing them.
     """
 
     def _parse_ckpt_path(self) -> None:
@@ -127,14 +127,14 @@ class ConfigurationOverCheckpoint(LightningCLI):
 
 
 def parser_of_command(cli: LightningCLI) -> LightningArgumentParser:
-    """The parser of the command that runs. Only a `SaveConfigCallback` is given it, once the run has begun."""
+    """The parser of the running command. Publicly only a `SaveConfigCallback` gets it, after the run has begun."""
     return cli._parser(cli.subcommand)
 
 
 def logger_experiment(logger: CSVLogger, make: Callable[[], Any]) -> Any:
-    """What a CSVLogger writes into, made at the first call.
+    """The writer of a CSVLogger, made at the first call.
 
-    The logger names the class that writes in its own property, and `finalize` looks whether one was made.
+    The class of the writer is fixed in a property of the logger, and `finalize` checks whether one was made.
     """
     if logger._experiment is None:
         logger._experiment = make()

@@ -1,9 +1,9 @@
-"""Where every random draw of the library comes from, so that a run can be repeated, resumed and compared.
+"""The source of all random numbers of the library, so that a run can be repeated, resumed and compared.
 
 * A training step seeds torch once from (seed, step, rank): resuming needs no saved generator.
-* Validation and test draw noise that is a function of (seed, stage, row of the data set): their figures depend
-  neither on the batch size nor on the number of processes.
-* A test injects the noise it wants with `use`.
+* Noise in validation and test is a function of (seed, stage, row of the data set): figures depend neither on the
+  batch size nor on the number of processes.
+* Tests inject noise with `use`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133
 
 
 def run_seed() -> int:
-    """The seed of this run, as `seed_everything` set it; 0 where nobody did."""
+    """The seed of this run, from `seed_everything`; 0 without it."""
     return int(os.environ.get("PL_GLOBAL_SEED", 0))
 
 
@@ -39,8 +39,7 @@ def normal(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """Standard normal noise.
 
     Args:
-        shape: `(samples, batch, dim)` for noise that belongs to the rows of a batch, `(samples, dim)` for noise
-            that all rows share.
+        shape: `(samples, batch, dim)` for separate noise of every row, `(samples, dim)` for noise that all rows share.
         like: gives dtype and device.
     """
     return _source(shape, like)
@@ -63,8 +62,8 @@ def uniform(count: int, like: Tensor) -> Tensor:
 
 
 @contextmanager
-def stretched(factor: float) -> Iterator[None]:
-    """Within the block all noise is `factor` times as wide."""
+def scaled(factor: float) -> Iterator[None]:
+    """Within the block all noise is multiplied by `factor`."""
     source = _source
     with use(lambda shape, like: factor * source(shape, like)):
         yield
@@ -101,8 +100,8 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def seed_torch(bits: int) -> None:
-    """Seeds torch's own generators, those of devices in use among them."""
-    # torch.manual_seed would also look for devices that nobody uses, which takes a millisecond on some builds.
+    """Seeds torch's generators, including those of devices in use."""
+    # torch.manual_seed also looks for unused devices, which takes a millisecond on some builds.
     torch.default_generator.manual_seed(bits)
     if torch.cuda.is_initialized():
         torch.cuda.manual_seed_all(bits)
@@ -110,17 +109,17 @@ def seed_torch(bits: int) -> None:
         torch.mps.manual_seed(bits)
 
 
-def torch_states() -> list[Tensor]:
-    """Where torch's own generators stand: they are equal if nothing was drawn from them in between."""
+def torch_state() -> list[Tensor]:
+    """The states of torch's generators; equal before and after if nothing was drawn."""
     cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     mps = [torch.mps.get_rng_state()] if torch.backends.mps.is_available() else []
     return [torch.default_generator.get_state(), *cuda, *mps]
 
 
 @contextmanager
-def torch_kept() -> Iterator[None]:
-    """Whatever is drawn from torch's own generators within the block, they are then as they were."""
-    cpu, *devices = torch_states()
+def keep_torch_state() -> Iterator[None]:
+    """Restores the states of torch's generators after the block."""
+    cpu, *devices = torch_state()
     try:
         yield
     finally:
@@ -133,19 +132,19 @@ def torch_kept() -> Iterator[None]:
 
 @contextmanager
 def torch_seeded(*key: int | str) -> Iterator[None]:
-    """Within the block what torch's own generators draw is a function of the key; they are then as they were."""
-    with torch_kept():
+    """Within the block draws of torch's generators are a function of the key; their states are restored after it."""
+    with keep_torch_state():
         seed_torch(mixed_seed(*key))
         yield
 
 
-def uniform_of_rows(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
+def row_uniform(key: tuple[int | str, ...], index: Tensor, count: int) -> Tensor:
     """Uniform numbers in (0, 1) that are a function of (key, row) alone.
 
     Args:
-        key: numbers and names that tell this use from others.
+        key: numbers and names that identify this use.
         index: `(batch,)` int64, the rows.
-        count: how many numbers a row gets.
+        count: numbers per row.
 
     Returns:
         `(batch, count)` float64.
@@ -165,7 +164,7 @@ def seeded(*key: int | str) -> Source:
     return source
 
 
-class OfRows:
+class RowNoise:
     """Noise that is a function of (key, row, how many draws came before): pass it to `use`."""
 
     def __init__(self, *key: int | str, index: Tensor) -> None:
@@ -177,7 +176,7 @@ class OfRows:
         rows = self.index if len(shape) == 3 else self.index.new_full((1,), -1)
         if len(shape) == 3 and shape[1] != len(rows):
             raise ValueError(f"noise for {shape[1]} rows was asked for in a batch of {len(rows)} rows")
-        uniform = uniform_of_rows((*self.key, self.calls), rows, samples * dim)
+        uniform = row_uniform((*self.key, self.calls), rows, samples * dim)
         draws = torch.special.ndtri(uniform).to(like.dtype)
         draws = draws.view(len(rows), samples, dim).transpose(0, 1)
         return draws.reshape(shape)

@@ -1,4 +1,4 @@
-"""The per-sample mathematics of the objectives: tensors in, tensors out, in nats, never averaged.
+"""Per-sample terms of the objectives, as functions of tensors, in nats and not averaged.
 
 Shapes are `(samples, batch)` throughout.
 """
@@ -26,7 +26,7 @@ def density_ratio_loss(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
 
 
 def critic_accuracy(on_posterior: Tensor, on_reference: Tensor) -> Tensor:
-    """How often the sign of T is right, of every pair of draws: 0.5 on average where it cannot tell them apart."""
+    """The share of right signs of T in every pair of draws; 0.5 on average if T cannot tell them apart."""
     return 0.5 * ((on_posterior > 0).float() + (on_reference <= 0).float())
 
 
@@ -40,22 +40,22 @@ def log_mean_exp(log_weights: Tensor) -> Tensor:
 
 
 def categorical_divergence(logits: Tensor, others: Tensor) -> Tensor:
-    """KL(q, p) of two categorical distributions by their logits, `(..., categories)`, which need no normalisation."""
+    """KL(q, p), `(...)`, of two categorical distributions with unnormalised logits `(..., categories)`."""
     log_q = logits.log_softmax(-1)
     return (log_q.exp() * (log_q - others.log_softmax(-1))).sum(-1)
 
 
 def marginal_divergence(logits: Tensor) -> Tensor:
-    """KL(q(y), p(y)) in nats with q(y) the mean of q(y|x) over a batch and p(y) uniform, as a share for every row.
+    """KL(q(y), p(y)) in nats, as one share per row; q(y) is the mean of q(y|x) over a batch, and p(y) is uniform.
 
     Args:
         logits: of q(y|x), `(batch, categories)`.
 
     Returns:
-        `(batch,)`; the mean over rows is the divergence. With few rows it is too large: q(y) is an estimate.
+        `(batch,)`; their mean over rows is the divergence. With few rows it is too large, since q(y) is an estimate.
     """
     log_q = logits.log_softmax(-1)
-    # In logarithms, where a category that no row has is 0 times a large number instead of 0 times infinity.
+    # In logarithms, a category that no row has gives 0 times a large number, and not 0 times infinity.
     log_mean = log_q.logsumexp(0) - math.log(len(log_q))
     return (log_q.exp() * (log_mean + math.log(log_q.shape[-1]))).sum(-1)
 
@@ -65,17 +65,17 @@ def local_distributional_smoothness(
 ) -> Tensor:
     """KL(q(y|x), q(y|x + r)) in nats, `(batch,)`, where r of norm `radius` points where the divergence grows fastest.
 
-    It is near zero where the category is the same all around x: with it as a loss, borders between categories keep
-    away from the data (Miyato et al. 2018, *Virtual adversarial training*, equation 5).
+    It is near zero where the category is the same all around x. As a loss it keeps the borders between categories away
+    from the data (Miyato et al. 2018, *Virtual adversarial training*, equation 5).
 
-    They find r by a step of power iteration from a random point near x, a finite difference. Here that point is five
-    radii away, r = radius g / |g| with g the gradient there, which bfloat16 can tell from nothing; from one radius away
-    the divergences found on MNIST were smaller.
+    The paper finds r by one step of power iteration, with a finite difference from a random point near x. Here this
+    point is five radii away, and r = radius g / |g| with the gradient g there: large enough for bfloat16. From one
+    radius away, the divergences found on MNIST were smaller.
 
     Args:
         network: from `(batch, *data_shape)` to the logits of q(y|x), `(batch, categories)`.
         x: `(batch, *data_shape)`.
-        logits: those of x. They are constants: what is to be smooth is q(y|x + r).
+        logits: those of x, constant in the gradient: only q(y|x + r) is made smooth.
         radius: in the units of x.
     """
     q = logits.detach()
@@ -88,12 +88,12 @@ def local_distributional_smoothness(
 
 
 def squared_slope(network: Callable[..., Tensor], inputs: Sequence[Tensor], context: Tensor | None = None) -> Tensor:
-    """|grad T|^2 by all inputs together, of the shape of T; it can be differentiated by the network's weights.
+    """|grad T|^2 with respect to all inputs, of the shape of T, differentiable in the network's weights.
 
     Args:
         network: maps the inputs and the context to T.
-        inputs: with the leading dimensions of T, each. They are constants.
-        context: what else it reads, or None.
+        inputs: each with the leading dimensions of T; constants.
+        context: a further input of the network, or None.
     """
     inputs = [part.detach().requires_grad_() for part in inputs]
     with full_precision_in_half(inputs[0].device.type):

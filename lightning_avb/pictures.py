@@ -1,4 +1,4 @@
-"""What to draw: pure functions from a model and data to pictures, `(3 or 1, height, width)` in [0, 1]."""
+"""Pictures of models and data: pure functions that return `(3 or 1, height, width)` in [0, 1]."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .errors import ConfigurationError, at_least
 
 Picture = Tensor
 SMALLEST = 32
-"""Pixels along the longer side of one tile at least, where there are at most 8 by 8 pixels to see."""
+"""The smallest size of a tile, in pixels along its longer side; smaller pictures are enlarged."""
 
 
 NAMES: dict[Any, str] = {
     Samples: "sample",
     Encodes: "encode",
     Decodes: "decode",
-    HasCodes: "code_of",
+    HasCodes: "make_code",
     DrawsParameters: "draw",
 }
 """What a model has to have that can do something."""
@@ -51,12 +51,15 @@ def drawable(data_shape: Shape) -> bool:
 
 
 def tiles(rows: Tensor, columns: int) -> Picture:
-    """A grid of pictures: rows `(count, *data_shape)`, with a vector drawn as a strip of grey boxes."""
+    """A grid of pictures, of rows `(count, *data_shape)`; a vector is drawn as a strip of grey boxes."""
     if not drawable(tuple(rows.shape[1:])):
         raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
     rows = rows.detach().float().cpu()
     if rows.ndim == 2:
-        low, high = min(0.0, rows.min().item()), max(1.0, rows.max().item())  # standardised tables leave [0, 1]
+        low, high = (
+            min(0.0, rows.min().item()),
+            max(1.0, rows.max().item()),
+        )  # standardised tables have values outside [0, 1]
         rows = ((rows - low) / (high - low))[:, None, None]
     elif rows.ndim == 3:
         rows = rows[:, None]
@@ -66,24 +69,25 @@ def tiles(rows: Tensor, columns: int) -> Picture:
 
 
 def samples(model: Any, count: int = 64, labels: Sequence[int] | None = None) -> Picture:
-    """Draws of the model: means of p(x|z) for z from the prior; a column a label if the model is class-conditional."""
+    """Means of p(x|z) for z from the prior; one column per label if the model is class-conditional."""
     require(model, "sample", Samples)
     at_least(1, count=count)
-    kinds = len(labels) if labels else model.choices
-    return tiles(model.sample(count, labels), kinds if kinds > 1 else max(1, round(count**0.5)))
+    columns = len(labels) if labels else model.label_choices
+    return tiles(model.sample(count, labels), columns if columns > 1 else max(1, round(count**0.5)))
 
 
 @torch.no_grad()
 def styles(model: Any, rows: int = 10) -> Picture:
-    """A style a row, a label or category a column; the first row has the style 0: the heads of clusters."""
+    """One row per style, one column per label or category. The first row has the style 0: the cluster heads."""
     require(model, "show its styles", HasCodes, Decodes)
     z = torch.cat([torch.zeros(1, model.latent_dim, device=model.device), model.prior().sample((rows - 1,))])
-    z, y = z.repeat_interleave(model.choices, 0), torch.arange(model.choices, device=model.device).repeat(rows)
-    return tiles(model.decode(model.code_of(z, y), y), model.choices)
+    labels = torch.arange(model.label_choices, device=model.device)
+    z, y = z.repeat_interleave(len(labels), 0), labels.repeat(rows)
+    return tiles(model.decode(model.make_code(z, y), y), len(labels))
 
 
 def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
-    """Pairs, side by side, eight to a row: x, and the mean of p(x|z) for z from q(z|x)."""
+    """Pairs of x and the mean of p(x|z) for z from q(z|x), side by side, eight per row."""
     require(model, "reconstruct", Encodes, Decodes)
     at_least(1, count=count)
     x, y = batch.x[:count], batch.y[:count] if batch.y is not None else None
@@ -91,7 +95,7 @@ def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
 
 
 def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
-    """A line a row, from the code of one datum to the code of another, with the label of the first."""
+    """Each row is a straight line from one code to another, with the label of the first."""
     require(model, "interpolate", Encodes, Decodes)
     at_least(1, rows=rows)
     at_least(2, steps=steps)
@@ -107,7 +111,7 @@ def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> 
 def traversal(
     model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0, label: int | None = None
 ) -> Picture:
-    """A latent dimension a row, from -limit to limit, the others 0; `label`: for a class-conditional model."""
+    """One row per latent dimension, from -limit to limit with the others at 0; `label` for a conditional model."""
     require(model, "traverse", Decodes)
     at_least(2, steps=steps)
     latent = model.code_dim
@@ -124,24 +128,24 @@ def traversal(
         return tiles(model.decode(z, y).flatten(0, 1), steps)
 
 
-def restorations(seen: Tensor, x: Tensor, restored: Tensor) -> Picture:
-    """A datum a row: what was seen, what was there, and draws of what it may have been.
+def restorations(observed: Tensor, x: Tensor, restored: Tensor) -> Picture:
+    """One row per datum: the observed input, the original, and draws of the restored one.
 
     Args:
-        seen, x: `(count, *data_shape)`.
+        observed, x: `(count, *data_shape)`.
         restored: `(draws, count, *data_shape)`.
     """
-    columns = torch.cat([seen[None], x[None], restored])
+    columns = torch.cat([observed[None], x[None], restored])
     return tiles(columns.transpose(0, 1).flatten(0, 1), len(columns))
 
 
 @torch.no_grad()
 def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
-    """Codes of the rows of a batch, coloured by label, over draws of the prior in grey, in two dimensions."""
+    """Codes of a batch in two dimensions, coloured by label, over draws of the prior in grey."""
     require(model, "show its latent plane", Encodes, HasCodes)
     z = torch.cat([model.encode(batch.x, batch.y) for _ in range(draws)]).float().cpu()
     label = torch.zeros(len(batch.x)) if batch.y is None else batch.y.cpu()
-    prior = model.codes(2000).float().cpu()
+    prior = model.sample_codes(2000).float().cpu()
 
     def draw(axes: Any) -> None:
         axes.scatter(prior[:, 0], prior[:, 1], color="lightgrey", s=3, linewidths=0)
@@ -153,18 +157,16 @@ def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
 
 
 MARGINALS = 4
-"""Histograms in the picture of a posterior at most."""
+"""The largest number of histograms in the picture of a posterior."""
 
 
 @torch.no_grad()
 def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture:
-    """The target's density if it is one of two numbers, draws of the sampler, reference draws, and the marginals.
-
-    Reference draws are the target's own, where it has any.
+    """Panels of a posterior: the density (in two dimensions), draws, reference draws if there are any, marginals.
 
     Args:
         model: a `Posterior`.
-        count: how many draws.
+        count: number of draws.
         x: `(1, *data_shape)`, the data set, for a family.
     """
     require(model, "show a posterior", DrawsParameters)
@@ -177,54 +179,58 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
         return rows.float().cpu(), names
 
     rows, names = table(model.draw(count, x))  # type: ignore[misc]
-    known = table(target.reference(count) if x is None else target.posterior(x, count))
-    # The upper triangle of a Cholesky factor is the same in all draws, and no sight.
-    moving = [i for i in range(len(names)) if (rows[:, i] != rows[0, i]).any()] or [0]
-    shown = [names.index(name) for name in target.plot_columns] if target.plot_columns else [moving[0], moving[:2][-1]]
-    low, high = rows[:, shown].quantile(0.002, 0), rows[:, shown].quantile(0.998, 0)
+    reference = table(target.reference(count) if x is None else target.posterior(x, count))
+    # Constant columns, such as the upper triangle of a Cholesky factor, are left out.
+    varying = [i for i in range(len(names)) if (rows[:, i] != rows[0, i]).any()] or [0]
+    plotted = (
+        [names.index(name) for name in target.plot_columns] if target.plot_columns else [varying[0], varying[:2][-1]]
+    )
+    low, high = rows[:, plotted].quantile(0.002, 0), rows[:, plotted].quantile(0.998, 0)
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
-    kinds = ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (known is not None)
-    marginals = [names[i] for i in moving if known is None or names[i] in known[1]][:MARGINALS]
+    panels_of_plane = (
+        ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (reference is not None)
+    )
+    marginals = [names[i] for i in varying if reference is None or names[i] in reference[1]][:MARGINALS]
 
     def plane(axes: Any, kind: str) -> None:
         if kind == "density":
-            sides = [torch.linspace(low[i].item(), high[i].item(), 200) for i in range(2)]
-            points = torch.stack(torch.meshgrid(*sides, indexing="xy"), -1).reshape(-1, 1, 2)
+            edges = [torch.linspace(low[i].item(), high[i].item(), 200) for i in range(2)]
+            points = torch.stack(torch.meshgrid(*edges, indexing="xy"), -1).reshape(-1, 1, 2)
             log_p = target.constrained_log_density(points.to(model.device), x).view(200, 200).float().cpu()
             extent = (low[0].item(), high[0].item(), low[1].item(), high[1].item())
             axes.imshow((log_p - log_p.max()).exp(), origin="lower", aspect="auto", cmap="Blues", extent=extent)
         else:
-            points, columns = (rows, names) if kind == "draws" else known  # type: ignore[misc]
-            if any(names[i] not in columns for i in shown):
+            points, columns = (rows, names) if kind == "draws" else reference  # type: ignore[misc]
+            if any(names[i] not in columns for i in plotted):
                 return
-            a, b = (points[:, columns.index(names[i])] for i in shown)
+            a, b = (points[:, columns.index(names[i])] for i in plotted)
             axes.scatter(a, b, s=2, alpha=0.4, linewidths=0)
         axes.set(title=kind, xlim=(low[0], high[0]), ylim=(low[1], high[1]))
-        axes.set(xlabel=names[shown[0]], ylabel=names[shown[1]])
+        axes.set(xlabel=names[plotted[0]], ylabel=names[plotted[1]])
 
     def marginal(axes: Any, name: str) -> None:
-        mine = rows[:, names.index(name)]
-        span = (mine.quantile(0.001).item(), mine.quantile(0.999).item())
+        values = rows[:, names.index(name)]
+        span = (values.quantile(0.001).item(), values.quantile(0.999).item())
         options = {"bins": 60, "range": span, "density": True}
-        axes.hist(mine.numpy(), **options, alpha=0.6, label="draws")
-        if known is not None:
-            theirs = known[0][:, known[1].index(name)].numpy()
-            axes.hist(theirs, **options, histtype="step", color="black", label="reference")
+        axes.hist(values.numpy(), **options, alpha=0.6, label="draws")
+        if reference is not None:
+            reference_values = reference[0][:, reference[1].index(name)].numpy()
+            axes.hist(reference_values, **options, histtype="step", color="black", label="reference")
         axes.set(title=name, yticks=[])
         axes.legend(fontsize="small")
 
     def draw(panels: Any) -> None:
-        for axes, kind in zip(panels, kinds, strict=False):
+        for axes, kind in zip(panels, panels_of_plane, strict=False):
             plane(axes, kind)
-        for axes, name in zip(panels[len(kinds) :], marginals, strict=True):
+        for axes, name in zip(panels[len(panels_of_plane) :], marginals, strict=True):
             marginal(axes, name)
 
-    number = len(kinds) + len(marginals)
+    number = len(panels_of_plane) + len(marginals)
     return figure(draw, (3.2 * number, 3), number)
 
 
 def curves(metrics: Path) -> Picture | None:
-    """The columns of a CSV logger's `metrics.csv` against the step, a panel a quantity; None if there are none."""
+    """The columns of a CSV logger's `metrics.csv` over the step, one panel per quantity; None if there are none."""
     series: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
     with metrics.open() as file:
         for row in csv.DictReader(file):
@@ -248,7 +254,7 @@ def curves(metrics: Path) -> Picture | None:
 
 
 def figure(draw: Callable[[Any], None], size: tuple[float, float], panels: int | None = None) -> Picture:
-    """What `draw` makes of matplotlib axes (`panels` of them in a row), as a picture."""
+    """A picture from `draw`, a function of matplotlib axes: one, or `panels` of them in a row."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -263,11 +269,11 @@ def figure(draw: Callable[[Any], None], size: tuple[float, float], panels: int |
 
 
 def read_mask(path: str) -> Tensor:
-    """`(height, width)`, False where the picture in the file is darker than grey."""
+    """`(height, width)`, False where the picture in the file is darker than middle grey."""
     try:
         return torch.from_numpy(np.array(Image.open(path).convert("L"))) > 127
     except UnidentifiedImageError as error:
-        raise ConfigurationError(f"mask: {path!r} is no picture") from error
+        raise ConfigurationError(f"mask: {path!r} is not a picture") from error
 
 
 def write(picture: Picture, path: Path) -> None:

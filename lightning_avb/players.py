@@ -1,4 +1,4 @@
-"""Who plays a game, in which phases, and how each player moves."""
+"""Players, their optimizers and schedules, and the phases of one batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class PhaseResult(NamedTuple):
     """What the forward pass of a phase gives.
 
     Attributes:
-        losses: of the phase's players, per sample.
+        losses: one entry per player of the phase, per sample.
         scores: further per-sample quantities to log.
     """
 
@@ -45,7 +45,7 @@ class Phase(NamedTuple):
 
 
 class Cosine(LambdaLR):
-    """From the optimizer's learning rate down to `final` of it along half a cosine, over the whole run.
+    """Cosine decay from the optimizer's learning rate to `final` times that, over the whole run.
 
     Args:
         optimizer: given by the engine.
@@ -59,7 +59,7 @@ class Cosine(LambdaLR):
         super().__init__(optimizer, self.factor)
 
     def factor(self, step: int) -> float:
-        """The share of the learning rate at a global step."""
+        """The factor of the learning rate at a global step."""
         if step < self.warmup:
             return (step + 1) / (self.warmup + 1)
         if self.total is None:
@@ -70,13 +70,13 @@ class Cosine(LambdaLR):
 
 @dataclass(frozen=True)
 class Player:
-    """How one player moves.
+    """How the parameters of one player are updated.
 
     Args:
-        optimizer: its optimizer; Adam with the field's usual 1e-3 if nothing is said.
-        scheduler: its learning-rate schedule, counted in global steps; none: constant.
-        clip_norm: the largest norm of its gradient, None: no limit.
-        steps: steps per batch. More than one where the model has phases to repeat (the critic).
+        optimizer: its optimizer; by default Adam with a learning rate of 1e-3.
+        scheduler: its learning-rate schedule, in global steps; None: a constant learning rate.
+        clip_norm: its gradient is clipped to this norm; None: no clipping.
+        steps: optimizer steps per batch; more than one for critics and discriminators only.
     """
 
     optimizer: OptimizerCallable = torch.optim.Adam

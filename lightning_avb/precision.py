@@ -1,4 +1,4 @@
-"""Half precision: what stays out of float16, and one loss scale for all optimizer steps of a batch."""
+"""Half precision: full precision in place of float16, and one loss scale for all optimizer steps of a batch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 
 def full_precision_in_half(device_type: str) -> torch.autocast:
-    """A context that turns autocast off where it would compute in float16, and leaves bfloat16 and float32 alone."""
+    """A context that turns autocast off if it is in float16, and leaves bfloat16 and float32 as they are."""
     half = torch.is_autocast_enabled(device_type) and torch.get_autocast_dtype(device_type) == torch.float16
     dtype = torch.get_autocast_dtype(device_type)
     return torch.autocast(device_type, dtype, enabled=torch.is_autocast_enabled(device_type) and not half)
@@ -19,7 +19,7 @@ def full_precision_in_half(device_type: str) -> torch.autocast:
 
 @contextmanager
 def one_scale_update(precision_plugin: Any) -> Iterator[None]:
-    """Within the block Lightning's calls of the gradient scaler's `update` wait; one follows at the end."""
+    """Within the block Lightning's calls of the gradient scaler's `update` do nothing; one follows at the end."""
     scaler = getattr(precision_plugin, "scaler", None)
     if scaler is None:
         yield
@@ -33,22 +33,22 @@ def one_scale_update(precision_plugin: Any) -> Iterator[None]:
 
 
 class _OptimizerStep:
-    """One step of an optimizer, as a gradient scaler sees it: a second step in a batch is another one."""
+    """One step of an optimizer, as an object for the gradient scaler, which allows one step per object and batch."""
 
     def __init__(self, optimizer: Optimizer) -> None:
         self.param_groups, self.step = optimizer.param_groups, optimizer.step
 
 
 class _UpdatedOnce:
-    """Stands for a GradScaler during one batch: all but `update`, which is left to `one_scale_update`.
+    """A GradScaler during one batch, without `update`, which `one_scale_update` calls.
 
-    torch's rule for several optimizers: unscale each, step each, update once. Lightning would update after each.
+    torch's rule for several optimizers is to unscale and step each, and to update once. Lightning updates after each.
     """
 
     def __init__(self, scaler: torch.amp.GradScaler) -> None:
         self._scaler = scaler
         self._steps: dict[int, _OptimizerStep] = {}
-        self._alive: list[_OptimizerStep] = []  # the scaler knows them by id, which must not be given out again
+        self._alive: list[_OptimizerStep] = []  # the scaler identifies them by id, so they must stay alive
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._scaler, name)

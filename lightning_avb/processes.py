@@ -1,8 +1,8 @@
-"""How a run spreads over processes: which strategies the engine synchronises, and what its launcher started.
+"""Runs on several processes: the supported strategies, and checks of what the launcher started.
 
-The engine (`game.py`) steps several players with gradients of their own and averages most of them itself, over replicas
-of the whole model. Under a strategy that shards the model, or steps it itself, replicas would drift apart or the run
-would stop somewhere inside; those are refused by name (docs/cluster.md has the table).
+The engine (`game.py`) steps several players with separate gradients and averages most of them itself, over replicas of
+the whole model. Under a strategy that shards the model, or does the optimizer steps, replicas would drift apart or the
+run would fail; such strategies are refused by name (docs/cluster.md has the table).
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from .errors import ConfigurationError
 from .lightning_private import cluster_environment, ddp_options
 
 SUPPORTED = {strategy.__name__ for strategy in (SingleDeviceStrategy, DDPStrategy)}
-"""The strategies that the engine is written and tested for; a subclass is another strategy."""
+"""The strategies for which the engine is written and tested; their subclasses are not supported."""
 
 REFUSED = {
     "ModelParallelStrategy": "it does not average the gradients of its replicas",
     "FSDPStrategy": "it shards the parameters, of which a player's optimizer and clip_norm need the whole",
     "DeepSpeedStrategy": "it takes one optimizer, and every player has its own",
-    "XLAStrategy": "it steps by torch_xla, past the engine's count of steps",
-    "SingleDeviceXLAStrategy": "it steps by torch_xla, past the engine's count of steps",
+    "XLAStrategy": "it steps through torch_xla, and the engine cannot count its steps",
+    "SingleDeviceXLAStrategy": "it steps through torch_xla, and the engine cannot count its steps",
 }
 """Lightning's other strategies -> why not."""
 
 
-def check_start(strategy: Any) -> None:
-    """Checks, before anything is built, what the configuration and the launcher say.
+def check_launch(strategy: Any) -> None:
+    """Checks the strategy and the launcher before anything is built.
 
     Args:
         strategy: `trainer.strategy`: a name, or a class path with its arguments.
 
     Raises:
-        ConfigurationError: a strategy that is not supported, or processes that would not find each other.
+        ConfigurationError: an unsupported strategy, or processes that would not find each other.
     """
     if isinstance(strategy, str) and strategy.lower() in StrategyRegistry:
         _check_class(StrategyRegistry[strategy.lower()]["strategy"].__name__)
@@ -51,23 +51,23 @@ def check_start(strategy: Any) -> None:
         _check_srun()
 
 
-def check(trainer: pl.Trainer) -> None:
-    """Checks the trainer that was built. Raises ConfigurationError as `check_start` does."""
+def check_trainer(trainer: pl.Trainer) -> None:
+    """Checks a trainer; raises ConfigurationError like `check_launch`."""
     _check_class(type(trainer.strategy).__name__)
     if isinstance(trainer.strategy, DDPStrategy):
         _check_ddp(trainer.strategy)
     _check_processes(trainer)
 
 
-def lost(error: RuntimeError) -> str | None:
-    """What to say of an error that comes of another process of the run being gone, None: it is another error."""
-    said = str(error)
-    if not isinstance(error, torch.distributed.DistError) and "gloo" not in said.lower():
+def describe_lost_process(error: RuntimeError) -> str | None:
+    """The message for an error that says that another process of the run is gone; None for other errors."""
+    text = str(error)
+    if not isinstance(error, torch.distributed.DistError) and "gloo" not in text.lower():
         return None
-    rank, reason = os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0"), said.splitlines()[0]
-    # Gloo begins with the place in its source.
+    rank, reason = os.environ.get("RANK") or os.environ.get("LOCAL_RANK", "0"), text.splitlines()[0]
+    # Gloo's messages begin with a position in its source.
     reason = re.sub(r"^\[[^]]*\.cc:\d+\] ", "", reason).partition(". ")[0]
-    return f"rank {rank} lost another process of the run ({reason}): what that one said tells why; --ckpt_path goes on"
+    return f"rank {rank} lost another process of the run ({reason}): see its own message; resume with --ckpt_path"
 
 
 def _check_class(name: str) -> None:
@@ -102,23 +102,23 @@ def _check_srun() -> None:
 
 
 def _check_torchrun() -> None:
-    """Workers that torchrun starts again share its store with the dead ones, and may read their addresses there.
+    """Raises ConfigurationError if restarted workers would share a store with the dead ones, and read their addresses.
 
-    torch 2.14 keeps one store over all restarts and puts nothing between them (pytorch/pytorch issue 135712 has the
-    history); the variable makes torchrun give every start a store of its own.
+    torch 2.14 keeps one store over all restarts (pytorch/pytorch issue 135712 has the history). The variable makes
+    torchrun use a new store for every start.
     """
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
     if restarts and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise ConfigurationError(
-            f"torchrun: --max-restarts={restarts}, but workers that are started again would look for the dead ones; "
+            f"torchrun: --max-restarts={restarts}, but restarted workers would wait for the dead ones; "
             "start it as `TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 torchrun --rdzv-backend=c10d ...`"
         )
 
 
 def _check_processes(trainer: pl.Trainer) -> None:
-    """Refuses processes that are others than the trainer is to have.
+    """Raises ConfigurationError if the launcher started another number of processes than the trainer expects.
 
-    Lightning waits for those that never come, or trains independent copies that write over each other.
+    Lightning would wait for missing ones for ever, or train independent copies that overwrite each other's files.
     """
     environment = cluster_environment(trainer)
     if isinstance(environment, TorchElasticEnvironment):
@@ -130,7 +130,7 @@ def _check_processes(trainer: pl.Trainer) -> None:
     else:  # Lightning starts them itself
         return
     for key, wanted, given, what, option in (
-        ("devices", trainer.num_devices, each, "processes a node", options[0]),
+        ("devices", trainer.num_devices, each, "processes per node", options[0]),
         ("num_nodes", trainer.num_nodes, nodes, "nodes", options[1]),
     ):
         if wanted != given:

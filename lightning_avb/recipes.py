@@ -1,7 +1,7 @@
 """Recipes: how a part of a model is made, as plain values that a YAML file and a checkpoint can hold.
 
-A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three spellings of
-one thing. `plain` writes the last, `recipe` reads any of them.
+A recipe is a class, a `functools.partial` of one, or `{"class_path": ..., "init_args": ...}`: three forms of the same
+thing. `to_config` gives the last, `from_config` takes any of them.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def locate(path: str, key: str = "class_path") -> Any:
         raise ConfigurationError(f"{key}: there is no {path!r} ({error})") from error
 
 
-def plain(value: Any, name: str = "value") -> Any:
+def to_config(value: Any, name: str = "value") -> Any:
     """Hyper-parameters as None, numbers, strings, lists and dicts.
 
     Raises:
@@ -73,9 +73,9 @@ def plain(value: Any, name: str = "value") -> Any:
     if isinstance(value, os.PathLike):
         return str(os.fspath(value))
     if isinstance(value, (list, tuple)):
-        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return [to_config(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Mapping):
-        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
+        return {str(key): to_config(item, f"{name}.{key}") for key, item in value.items()}
     target, arguments = value, {}
     if isinstance(value, partial):
         # partial(Class, option=...), or the command line's partial(instantiate, ..., Class, option=...)
@@ -85,29 +85,29 @@ def plain(value: Any, name: str = "value") -> Any:
         target = type(value)
         arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(target, type) and getattr(sys.modules.get(target.__module__), target.__qualname__, None) is target:
-        return {"class_path": class_path(target), "init_args": plain(arguments, name)}
+        return {"class_path": class_path(target), "init_args": to_config(arguments, name)}
     raise ConfigurationError(
         f"{name}: {value!r} cannot be stored in a checkpoint; give a class or functools.partial(Class, option=...)"
     )
 
 
-def recipe(value: Any) -> Any:
-    """The inverse of `plain`: class paths become callables (dataclasses: values), everything else stays itself.
+def from_config(value: Any) -> Any:
+    """The inverse of `to_config`: class paths become callables (dataclasses: values), everything else stays itself.
 
     Raises:
-        ConfigurationError: a class path that leads to no part of a model.
+        ConfigurationError: a class path that is no module, optimizer, scheduler or dataclass.
     """
     if isinstance(value, list):
-        return [recipe(item) for item in value]
+        return [from_config(item) for item in value]
     if not isinstance(value, Mapping):
         return value
     if "class_path" not in value:
-        return {key: recipe(item) for key, item in value.items()}
+        return {key: from_config(item) for key, item in value.items()}
     target = locate(value["class_path"])
-    arguments = {key: recipe(item) for key, item in (value.get("init_args") or {}).items()}
+    arguments = {key: from_config(item) for key, item in (value.get("init_args") or {}).items()}
     if dataclasses.is_dataclass(target):
         return target(**arguments)  # type: ignore[operator]
-    # Nothing else may be called on a checkpoint's word.
+    # A checkpoint must not be able to call anything else.
     if not (isinstance(target, type) and issubclass(target, (nn.Module, Optimizer, LRScheduler))):
         raise ConfigurationError(f"class_path: {value['class_path']!r} is no module, optimizer or scheduler")
     return partial(target, **arguments)

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: its metrics, its configuration, and who started it where with what."""
+"""Records of a run: its metrics, its configuration, and how it was started."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from .runs import run_folder
 
 
 class MetricsLogger(CSVLogger):
-    """Lightning's `CSVLogger`, which goes on with the `metrics.csv` that it finds instead of deleting it.
+    """Lightning's `CSVLogger`, which continues an existing `metrics.csv` instead of deleting it.
 
     Args:
         save_dir: where the runs' folders are; the current folder, in a configuration: `trainer.default_root_dir`.
@@ -54,10 +54,10 @@ class MetricsLogger(CSVLogger):
 
 
 class MetricsFile:
-    """`metrics.csv` and `hparams.yaml` of a folder: a row a call, a column a metric, and the step.
+    """`metrics.csv` and `hparams.yaml` of a folder: one row per call, one column per metric, and the step.
 
     Args:
-        folder: made when there is something to write.
+        folder: created at the first write.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -80,9 +80,9 @@ class MetricsFile:
             self.metrics.append({**row, "step": step})
 
     def continue_from(self, step: int) -> None:
-        """Drops the rows that a run behind `step` steps has not written yet.
+        """Drops the rows from `step` on, which a run resumed at this step will write again.
 
-        A row of the last step that it then writes again, as a validation that the checkpoint came before, is left out.
+        If it also writes a row of the step before again, such as a validation after the checkpoint, the row is skipped.
         """
         if not self.path.exists():
             return
@@ -94,10 +94,10 @@ class MetricsFile:
         self._write(kept)
 
     def save(self) -> None:
-        """Writes the rows that are not yet in the file.
+        """Writes the new rows to the file.
 
         Raises:
-            UnwritableError: the disk is full, or the folder has gone.
+            UnwritableError: the disk is full, or the folder is gone.
         """
         if not self.metrics:
             return
@@ -115,13 +115,13 @@ class MetricsFile:
         self.metrics = []
 
     def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """The columns and the rows, without a last one that a kill has cut off."""
+        """The columns and the rows, without an incomplete last row of a killed run."""
         whole = self.path.read_text().rpartition("\n")[0]
         reader = csv.DictReader(whole.splitlines())
         return list(reader.fieldnames or []), list(reader)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
-        """Writes the file anew, beside its place: what was in it is not lost on the way."""
+        """Rewrites the file through a temporary one, so that a crash does not lose its content."""
         part = self.path.with_name(".metrics.csv.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -136,14 +136,14 @@ class MetricsFile:
 
 
 class Records(pl.Callback):
-    """Writes into the run's folder how it was started, when its first batch is done: a start that failed leaves none.
+    """Writes into the run's folder how it was started, after its first batch: a failed start leaves no record.
 
-    `config.yaml` is the resolved configuration; a folder that has another one gets one more file, `config_1.yaml` and
-    so on. `run.yaml` has an entry a start. `metrics.csv` of a run that goes on is cut back to its checkpoint.
+    `config.yaml` is the resolved configuration; if the folder has a different one, `config_1.yaml` and so on is added.
+    `run.yaml` has one entry per start. In a resumed run `metrics.csv` is cut back to the checkpoint.
 
     Attributes:
-        config: gives the resolved configuration as YAML.
-        begun: whether a batch was done.
+        config: returns the resolved configuration as YAML.
+        begun: whether a batch has been completed.
     """
 
     def __init__(self) -> None:
@@ -183,14 +183,14 @@ class Records(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps the run's name at W&B, so that a resumed run goes on under it."""
+        """Stores the run's id at W&B, so that a resumed run continues it."""
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
                 checkpoint["wandb_id"] = logger.version
 
 
 def describe_start(trainer: pl.Trainer) -> dict[str, Any]:
-    """Who runs this, where, from which commit, with which versions."""
+    """How this run was started: command, folder, commit, host, versions."""
     from . import __version__
 
     return {
@@ -216,7 +216,7 @@ def describe_start(trainer: pl.Trainer) -> dict[str, Any]:
 
 
 def git_commit() -> str | None:
-    """The git commit of the current folder, with `+changes` where tracked files differ from it; None: there is none."""
+    """The git commit of the current folder, with `+changes` if tracked files differ from it; None outside git."""
 
     def git(*words: str) -> str:
         result = subprocess.run(["git", *words], capture_output=True, text=True, check=True, timeout=20)

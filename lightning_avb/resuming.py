@@ -1,4 +1,4 @@
-"""What a run that resumes says of its checkpoint: changed values, weights that do not fit."""
+"""What a checkpoint says to the run that reads it: another version, changed values, weights that do not fit."""
 
 from __future__ import annotations
 
@@ -8,15 +8,35 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 
+from . import __version__
 from .errors import ConfigurationError
+
+VERSION_KEY = "lightning_avb_version"
+"""Where a checkpoint has the version of the library that wrote it. Those of 0.1 have none."""
+
+
+def add_version(checkpoint: dict[str, Any]) -> None:
+    """Writes the version of this library into a checkpoint."""
+    checkpoint[VERSION_KEY] = __version__
+
+
+def require_known_version(checkpoint: dict[str, Any], name: str = "the checkpoint") -> None:
+    """Raises ConfigurationError if the checkpoint is from a version whose classes and buffers have other names."""
+    if VERSION_KEY not in checkpoint:
+        raise ConfigurationError(
+            f"ckpt_path: {name} was made by lightning_avb 0.1, which version {__version__} cannot read; train again, "
+            "or use it with lightning_avb 0.1"
+        )
 
 
 def compare_with(checkpoint: dict[str, Any], model: pl.LightningModule) -> None:
-    """Prints the hyper-parameters of the model that differ from the checkpoint's.
+    """Prints the hyper-parameters that differ between model and checkpoint.
 
     Raises:
-        ConfigurationError: the weights of the checkpoint have other shapes than those of the model.
+        ConfigurationError: the weights of the checkpoint have other shapes than those of the model, or it is from a
+            version that cannot be read.
     """
+    require_known_version(checkpoint)
     differences = list(_differences("model", checkpoint["hyper_parameters"], dict(model.hparams)))
     for key, theirs, ours in differences:
         rank_zero_info(f"{key}: {ours!r} from the configuration, in place of the checkpoint's {theirs!r}")

@@ -1,4 +1,4 @@
-"""Where a run keeps what it leaves, and whether that place is free, its own, or somebody else's."""
+"""The folder of a run: where it is, and whether it is free or holds another run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .errors import ConfigurationError
 
 
 def run_folder(trainer: pl.Trainer) -> Path | None:
-    """The folder of this run's config, pictures and checkpoints, the same on every process; None: there is none."""
+    """The folder of this run's config, pictures and checkpoints, the same on every process; None if it has none."""
     logger = trainer.logger
     if logger is None or isinstance(logger, (CSVLogger, TensorBoardLogger)):
         folder = trainer.log_dir
@@ -29,13 +29,13 @@ def run_folder(trainer: pl.Trainer) -> Path | None:
 
 
 def path_beside_checkpoint(trainer: pl.Trainer, kind: str, suffix: str = "json", replace: bool = False) -> Path:
-    """A file beside the checkpoint, or in the run's folder: STEM.KIND.SUFFIX. To be asked for on every process.
+    """A file beside the checkpoint, or in the run's folder: STEM.KIND.SUFFIX. Every process must call it.
 
     Args:
-        trainer: knows the checkpoint.
-        kind: what the file holds.
+        trainer: has the path of the checkpoint.
+        kind: the content of the file.
         suffix: of its name.
-        replace: a file of that name is overwritten; else the next free one is taken, STEM.KIND_1.SUFFIX.
+        replace: whether to overwrite a file of that name; otherwise the next free name is taken, STEM.KIND_1.SUFFIX.
     """
     checkpoint = Path(trainer.ckpt_path) if trainer.ckpt_path else None
     folder = checkpoint.parent if checkpoint else run_folder(trainer) or Path()
@@ -55,10 +55,9 @@ def is_first_process() -> bool:
 
 
 def job_name() -> str | None:
-    """What this very command is called when it is started again; None: it will not be, or it has no name.
+    """A name that stays the same when this command is started again; None: it will not be, or has no such name.
 
-    SLURM keeps the number of a batch job that it puts back into the queue, and torchrun the id of a run whose processes
-    it may start again.
+    SLURM keeps the number of a requeued batch job, and torchrun keeps the id of a run whose processes it restarts.
     """
     batch, elastic = os.environ.get("SLURM_JOB_ID"), os.environ.get("TORCHELASTIC_RUN_ID", "none")
     if batch and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive"):
@@ -67,7 +66,7 @@ def job_name() -> str | None:
 
 
 def restarted() -> bool:
-    """Whether SLURM, or torchrun, has started this very command before."""
+    """Whether SLURM or torchrun has started this command before."""
     batch = (job_name() or "").startswith("job_")
     return bool(
         (batch and _environment_number("SLURM_RESTART_COUNT")) or _environment_number("TORCHELASTIC_RESTART_COUNT")
@@ -79,7 +78,7 @@ def _environment_number(variable: str) -> int:
 
 
 def configured_loggers(trainer: Any) -> Iterator[tuple[str, Any]]:
-    """The kind of every logger that is configured, by its class's name, and its arguments."""
+    """The class name and the arguments of every configured logger."""
     given = trainer.logger if isinstance(trainer.logger, list) else [trainer.logger]
     for logger in given:
         if getattr(logger, "class_path", None) is not None:
@@ -98,10 +97,10 @@ def name_loggers(trainer: Any, chosen: str) -> None:
 
 
 def place_loggers(trainer: Any) -> None:
-    """Says where the loggers write, where the configuration leaves it open.
+    """Sets where the loggers write, if the configuration does not.
 
-    `save_dir` is `default_root_dir` where it is not given or the current folder. A command that may be started again
-    gives its name to the version.
+    `save_dir` becomes `default_root_dir` if it is not given or the current folder. The version of a command that may be
+    started again is its `job_name`.
     """
     trainer.default_root_dir = os.path.expanduser(trainer.default_root_dir or ".")
     for kind, arguments in configured_loggers(trainer):
@@ -116,7 +115,7 @@ def place_loggers(trainer: Any) -> None:
 
 
 def planned_folder(trainer: Any) -> Path | None:
-    """The folder that this run will have, as `run_folder` gives it; None: one that is not known before it starts."""
+    """The folder that `run_folder` will give for this run; None if it is not known before the start."""
     first = next(configured_loggers(trainer), None)
     if first is None:
         return Path(trainer.default_root_dir) if not trainer.logger else None
@@ -132,7 +131,7 @@ def planned_folder(trainer: Any) -> Path | None:
 
 
 def checkpoint_folder(trainer: Any, dirpath: str | None) -> Path | None:
-    """The folder of this run's checkpoints; None: one that is not known before it starts."""
+    """The folder of this run's checkpoints; None if it is not known before the start."""
     folder = planned_folder(trainer)
     return Path(dirpath) if dirpath else folder and folder / "checkpoints"
 
@@ -142,8 +141,8 @@ def require_free(trainer: Any, dirpath: str | None, resumed: Path | None, again:
 
     Args:
         dirpath: `checkpoint.dirpath`.
-        resumed: the checkpoint that it goes on from. The run is the same if that is one of its folder's own.
-        again: the run was started before, and may have died before its first checkpoint.
+        resumed: the checkpoint to resume from. A checkpoint in the run's own folder means that it is the same run.
+        again: whether the run was started before, and may have died before its first checkpoint.
     """
     folder, checkpoints = planned_folder(trainer), checkpoint_folder(trainer, dirpath)
     if checkpoints is not None and resumed is not None and resumed.resolve().parent == checkpoints.resolve():
@@ -159,17 +158,17 @@ def require_free(trainer: Any, dirpath: str | None, resumed: Path | None, again:
     else:
         return
     raise ConfigurationError(
-        f"{key}: {str(taken)!r} holds another run; go on with it by --ckpt_path last, or give this one another place"
+        f"{key}: {str(taken)!r} holds another run; continue it with --ckpt_path last, or set another folder"
     )
 
 
 def make_run_folder(trainer: Any) -> Path | None:
-    """Makes the run's folder, so that no other run takes it. Gives back the folder if it was not there before.
+    """Makes the run's folder, so that no other run takes it, and returns it if it is new.
 
-    Where loggers number their versions, the next one is written into their arguments.
+    For loggers with numbered versions, the next number is written into their arguments.
     """
     for _, arguments in configured_loggers(trainer):
-        if arguments.get("save_dir") is not None:  # W&B writes elsewhere where its folder does not exist
+        if arguments.get("save_dir") is not None:  # W&B writes elsewhere if its folder does not exist
             Path(arguments["save_dir"]).mkdir(parents=True, exist_ok=True)
     numbered = [a for kind, a in configured_loggers(trainer) if kind in NUMBERED_LOGGERS and a.get("version") is None]
     folder, first = planned_folder(trainer), next(configured_loggers(trainer), None)
@@ -186,7 +185,7 @@ def make_run_folder(trainer: Any) -> Path | None:
 
 
 def _make_new(folder: Path) -> bool:
-    """Whether the folder was not there before."""
+    """Makes the folder, and returns whether it is new."""
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
@@ -208,7 +207,7 @@ def written_folders(trainer: Any, dirpath: str | None) -> Iterator[tuple[str, st
 
 
 def require_writable(key: str, path: Path, file: bool = False) -> None:
-    """Raises ConfigurationError if a folder, or a file, of that name cannot be made or be written into."""
+    """Raises ConfigurationError if the folder, or the file, cannot be created or written."""
     above = path
     while not os.path.exists(above):
         above = above.parent
@@ -217,7 +216,7 @@ def require_writable(key: str, path: Path, file: bool = False) -> None:
             raise ConfigurationError(f"{key}: {str(path)!r} is {'a folder' if path.is_dir() else 'read-only'}")
         above = path.parent
     if not above.is_dir():
-        raise ConfigurationError(f"{key}: {str(path)!r} cannot be written: {str(above)!r} is no folder")
+        raise ConfigurationError(f"{key}: {str(path)!r} cannot be written: {str(above)!r} is not a folder")
     try:
         with tempfile.TemporaryFile(dir=above):
             pass

@@ -1,4 +1,4 @@
-"""One pass through a critic for two players: the critic, and the player whose draws it reads."""
+"""One pass through a critic for two players: the critic, and the player that made its input."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ class SharedPass:
     """One pass through the critic that serves two players.
 
     The model's loss needs a_i dT_i/dz_i with the critic's weights constant, the critic's loss needs
-    sum_i b_i dT_i/dpsi with z constant, where a_i and b_i are the derivatives of the two losses by T_i. Written
-    plainly that takes two forward and two backward passes. But T_i depends on z_i alone among the z, so one backward
-    pass with the cotangents b_i leaves b_i dT_i/dz_i at the critic's input, and multiplying row i by a_i / b_i gives
-    the model its gradient, while the critic's weights have received theirs.
+    sum_i b_i dT_i/dpsi with z constant, where a_i and b_i are the derivatives of the two losses with respect to T_i.
+    Computed separately, this takes two forward and two backward passes. But T_i depends on z_i only, so one backward
+    pass with the cotangents b_i gives the gradient of the critic's weights, and b_i dT_i/dz_i at the critic's input.
+    Multiplying row i there by a_i / b_i gives the gradient of the model.
 
         shared = SharedPass()
         t = critic(x, shared.critic_input(z))
         for_model, for_critic = shared.critic_output(t)
 
-    Whatever row i of T depends on can be a critic's input, one tensor after the other: in a BiGAN both x and z.
+    All inputs of the critic on which T_i depends can be passed through `critic_input`: in a BiGAN both x and z.
 
     A b_i that is zero, or smaller than 1e-20 |a_i|, is replaced by that floor: far below the rounding error of the
-    critic's gradient. float16 has no room for such cotangents; keep the critic out of float16 autocast
+    critic's gradient. float16 cannot represent such cotangents; keep the critic out of float16 autocast
     (`precision.full_precision_in_half`).
     """
 
@@ -32,11 +32,11 @@ class SharedPass:
         self.ratio: Tensor | None = None
 
     def critic_input(self, z: Tensor) -> Tensor:
-        """z on its way into the critic, `(samples, batch, ...)`."""
+        """z as the input of the critic, `(samples, batch, ...)`."""
         return _CriticInput.apply(z, self) if z.requires_grad and torch.is_grad_enabled() else z
 
     def critic_output(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        """T as the model's loss and as the critic's loss see it; the values are the same."""
+        """T for the model's loss and T for the critic's loss, with equal values."""
         return _CriticOutput.apply(t, self) if t.requires_grad and torch.is_grad_enabled() else (t, t)
 
 

@@ -60,8 +60,8 @@ class OrderedTransform(Transform):
 class PositiveOrderedTransform(Transform):
     """Increasing vectors of positive numbers from any: c_k = c_{k-1} + exp z_k from c_0 = 0.
 
-    The exponential of an ordered vector would be such a vector too, but it is an exponential of exponentials, which
-    overflows soon.
+    The exponential of an ordered vector would be such a vector, too, but it overflows: it is an exponential of
+    exponentials.
     """
 
     domain = constraints.real_vector
@@ -120,10 +120,10 @@ class CovarianceTransform(Transform):
 
 
 class _Constraint(NamedTuple):
-    """What a constraint's name stands for.
+    """The meaning of a constraint's name.
 
     Attributes:
-        bounds: how many bounds are written in brackets.
+        bounds: number of bounds in parentheses.
         constraint: torch's constraint from these bounds. Its event is a number, of which [n] makes n independent ones,
             a vector of n, or an n by n matrix.
         transform: the bijection; None: torch's for this constraint.
@@ -153,7 +153,7 @@ class _Block(NamedTuple):
     """One named parameter.
 
     Attributes:
-        constraint: where it is.
+        constraint: on its values.
         transform: the bijection onto it.
         shape: of the parameter: (), (n,) or (n, n).
         size: number of unconstrained coordinates.
@@ -259,18 +259,18 @@ def _block(name: str, text: str) -> _Block:
             "below(high), each with [n] for a vector, simplex[n], ordered[n], positive_ordered[n], "
             "correlation_cholesky[n] and covariance_cholesky[n]" + "; in YAML's {} it needs quotes" * ("(" in text)
         )
-    known = _CONSTRAINTS[match[1]]
-    constraint = known.constraint(*_bounds(name, text, match[2], known.bounds))
+    named = _CONSTRAINTS[match[1]]
+    constraint = named.constraint(*_bounds(name, text, match[2], named.bounds))
     size, smallest = int(match[3]) if match[3] else None, 2 if constraint.event_dim else 1
     if (size is None and constraint.event_dim) or (size is not None and size < smallest):
         raise ConfigurationError(f"support.{name}: {text!r}; {match[1]}[n] needs an n of at least {smallest}")
-    transform = known.transform() if known.transform else biject_to(constraint)
+    transform = named.transform() if named.transform else biject_to(constraint)
     shape = () if size is None else (size,) * max(1, constraint.event_dim)
     return _Block(constraint, transform, shape, math.prod(transform.inverse_shape(torch.Size(shape or (1,)))))
 
 
 def _bounds(name: str, text: str, inside: str | None, expected: int) -> list[float]:
-    """The `expected` bounds that are written `inside` the brackets of `text`."""
+    """The `expected` bounds in `inside`, the text between the parentheses of a constraint."""
     bounds = []
     for bound in inside.split(",") if inside is not None else []:
         try:

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-os.environ["OMP_NUM_THREADS"] = "1"  # the tensors are small: a second thread costs more than it gives
+os.environ["OMP_NUM_THREADS"] = "1"  # the tensors are small: a second thread costs more than it saves
 
 
 def pytest_xdist_auto_num_workers(config):
-    """A process a core, and at most four, for the whole suite. For files that are named none but this one."""
+    """For the whole suite one process per core, at most four; for named files no further processes."""
     named = any(not Path(argument).is_dir() for argument in config.args)
     return 0 if named else min(4, os.cpu_count() or 1)
 

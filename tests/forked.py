@@ -20,7 +20,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_avb.cli import main
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "forked", "games", "signals"])
+FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "forked", "small_models", "signals"])
 
 
 class Begun(pl.Callback):

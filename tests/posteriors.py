@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 import pytorch_lightning as pl
-from games import trainer
+from small_models import trainer
 
 from datamodules import NoData
 from lightning_avb import PooledMixtureEncoder

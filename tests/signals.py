@@ -27,8 +27,8 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from forked import Begun, finish, free_port, said, slurm_environment, start, torchrun_environment
-from games import MODELS
 from pytorch_lightning.loggers import CSVLogger
+from small_models import MODELS
 
 from datamodules import Digits
 from lightning_avb.callbacks import Checkpoint
@@ -52,7 +52,7 @@ def fit(folder: Path, processes: int, slurm: bool = False, ckpt_path: Path | Non
 
 
 def _fit(processes: int, ckpt_path: Path | None) -> None:
-    """4 batches an epoch, a validation after every second one, a checkpoint of its own now and then."""
+    """4 batches per epoch, a validation after every second one, a checkpoint of its own now and then."""
     pl.seed_everything(0)
     trainer = pl.Trainer(
         accelerator="cpu",

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from autoencoders import DECODER, KINDS, Given, aae, blobs, categorical, played
-from games import trainer
+from closed_forms import LINEAR, LinearGaussian, perturbed
 from monte_carlo import assert_mean, flat_gradient
 from pytorch_lightning.loggers import CSVLogger
+from small_models import trainer
 from torch import nn
 from torch.distributions import kl_divergence
-from worlds import LINEAR, LinearGaussian, perturbed
 
 from lightning_avb import (
     AAE,
@@ -220,7 +220,7 @@ def test_a_checkpoint_restores_the_model_without_arguments(tmp_path, make):
     assert dict(again.hparams) == dict(model.hparams) and again.state_dict().keys() == model.state_dict().keys()
     outputs = []
     for of in (model, again):
-        with noise.use(noise.OfRows(index=batch.index)), torch.no_grad():
+        with noise.use(noise.RowNoise(index=batch.index)), torch.no_grad():
             z = of.encode(batch.x, batch.y)
             outputs.append(
                 torch.cat(

@@ -8,11 +8,11 @@ from functools import partial
 import pytest
 import torch
 from autoencoders import CLASSES, SMALL, aae, categorical, of_shape, one_hot
+from closed_forms import perturbed
 from torch import nn
 from torch.distributions import Normal
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid
-from worlds import perturbed
 
 from lightning_avb import MLP, Batch, InputNoise, PetalPrior, Player, noise, objectives
 from lightning_avb.errors import ConfigurationError
@@ -36,7 +36,7 @@ def likelihood_loss(model, x, z, y=None):
     """With weights of the decoder that are normal a priori."""
     mean, scale = model.decoder.network(z, y), model.decoder.log_scale.exp()
     squares = sum(parameter.square().sum() for parameter in model.decoder.parameters())
-    penalty = squares / (2 * model.weight_prior**2 * model.rows) if model.weight_prior else 0.0
+    penalty = squares / (2 * model.weight_prior**2 * model.train_rows) if model.weight_prior else 0.0
     return penalty - Normal(mean, scale).log_prob(x).sum(-1)
 
 
@@ -62,7 +62,8 @@ def written_out(model, batch):
 
 
 def written_out_with_categories(model, batch):
-    labelled, (x, _, _) = batch.first(model.labelled or len(batch.x)), batch.at(slice(model.labelled, None))
+    labelled = batch.first(model.labelled_per_batch or len(batch.x))
+    x, _, _ = batch.at(slice(model.labelled_per_batch, None))
     k = model.categories
     network = model.encoder.network
     logits, z = network(x).split([k, 2], -1)
@@ -79,7 +80,8 @@ def written_out_with_categories(model, batch):
     style = contested(model.discriminators["style"], z, of_shape((1, len(x), 2), x)[0], None, model.adversarial.form)
     category = contested(model.discriminators["category"], share, drawn[0], None, model.adversarial.form)
     discriminator = style["discriminator"] + category["discriminator"]
-    generator = model.judged["category"] * category["generator"] + model.judged["style"] * style["generator"]
+    weights = model.adversarial_weights
+    generator = weights["category"] * category["generator"] + weights["style"] * style["generator"]
     if model.smoothness:
         generator = generator + model.smoothness * change_of_category(model, x, share)
     generator = generator + model.balance * (share * (k * share.mean(0)).log()).sum(-1)
@@ -134,7 +136,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss(labels, form):
     prior, players = partial(PetalPrior, components=4), AAEPlayers(discriminator=TWICE)
     options = {"data_shape": (3,), "classes": CLASSES, "weight_prior": 0.7}
     model = aae(labels=labels, prior=prior, loss=form, players=players, **options)
-    model.rows = 50
+    model.train_rows = 50
     y = torch.arange(7) % CLASSES
     y[4:] = -1 if labels == "prior" else y[4:]
     batch = Batch(torch.randn(7, 3), y)
@@ -149,7 +151,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss_with_categories(code, la
     distance, players = 2.0 if code == "sum" else 0.0, CategoricalAAEPlayers(discriminator=TWICE)
     options = {"data_shape": (3,), "classes": CLASSES, "weight_prior": 0.7}
     model = categorical(code=code, head_distance=distance, loss=form, players=players, **options)
-    model.labelled, model.rows = labelled, 50
+    model.labelled_per_batch, model.train_rows = labelled, 50
     batch = Batch(torch.randn(7, 3), torch.arange(7) % CLASSES)
     assert_every_phase_is(model, batch, written_out_with_categories(perturbed(model, by=0.3), batch))
 
@@ -161,7 +163,7 @@ def test_every_player_gets_the_gradient_of_its_own_loss_with_smoothness_and_bala
     players = CategoricalAAEPlayers(discriminator=TWICE)
     options = {"data_shape": (3,), "classes": CLASSES, "weight_prior": 0.7}
     model = categorical(categories=clusters, players=players, **options, **weights)
-    model.labelled, model.rows = 0 if clusters else 3, 50
+    model.labelled_per_batch, model.train_rows = 0 if clusters else 3, 50
     batch = Batch(torch.randn(7, 3), torch.arange(7) % CLASSES)
     expected = written_out_with_categories(perturbed(model, by=0.3), batch)
     if clusters:

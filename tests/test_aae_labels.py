@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 from autoencoders import CLASSES, KINDS, SHARP, WIDE, Given, aae, adam, blobs, categorical, played
-from games import trainer
+from closed_forms import perturbed
+from small_models import trainer
 from torch import nn
 from torch.distributions import Normal
-from worlds import perturbed
 
 from datamodules import Digits, Split, TensorDataModule
 from lightning_avb import AAE, Batch, DeterministicEncoder, MixturePrior, PetalPrior, Player, StandardNormal
@@ -94,7 +94,7 @@ class Unnamed(StandardNormal):
             {"train": [blobs(8)._replace(y=torch.tensor([-2] * 8))]},
             "label -2",
         ),
-        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "are to be int64"),
+        ({"labels": "prior", "prior": PetalPrior}, {"train": [blobs(8)._replace(y=torch.ones(8))]}, "must be int64"),
         ({"labels": "decoder"}, {"train": [blobs(8)._replace(y=torch.zeros(8, 1, dtype=int))]}, r"of shape \(8, 1\)"),
         ({"labels": "decoder", "data_shape": (KINDS,), "classes": 9}, {}, "the model knows 9 labels, the data has 4"),
         ({"labels": "prior", "prior": PetalPrior, "data_shape": (KINDS,), "classes": 9}, {}, "knows 9 labels"),
@@ -148,6 +148,17 @@ def test_a_labelled_prior_needs_a_label_now_and_then(tmp_path):
     assert run.global_step == 0
 
 
+def test_a_resumed_run_has_seen_its_label_before(tmp_path):
+    """One step is enough: it would not have been taken, or the run would have ended, without a label."""
+    first = trainer(tmp_path, max_steps=1)
+    first.fit(aae(labels="prior", prior=PetalPrior), Given([blobs(8, labelled=1)], val=blobs(8)))
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    again = trainer(tmp_path, max_epochs=2, limit_val_batches=0)
+    data = Given([blobs(8, labelled=0)], val=blobs(8))
+    again.fit(aae(labels="prior", prior=PetalPrior), data, ckpt_path=tmp_path / "one.ckpt")
+    assert again.global_step == 2
+
+
 class Unlabelled(TensorDataModule):
     classes = 10
 
@@ -198,7 +209,7 @@ def test_the_decoder_reads_the_label_and_the_code_does_not():
     z = model.encode(x)
     assert (model.decode(z, y) != model.decode(z, (y + 1) % CLASSES)).all()
     torch.manual_seed(1)
-    codes = model.codes(6, y)
+    codes = model.sample_codes(6, y)
     torch.manual_seed(1)
     assert codes.shape == (6, 2) and torch.equal(codes, model.prior().sample((6,)))
     torch.manual_seed(1)

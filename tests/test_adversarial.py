@@ -88,7 +88,7 @@ def test_both_sides_of_a_pair_are_treated_alike(form):
     turned = nn.Sequential(discriminator)
     turned.forward = lambda x, context: -discriminator(x, context)
     other = objective(form)(turned, [others], [rows])
-    torch.testing.assert_close(one.opposite, other.generator)
+    torch.testing.assert_close(one.generator_on_real, other.generator)
     torch.testing.assert_close(objective(form, 0.0 if form != "wasserstein" else 0.1).discriminator_loss(rows, others),
                                objective(form).discriminator_loss(-others, -rows))  # fmt: skip
 
@@ -156,5 +156,5 @@ def test_objectives_that_are_none(options, message):
 
 
 def test_a_discriminator_gives_one_number_per_row():
-    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(2,\) numbers per row"):
+    with pytest.raises(ConfigurationError, match=r"^discriminator: gives an output of shape \(2,\) per row"):
         objective("kl")(partial(MLP, (3,), (2,))(), [torch.randn(5, 3)], [torch.randn(5, 3)])

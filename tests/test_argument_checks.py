@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from forked import finish, said, start
-from games import MODELS, POSTERIORS, trainer
+from small_models import MODELS, POSTERIORS, trainer
 from torch.distributions import Distribution
 
 from datamodules import Digits, NoData
+from lightning_avb import SwissRollPrior
 
 
 def checks_after_importing() -> None:
@@ -29,7 +32,10 @@ def test_a_negative_deviation_is_an_error():
         torch.distributions.Normal(0.0, -1.0)
 
 
-@pytest.mark.parametrize("name", [*MODELS, *POSTERIORS])
+ALL = {**MODELS, **POSTERIORS, "roll": partial(MODELS["aae_labels"], prior=SwissRollPrior)}
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_no_distribution_of_the_library_is_checked_in_a_step(tmp_path, monkeypatch, name):
     """Nor in validation and test: nothing of it is slower with the checks on."""
     checked = []
@@ -42,7 +48,7 @@ def test_no_distribution_of_the_library_is_checked_in_a_step(tmp_path, monkeypat
 
     monkeypatch.setattr(Distribution, "__init__", remember)
     monkeypatch.setattr(Distribution, "_validate_sample", lambda self, value: checked.append(type(self).__name__))
-    model = {**MODELS, **POSTERIORS}[name]()
+    model = ALL[name]()
     data = NoData() if name in POSTERIORS else Digits(batch_size=32, binarize="static")
     run = trainer(tmp_path, max_steps=1, limit_val_batches=1, limit_test_batches=1, num_sanity_val_steps=0)
     run.fit(model, data)

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from closed_forms import BlackBox, LinearGaussian
 from torch.distributions import kl_divergence
-from worlds import BlackBox, LinearGaussian
 
 from lightning_avb import StandardNormal
 from lightning_avb.batch import Batch

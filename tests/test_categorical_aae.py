@@ -7,10 +7,10 @@ import math
 import pytest
 import torch
 from autoencoders import CLASSES, KINDS, SHARP, SMALL, WIDE, Given, aae, adam, blobs, categorical, one_hot
-from games import trainer
+from closed_forms import perturbed
 from monte_carlo import assert_mean
+from small_models import trainer
 from torch import nn
-from worlds import perturbed
 
 from lightning_avb import Batch, CategoricalAAE, Player
 from lightning_avb.conditionals.categorical import CategoricalEncoder, head_distance_penalty
@@ -35,7 +35,7 @@ def test_heaps_become_clusters_without_labels(tmp_path, clusters):
     assert run.callback_metrics["val/error"] < 0.05
     (found,) = run.test(model, data, verbose=False)
     assert found["test/error"] < 0.05
-    # Clusters are called by validation rows: with other names in the test data nothing is right.
+    # Clusters get their labels from validation rows: with other names in the test data nothing is right.
     (found,) = run.test(model, Given(data.train, val, test._replace(y=(test.y + 1) % KINDS)), verbose=False)
     assert found["test/error"] > 0.95
 
@@ -47,7 +47,7 @@ def test_two_labels_a_class_are_enough(tmp_path, code):
     data = Given(rows, blobs(400), blobs(400), labelled_per_batch=len(known.x))
     model, run = of_blobs(code=code, latent_dim=2), trainer(tmp_path, max_steps=250)
     run.fit(model, data)
-    assert model.labelled == 8
+    assert model.labelled_per_batch == 8
     (found,) = run.test(model, data, verbose=False)
     assert found["test/error"] < 0.05 and run.callback_metrics.keys() >= {"test/reconstruction", "test/style_accuracy"}
 
@@ -104,7 +104,7 @@ def test_the_codes_of_categories():
     for code in ("pair", "sum"):
         model = perturbed(categorical(code=code, data_shape=(3,), classes=CLASSES))
         logits, style = model.encoder.network(x).split([CLASSES, 2], -1)
-        parts = [(logits.softmax(-1), style, model.encode(x)), (one_hot(y, CLASSES), z, model.code_of(z, y))]
+        parts = [(logits.softmax(-1), style, model.encode(x)), (one_hot(y, CLASSES), z, model.make_code(z, y))]
         for share, style, found in parts:
             if code == "pair":
                 expected = torch.cat([share, style], -1)
@@ -117,14 +117,14 @@ def test_the_codes_of_categories():
 
 def test_categories_are_drawn_uniformly_and_in_turn():
     model = perturbed(categorical(categories=5, data_shape=(3,)))
-    assert model.choices == 5
-    drawn = model.codes(5000)[:, :5]
+    assert model.label_choices == 5
+    drawn = model.sample_codes(5000)[:, :5]
     assert_mean(drawn, 0.2, resolution=0.03)
     assert torch.equal(drawn.sum(-1), torch.ones(5000)) and torch.equal(drawn.amax(-1), torch.ones(5000))
     torch.manual_seed(1)
     z = model.prior().sample((4,))
     torch.manual_seed(1)
-    assert torch.equal(model.sample(4, [3, 1]), model.decode(model.code_of(z, torch.tensor([3, 1, 3, 1]))))
+    assert torch.equal(model.sample(4, [3, 1]), model.decode(model.make_code(z, torch.tensor([3, 1, 3, 1]))))
     with pytest.raises(ConfigurationError, match=r"^labels: \[5\] are not in 0\.\.4"):
         model.sample(4, [5])
 
@@ -221,10 +221,19 @@ def test_a_datamodules_own_mistakes_are_named(tmp_path, labelled, message):
 
 def test_clusters_without_a_datamodule_have_no_names(tmp_path):
     model = categorical(categories=4, data_shape=(KINDS,), classes=KINDS)
-    with pytest.raises(ConfigurationError, match=r"^data: clusters are called by validation rows"):
+    with pytest.raises(ConfigurationError, match=r"^data: clusters get their labels from validation rows"):
         trainer(tmp_path).test(model, Given([blobs(8)]).test_dataloader(), verbose=False)
     (found,) = trainer(tmp_path).test(model, Given([blobs(8)], val=blobs(8, labelled=0)), verbose=False)
     assert "test/error" not in found
+
+
+@pytest.mark.parametrize("code", ["pair", "sum"])
+def test_the_reconstruction_of_validation_is_minus_log_p_at_the_code(code):
+    model = perturbed(categorical(categories=4, code=code, data_shape=(KINDS,), classes=KINDS))
+    x = torch.randn(6, KINDS)
+    logits, z = model.encoder.heads(x)
+    p = model.decoder(model.encoder.join(logits.softmax(-1), z))
+    torch.testing.assert_close(model.scores(Batch(x))["reconstruction"], -p.log_prob(x))
 
 
 @pytest.mark.parametrize(("categories", "dim"), [(10, 2), (30, 2), (4, 1), (16, 5)])

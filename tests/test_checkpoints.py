@@ -13,7 +13,7 @@ import torch
 from test_cli import FIT, VAE
 
 from lightning_avb import AVB, checkpoints
-from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_whole, read_checkpoint, resolve_ckpt_path
+from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_undamaged, read_checkpoint, resolve_ckpt_path
 from lightning_avb.errors import ConfigurationError, UnwritableError
 
 RUN = Path("runs", "digits", "vae", "version_0")
@@ -32,8 +32,9 @@ def one(tmp_path_factory):
     path = tmp_path_factory.mktemp("one") / "some.ckpt"
     torch.manual_seed(0)
     model = AVB(latent_dim=2, data_shape=(1, 8, 8), classes=10)
-    kept = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 1}
-    torch.save({**kept, "pytorch-lightning_version": pl.__version__}, path)
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 1}
+    model.on_save_checkpoint(checkpoint)
+    torch.save({**checkpoint, "pytorch-lightning_version": pl.__version__}, path)
     return path
 
 
@@ -92,6 +93,23 @@ def test_damage_is_named_with_the_newest_whole_one_beside_it(place, damaged, rea
             assert str(error.value).startswith("ckpt_path: 'x/last.ckpt' is damaged (")
             assert reason in str(error.value)
             assert str(error.value).endswith("; the newest whole checkpoint there is 'x/epoch=3.ckpt'")
+
+
+def test_a_checkpoint_of_version_0_1_is_refused(one, tmp_path):
+    """It has no version; its class paths and buffers have other names."""
+    path, checkpoint = tmp_path / "old.ckpt", torch.load(one, weights_only=True)
+    del checkpoint["lightning_avb_version"]
+    checkpoint["hyper_parameters"]["players"]["init_args"]["model"]["class_path"] = "lightning_avb.game.Player"
+    checkpoint["state_dict"]["log_volume"] = checkpoint["state_dict"].pop("log_jacobian")
+    torch.save(checkpoint, path)
+    refusal = (
+        "was made by lightning_avb 0.1, which version .* cannot read; train again, or use it with lightning_avb 0.1"
+    )
+    for read in (read_checkpoint, checkpoints.load, checkpoints.load_datamodule):
+        with pytest.raises(ConfigurationError, match=f"^ckpt_path: '{path}' {refusal}$"):
+            read(path)
+    with pytest.raises(ConfigurationError, match=f"^ckpt_path: the checkpoint {refusal}$"):
+        AVB(latent_dim=2, data_shape=(1, 8, 8), classes=10).on_load_checkpoint(checkpoint)
 
 
 def test_what_the_location_of_a_checkpoint_can_be(place):
@@ -192,11 +210,11 @@ def limited():
 def test_a_full_disk_leaves_the_checkpoint_before_and_nothing_else(limited, tmp_path):
     io, path = AtomicCheckpointIO(), tmp_path / "x" / "last.ckpt"
     with pytest.raises(
-        UnwritableError, match=r"last\.ckpt' could not be written \(File too large\); there is none before"
+        UnwritableError, match=r"last\.ckpt' could not be written \(File too large\); there is no previous"
     ):
         io.save_checkpoint({"weights": torch.zeros(100000)}, path)
     io.save_checkpoint({"weights": torch.ones(10)}, path)
-    with pytest.raises(UnwritableError, match=r"\(File too large\); the one before it is whole"):
+    with pytest.raises(UnwritableError, match=r"\(File too large\); the previous one is kept"):
         io.save_checkpoint({"weights": torch.zeros(100000)}, path)
     assert [file.name for file in path.parent.iterdir()] == ["last.ckpt"]
     assert torch.load(path)["weights"].equal(torch.ones(10))
@@ -216,7 +234,7 @@ def test_a_full_disk_ends_a_run_in_one_line(monkeypatch, refusal):
     monkeypatch.setattr(torch, "save", full)
     line = refusal(*FIT, code=1)
     assert line.startswith("error: 'runs/digits/vae/version_0/checkpoints/")
-    assert line.endswith("could not be written (No space left on device); there is none before it")
+    assert line.endswith("could not be written (No space left on device); there is no previous one")
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
 
 
@@ -243,8 +261,11 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     caplog.clear()
     command(*options, "--ckpt_path=last", "--trainer.max_steps=24")
     assert "'runs/digits/vae/version_0/checkpoints/.epoch=1-step=23.ckpt.part'" in caplog.text
-    assert "checkpoint: 1 in 'runs/digits/vae/version_0/checkpoints' that this run does not keep up" in caplog.text
+    assert (
+        "checkpoint: 1 of an earlier start in 'runs/digits/vae/version_0/checkpoints' are not tracked by this run"
+        in caplog.text
+    )
     assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}
     assert names == {"epoch=1-step=24.ckpt", "epoch=1-step=24-v1.ckpt", "last.ckpt"}
-    assert newest_whole(folder) == folder / "last.ckpt"
+    assert newest_undamaged(folder) == folder / "last.ckpt"

@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from forked import finish, free_port, said, start, torchrun_environment
-from games import MODELS
 from jsonargparse import Namespace
 from PIL import Image
+from small_models import MODELS
 
 from lightning_avb.cli.training import CLI
 
@@ -265,6 +265,7 @@ def test_what_a_picture_needs_is_checked(finished, refusal):
 def test_what_is_hidden_needs_a_density(refusal, tmp_path, name, reason, words):
     model = MODELS[name](data_shape=(1, 8, 8), classes=10)
     checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams)}
+    model.on_save_checkpoint(checkpoint)
     torch.save({**checkpoint, "pytorch-lightning_version": pl.__version__}, tmp_path / "model.ckpt")
     message = refusal(*words, "--ckpt_path", tmp_path / "model.ckpt", "--output", "x.png")
     assert f"cannot {words[0]}: {reason}" in message

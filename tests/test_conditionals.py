@@ -7,10 +7,10 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import LINEAR, perturbed
 from monte_carlo import assert_mean
 from torch.autograd.functional import jacobian
 from torch.distributions import Distribution, Normal
-from worlds import LINEAR, perturbed
 
 from lightning_avb import (
     MLP,
@@ -97,7 +97,7 @@ def drawn(q, samples=3):
 
 
 def draws_of_rows(encoder, x, index, y=None):
-    with noise.use(noise.OfRows(index=index)):
+    with noise.use(noise.RowNoise(index=index)):
         return drawn(encoder(x, y))
 
 

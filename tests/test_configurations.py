@@ -18,7 +18,7 @@ import yaml
 
 from lightning_avb import AVB, VAE, CategoricalAAE
 from lightning_avb.cli.training import CLI
-from lightning_avb.recipes import locate, plain
+from lightning_avb.recipes import locate, to_config
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 UNMEASURED = CONFIGS / "unmeasured"
@@ -46,7 +46,7 @@ def name(path: Path) -> str:
 def arguments(target: type, given: dict[str, Any]) -> dict[str, Any]:
     """What a class is called with: its own defaults, and what is given in their place."""
     parameters = inspect.signature(target).parameters.values()
-    own = {p.name: plain(p.default) for p in parameters if p.default is not p.empty}
+    own = {p.name: to_config(p.default) for p in parameters if p.default is not p.empty}
     return {**own, **given}
 
 
@@ -105,7 +105,7 @@ def test_no_value_repeats_a_default(path):
         (
             "critic",
             {"class_path": "lightning_avb.ResidualCritic", "init_args": {"width": 9}},
-            "model.density_ratio.critic.class_path",
+            "model.critic.class_path",
         ),
         ("contrast", "lightning_avb.GaussianContrast", "model.contrast.class_path"),
         ("players", {"critic": {"steps": 2}}, "model.players.critic.steps"),
@@ -186,7 +186,7 @@ def test_python_without_another_word_is_the_configuration_of_the_digits(
 @pytest.mark.usefixtures("command")
 def test_a_part_of_a_default_recipe_can_be_changed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    options = ("--model.players.critic.optimizer.lr=0.005", "--model.density_ratio.critic.network.hidden=[8]")
+    options = ("--model.players.critic.optimizer.lr=0.005", "--model.critic.network.hidden=[8]")
     model = built(monkeypatch, "--config", str(CONFIGS / "digits" / "avb_ac.yaml"), *options)
     model.build_if_known(data_shape=(1, 8, 8), classes=10)
     kind, settings = optimizers(model)["critic"]

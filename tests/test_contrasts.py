@@ -6,9 +6,9 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import LINEAR, TwoShapes, bounded_moments, perturbed
 from monte_carlo import assert_mean, flat_gradient
 from torch.autograd.functional import jacobian
-from worlds import LINEAR, TwoShapes, bounded_moments, perturbed
 
 from lightning_avb import (
     MLP,
@@ -152,9 +152,9 @@ def test_a_learned_prior_follows_q_and_nothing_else_does(prior):
 
 def test_moments_are_those_of_the_draws_that_were_made_for_them():
     contrast, q, p, x = scene(partial(GaussianContrast, draws=4))
-    with noise.use(noise.OfRows(index=torch.arange(4))):
+    with noise.use(noise.RowNoise(index=torch.arange(4))):
         reference = contrast(q, p, x)
-    with noise.use(noise.OfRows(index=torch.arange(4))):
+    with noise.use(noise.RowNoise(index=torch.arange(4))):
         deviation, mean = torch.std_mean(q.rsample((4,)), 0)
     torch.testing.assert_close(reference.context, torch.cat([mean, deviation.log()], -1))
     z = torch.randn(3, 4, 2)
@@ -189,7 +189,7 @@ def test_a_new_flow_is_adaptive_contrast(contrast):
     _, q, p, x = scene(contrast)
     z, references = torch.randn(3, 4, 2), []
     for part in (contrast, GaussianContrast):
-        with noise.use(noise.OfRows(index=torch.arange(4))):
+        with noise.use(noise.RowNoise(index=torch.arange(4))):
             references.append(part((3,), 2)(q, p, x))
     for ours, theirs in zip(references[0].to_critic(z), references[1].to_critic(z), strict=True):
         torch.testing.assert_close(ours, theirs)
@@ -216,7 +216,7 @@ def moved(change, contrast, q, p, x, y):
     """log r at fixed z, before and after a change of x or y; the moments are the same."""
     z, ratios = torch.randn(3, 4, 2), []
     for x_and_y in ((x, y), change(x, y)):
-        with noise.use(noise.OfRows(index=torch.arange(4))):
+        with noise.use(noise.RowNoise(index=torch.arange(4))):
             ratios.append(contrast(q, p, *x_and_y).to_critic(z)[1])
     return ratios[0] != ratios[1]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import bounded_moments, perturbed
 from monte_carlo import assert_mean
 from torch.distributions import (
     Categorical,
@@ -13,7 +14,6 @@ from torch.distributions import (
     Normal,
     kl_divergence,
 )
-from worlds import bounded_moments, perturbed
 
 from lightning_avb import noise
 from lightning_avb.distributions import (
@@ -225,11 +225,11 @@ def test_draws_come_with_their_density(pair):
 @every_normal
 def test_both_ways_to_draw_use_the_same_noise(pair):
     q, _ = pair(4, 3)
-    with noise.use(noise.OfRows(index=torch.arange(4))):
+    with noise.use(noise.RowNoise(index=torch.arange(4))):
         z = q.rsample((5,))
-    with noise.use(noise.OfRows(index=torch.arange(4))):
+    with noise.use(noise.RowNoise(index=torch.arange(4))):
         assert torch.equal(z, q.rsample_and_log_prob((5,))[0])
-    with noise.use(noise.OfRows(index=torch.arange(4))):
+    with noise.use(noise.RowNoise(index=torch.arange(4))):
         eps = noise.normal((5, 4, 3), z)
     scaled = q.scale * eps if pair is diagonal else torch.einsum("bij,sbj->sbi", q.scale_tril, eps)
     torch.testing.assert_close(z, q.loc + scaled)
@@ -261,7 +261,7 @@ def test_draws_of_a_mixture_are_of_one_component_and_of_their_row():
     p = NormalMixture(torch.tensor([0.2, 0.3, 0.5]).log(), loc, torch.full((3, 2), 0.01))
 
     def draw(rows):
-        with noise.use(noise.OfRows(index=rows)):
+        with noise.use(noise.RowNoise(index=rows)):
             return p.expand(rows.shape).sample((2000,))
 
     z = draw(torch.arange(4))
@@ -401,6 +401,13 @@ def test_what_has_no_density_does_not_pretend():
     assert torch.equal(z, draws[0].view(2, 3, 4, 3)) and torch.equal(log_q, draws[1].view(2, 3, 4))
     deviation, mean = torch.std_mean(draws[0], 0)
     assert all(map(torch.equal, hierarchical.moments(6), (mean, deviation)))
+
+
+@pytest.mark.parametrize(
+    "family", [DiagonalNormal, TriangularNormal, NormalMixture, Flow, Hierarchical, Implicit, SwissRoll]
+)
+def test_the_support_is_told_to_torch(family):
+    assert family.support.check(torch.zeros(3, 2)).tolist() == [True] * 3
 
 
 def test_implicit_moments_are_those_of_its_draws():

@@ -16,7 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from games import trainer
+from small_models import trainer
 
 import datamodules
 import lightning_avb as avb
@@ -80,7 +80,7 @@ def test_every_file_that_is_named_exists(page):
                 assert exists or re.search(r"[A-Z]{4}|^(RUN/)?config(_\d)?\.yaml", name) or name in PLACEHOLDERS, name
 
 
-PLACEHOLDERS = {"run.yaml", "hparams.yaml", "rings.py", "parts.py", "recordings.py"}
+PLACEHOLDERS = {"run.yaml", "hparams.yaml", "rings.py", "parts.py", "my_parts.py", "my_encoder.py", "recordings.py"}
 """Files that a run or a reader makes."""
 
 
@@ -107,13 +107,9 @@ def commands(page: str, program: str) -> list[list[str]]:
     return [shlex.split(remarks.sub("", call[1])) for call in calls if call]
 
 
-PARTS = [
-    *(part for package in (avb, datamodules) for part in vars(package).values() if isinstance(part, type)),
-    *(part for model in vars(avb.models).values() if hasattr(model, "__path__") or hasattr(model, "__file__")
-      for name, part in vars(model).items() if name.endswith("Players") and isinstance(part, type)),
-    torch.optim.Adam,
-]  # fmt: skip
-KEYS = {name for part in PARTS for name in inspect.signature(part).parameters}
+EXPORTED = [getattr(package, name) for package in (avb, datamodules) for name in package.__all__]
+PARTS = [part for part in EXPORTED if isinstance(part, type) and not issubclass(part, (Exception, tuple))]
+KEYS = {name for part in (*PARTS, torch.optim.Adam) for name in inspect.signature(part).parameters}
 """What a configuration calls the arguments of models, their parts, their players and data."""
 
 
@@ -142,6 +138,8 @@ EXAMPLES = [
     ("beta_vae.py", "docs/architecture.md", 2),
     ("my_posterior.py", "docs/black_box.md", 0),
     ("recordings.py", "docs/own_data.md", 0),
+    ("my_parts.py", "docs/likelihood.md", 1),
+    ("my_encoder.py", "docs/python.md", 10),
 ]
 """(file, page, number of the example there): modules that a reader writes."""
 
@@ -191,6 +189,11 @@ def parse(parser, examples, monkeypatch):
     return run
 
 
+def configuration(name: str) -> Path:
+    """The file of a configuration of the package, from its short name or its path in the repository."""
+    return ROOT / "configs" / f"{name.removeprefix('configs/').removesuffix('.yaml')}.yaml"
+
+
 PLAIN = re.compile(r"fit --config \S+( --data\.root \S+| --seed_everything \S+| --trainer\.precision \S+)*")
 """The command in the head of a configuration, which test_cli builds."""
 UNDERSTOOD: set[str] = set()
@@ -201,8 +204,7 @@ UNDERSTOOD: set[str] = set()
 def test_every_command_line_is_understood(page, parse, capsys):
     for arguments in commands(page, "lightning-avb|python -m lightning_avb"):
         line = shlex.join(arguments)
-        shipped = [ROOT / "configs" / f"{arguments[2]}.yaml", ROOT / arguments[2]] if len(arguments) > 2 else []
-        if arguments[:2] == ["fit", "--config"] and any(path.is_file() for path in shipped):
+        if arguments[:2] == ["fit", "--config"] and configuration(arguments[2]).is_file():
             if PLAIN.fullmatch(line):
                 continue
             if not re.search("--(model|data)", line):
@@ -277,16 +279,16 @@ def test_every_option_that_is_named_exists(page, parser):
 def test_every_yaml_example_is_understood(page, parse):
     for number, block in enumerate(blocks(page, "yaml")):
         content = yaml.safe_load(block)
-        head = next(key for key in ("model", "target", "decoder", "trainer") if key in content)
+        head = next(key for key in ("model", "target", "decoder", "trainer", "likelihood") if key in content)
         if head in ("target", "decoder"):
             model = "Posterior" if head == "target" else "VAE"
             dims = {} if head == "target" else {"latent_dim": 2}
             content = {"model": {"class_path": f"lightning_avb.{model}", "init_args": {**dims, **content}}}
-        elif head == "trainer" and "model" not in content:
+        elif "model" not in content:
             content["model"] = {"class_path": "lightning_avb.VAE", "init_args": {"latent_dim": 2}}
         file = Path(f"example_{number}.yaml")
         file.write_text(yaml.safe_dump({"data": "datamodules.Digits", **content}))
-        parse("fit", "--config", str(file))
+        parse("test" if head == "likelihood" else "fit", "--config", str(file))
 
 
 class Short(pl.Trainer):
@@ -301,10 +303,11 @@ class Short(pl.Trainer):
             self.save_checkpoint(name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/resuming.md", "docs/black_box.md", "docs/architecture.md"])
-def test_every_python_example_runs(page, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/python.md", "docs/resuming.md", "docs/black_box.md", "docs/architecture.md"]
+)
+def test_every_python_example_runs(page, examples, monkeypatch):
     """Those of the other pages have tests of their own, beside what they show."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(pl, "Trainer", Short)
     names: dict[str, Any] = {"__name__": __name__, "Family": avb.targets.Family}
     for code in blocks(page, "python"):

@@ -59,6 +59,10 @@ def test_bins_of_unequal_width():
     torch.testing.assert_close(uniformity(ranks, 10, bins=4).item(), 1.0)
 
 
+def test_five_simulations_a_bin_are_enough():
+    assert uniformity(torch.arange(10).repeat(5).unsqueeze(1), 9, bins=10).item() == pytest.approx(1.0)
+
+
 @pytest.mark.parametrize(
     ("key", "call"),
     [

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch.distributions import MultivariateNormal, kl_divergence
-from worlds import LinearGaussian
 
 from lightning_avb import StandardNormal
 from lightning_avb.distributions import DiagonalNormal
@@ -191,6 +191,14 @@ def test_width_is_the_one_that_validation_data_like():
     assert abs((found.log_likelihood - truth).mean()) < 0.05
     # Memorised data: a narrow kernel would be best for x, were it not for the validation data.
     assert parzen_window(x, validation, x, widths).width == pytest.approx(0.3)
+
+
+def test_parzen_windows_far_from_the_origin_do_not_round():
+    """In single precision, with dimensions that are far away in opposite directions."""
+    samples, x = torch.randn(50, 2) + torch.tensor([4e3, -4e3]), torch.randn(5, 2) + torch.tensor([4e3, -4e3])
+    samples, x, widths = samples.float(), x.float(), torch.tensor([0.3], dtype=torch.float32)
+    exact = log_density(samples.double(), x.double(), widths.double())
+    torch.testing.assert_close(log_density(samples, x, widths).double(), exact, rtol=0, atol=1e-3)
 
 
 def test_parzen_refuses_widths():

@@ -6,9 +6,9 @@ import math
 
 import pytest
 import torch
+from closed_forms import BlackBox, LinearGaussian
 from monte_carlo import assert_mean
 from torch.distributions import MultivariateNormal, kl_divergence
-from worlds import BlackBox, LinearGaussian
 
 from lightning_avb import Batch, StandardNormal
 from lightning_avb.distributions import DiagonalNormal, Implicit
@@ -19,8 +19,8 @@ from lightning_avb.evaluation import (
     fitted_proposal,
     importance_weighting,
     log_joint,
+    map_rows,
     on_grid,
-    over_rows,
     refined_proposal,
     resample,
 )
@@ -96,7 +96,7 @@ def test_a_figure_is_a_function_of_its_row(world):
             proposal = refined_proposal(first, target, 2, 50, chunk)
             return importance_weighting(proposal, target, 150, chunk)
 
-        found = over_rows(of, Batch(x[order], index=index[order]), rows, 3, "iw")
+        found = map_rows(of, Batch(x[order], index=index[order]), rows, 3, "iw")
         return torch.stack(found)[:, order.argsort()]
 
     whole = estimate(9, 4096, torch.arange(9))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from torch import nn
 from torch.distributions import (
     Bernoulli,
@@ -15,7 +16,6 @@ from torch.distributions import (
     Normal,
     StudentT,
 )
-from worlds import LinearGaussian
 
 from lightning_avb import Batch, StandardNormal
 from lightning_avb.distributions import Implicit
@@ -23,11 +23,11 @@ from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import (
     AnnealingSettings,
     annealed_importance_sampling,
+    as_prior,
     fitted_proposal,
     importance_weighting,
     log_joint,
-    over_rows,
-    prior_of,
+    map_rows,
     schedule,
     simulate,
 )
@@ -94,13 +94,13 @@ def test_a_figure_is_a_function_of_its_row_whoever_draws(family, use):
     """Batches of 1, 5 and 12 rows, and rows in another order, with what torch's own generator draws."""
     world = LinearGaussian.example()
     x, index, estimate = world.sample(ROWS), torch.arange(ROWS) + 40, use(world, family)
-    whole = over_rows(estimate, Batch(x, index=index), ROWS, 3, "mine")
+    whole = map_rows(estimate, Batch(x, index=index), ROWS, 3, "mine")
     for rows, order in ((1, torch.arange(ROWS)), (5, torch.arange(ROWS)), (5, torch.randperm(ROWS))):
         torch.manual_seed(rows)  # what was drawn before does not matter
-        found = over_rows(estimate, Batch(x[order], index=index[order]), rows, 3, "mine")
+        found = map_rows(estimate, Batch(x[order], index=index[order]), rows, 3, "mine")
         for mine, theirs in zip(found, whole, strict=True):
             torch.testing.assert_close(mine, theirs[..., order] if mine.ndim < 3 else theirs[:, order])
-    other = over_rows(estimate, Batch(x, index=index), 5, 4, "mine")
+    other = map_rows(estimate, Batch(x, index=index), 5, 4, "mine")
     assert ((whole[0] - other[0]).abs() > 1e-6).all()
     if use is by_proposal:
         assert ((whole.bound - world.log_marginal(x)).abs() < 0.5).all()
@@ -108,19 +108,19 @@ def test_a_figure_is_a_function_of_its_row_whoever_draws(family, use):
 
 def test_the_generator_is_left_as_it_was():
     x, state = torch.zeros(7, 1), torch.get_rng_state()
-    (drawn,) = over_rows(lambda rows: (torch.rand(len(rows.x)),), Batch(x, index=torch.arange(7)), 3, 0)
+    (drawn,) = map_rows(lambda rows: (torch.rand(len(rows.x)),), Batch(x, index=torch.arange(7)), 3, 0)
     assert torch.equal(torch.get_rng_state(), state) and len(drawn.unique()) == 7
 
 
 def test_rows_are_taken_together_where_nothing_else_draws():
     """One call a piece: the slow way is for those who need it."""
-    calls, prior = [], prior_of(Normal(torch.zeros(2), torch.ones(2)))
+    calls, prior = [], as_prior(Normal(torch.zeros(2), torch.ones(2)))
 
     def estimate(rows):
         calls.append(len(rows.x))
         return (prior.expand(rows.x.shape[:1]).sample((2,)),)
 
-    over_rows(estimate, Batch(torch.rand(12, 2), index=torch.arange(12)), 5, 0)
+    map_rows(estimate, Batch(torch.rand(12, 2), index=torch.arange(12)), 5, 0)
     assert calls == [4, 4, 4]
 
 
@@ -180,7 +180,7 @@ def black_box():
             r"^decoder: Independent with batch shape \(4, 5, 1\).*Independent\(\.\.\., 1\)",
             lambda: at_one(Net(lambda a: Independent(Bernoulli(logits=a.unsqueeze(-2)), 1)), x=torch.ones(5, 1, 3)),
         ),
-        ("^decoder: its call gave a Tensor", lambda: at_one(Net(lambda a: a))),
+        ("^decoder: returned a Tensor", lambda: at_one(Net(lambda a: a))),
         (r"^decoder: .* rows end in \(7,\)", lambda: at_one(x=torch.ones(5, 7))),
         ("^x: Independent cannot score it", lambda: at_one(checked, x=torch.full((5, 3), 0.5))),
         ("^prior: a Tensor", lambda: at_one(prior=torch.zeros(2))),

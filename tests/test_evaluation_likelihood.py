@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from closed_forms import LinearGaussian
 from monte_carlo import assert_mean
 from torch import nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
-from worlds import LinearGaussian
 
 from lightning_avb import StandardNormal
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import importance_weighting, log_joint, log_likelihood
-from lightning_avb.evaluation.trust import ENOUGH_SAMPLES, annealing_objection, harmonic_mean, importance_objection
+from lightning_avb.evaluation.reliability import (
+    ENOUGH_SAMPLES,
+    annealing_objection,
+    harmonic_mean,
+    importance_objection,
+)
 
 QUICK = {"steps": 40, "chains": 16, "simulated": 16}
 
@@ -112,13 +117,13 @@ class Dropped(nn.Module):
 @pytest.mark.parametrize(
     ("message", "decoder", "options"),
     [
-        ("^latent_dim: needed without a prior or an encoder", net(bernoulli), {"latent_dim": None}),
+        ("^latent_dim: needed without a prior and an encoder", net(bernoulli), {"latent_dim": None}),
         ("^latent_dim: 3, where the prior has 2", net(bernoulli), {"latent_dim": 3, "prior": StandardNormal(2)}),
-        (r"^decoder: it does not take z of shape \(8, 5\)", net(bernoulli), {"latent_dim": 5}),
-        (r"^decoder: its call gave a Tensor", net(lambda logits: logits), {}),
+        (r"^decoder: does not take z of shape \(8, 5\)", net(bernoulli), {"latent_dim": 5}),
+        (r"^decoder: returned a Tensor", net(lambda logits: logits), {}),
         (r"^decoder: Bernoulli .*wrap it in Independent\(\.\.\., 1\)", net(lambda a: Bernoulli(logits=a)), {}),
         ("^decoder: dropout or batch normalisation in training mode", Dropped(), {}),
-        ("^decoder: .* is no distribution of x", net(bernoulli), {"x": torch.ones(4, 7)}),
+        ("^decoder: .* is not a distribution of x", net(bernoulli), {"x": torch.ones(4, 7)}),
         (
             "^x: row 2 holds what Bernoulli gives no probability",
             net(bernoulli),
@@ -130,7 +135,7 @@ class Dropped(nn.Module):
             net(lambda a: Independent(Bernoulli(logits=a * float("nan"), validate_args=False), 1)),
             {},
         ),
-        (r"^decoder: it does not take z .*to satisfy the constraint", net(lambda a: bernoulli(a * float("nan"))), {}),
+        (r"^decoder: does not take z .*to satisfy the constraint", net(lambda a: bernoulli(a * float("nan"))), {}),
         ("^chains: 1", net(bernoulli), {"chains": 1}),
         ("^steps: 0", net(bernoulli), {"steps": 0}),
         ("^prior: a str", net(bernoulli), {"prior": "normal"}),
@@ -210,8 +215,8 @@ def test_a_few_bad_rows_speak_for_themselves():
 def test_a_standard_error_grows_where_one_chain_has_the_weight():
     from lightning_avb.evaluation import AnnealedEstimate
 
-    equal = torch.randn(16, 1) * 0.01
+    equal = torch.randn(16, 1, dtype=torch.float64) * 0.001
     alone = equal.clone()
     alone[3] += 8
     first, second = (AnnealedEstimate(w, w.unsqueeze(-1), w[0]).standard_error.item() for w in (equal, alone))
-    assert abs(first - equal.std().item() / 4) < 1e-4 and second > 3
+    assert abs(first / (equal.std().item() / 4) - 1) < 0.005 and second > 3

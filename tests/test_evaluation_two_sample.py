@@ -134,6 +134,17 @@ def test_kl_of_normal_distributions(dim, bias, neighbour):
     assert abs(neighbour_kl(few, torch.randn(n, dim), neighbour) - truth) < 2 * allowed
 
 
+@pytest.mark.parametrize("neighbour", [1, 2])
+def test_kl_by_its_definition(neighbour):
+    draws, reference = torch.randn(6, 2, dtype=torch.float64), 2 * torch.randn(9, 2, dtype=torch.float64) + 1
+    x, y = ((sample - reference.mean(0)) / reference.std(0) for sample in (draws, reference))
+    # Among the draws the nearest is the draw itself.
+    r = torch.cdist(x, x).sort(1).values[:, neighbour]
+    s = torch.cdist(x, y).sort(1).values[:, neighbour - 1]
+    expected = 2 / 6 * (s.log() - r.log()).sum() + math.log(9) - math.log(6 - 1)
+    assert neighbour_kl(draws, reference, neighbour) == pytest.approx(expected.item(), abs=1e-6)
+
+
 def test_copies_have_no_density():
     x, y = torch.randn(50, 2), torch.randn(60, 2)
     with pytest.raises(ConfigurationError, match=r"^draws: rows occur several times"):

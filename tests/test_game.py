@@ -11,16 +11,18 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
-from games import ADAM, MODELS, adversarial, trainer, vae
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.plugins.precision import MixedPrecision
+from small_models import ADAM, MODELS, adversarial, trainer, vae
 from torch.utils.data import DataLoader
 
 import lightning_avb as avb
 from datamodules import Digits, FourPoints
 from lightning_avb import noise
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
+from lightning_avb.finite import FiniteGuard
+from lightning_avb.gradients import average
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
 
@@ -372,6 +374,34 @@ def test_grey_values_are_not_scored_by_a_bernoulli(tmp_path):
     trainer(tmp_path, max_steps=2).fit(avb.VAE(2, decoder=avb.GaussianDecoder), Digits(32))
 
 
+def test_grey_values_are_not_scored_in_validation_either(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^data.binarize: BernoulliDecoder scores zeros and ones"):
+        trainer(tmp_path).validate(vae(), Digits(batch_size=50, binarize="none"), verbose=False)
+
+
+def test_the_progress_bar_shows_the_bound(tmp_path):
+    run = trainer(tmp_path, max_epochs=1, limit_train_batches=1, limit_val_batches=1, log_every_n_steps=1)
+    run.fit(vae(), Digits(batch_size=50, binarize="static"))
+    assert run.progress_bar_metrics.keys() == {"train/elbo", "val/elbo"}
+
+
+def test_the_mean_over_processes_goes_back_to_every_parameter(monkeypatch):
+    """What the other of two processes adds to their gradients in a row."""
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda flat: flat.add_(torch.arange(7.0)))
+    parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in [(2, 2), (), (3,)]]
+    parameters[0].grad, parameters[2].grad = torch.ones(2, 2), torch.ones(3)
+    average(parameters, 2)
+    assert parameters[0].grad.tolist() == [[0.5, 1.0], [1.5, 2.0]]
+    assert parameters[1].grad is None and parameters[2].grad.tolist() == [2.5, 3.0, 3.5]
+
+
+@pytest.mark.parametrize("players", [name for name in dir(avb) if name.endswith("Players")])
+def test_recommended_step_sizes_are_of_the_usual_size_and_fall(players):
+    for player in vars(getattr(avb, players)()).values():
+        optimizer = player.optimizer([torch.nn.Parameter(torch.zeros(1))])
+        assert 1e-5 < optimizer.defaults["lr"] < 0.02 and player.scheduler is avb.Cosine
+
+
 def test_cosine_rises_along_a_line_and_falls_along_half_a_cosine():
     optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
     schedule = avb.Cosine(optimizer, total=10, warmup=2, final=0.2)
@@ -408,10 +438,10 @@ def test_a_loss_that_is_not_finite_moves_nothing_on_a_cpu(tmp_path):
 def test_a_loss_that_is_not_finite_is_found_where_no_step_waits_for_it(tmp_path, monkeypatch, every, saves, step):
     """As on a device other than a CPU: when values are logged, or a checkpoint is to be written."""
 
-    def watch(self, phase, losses) -> None:
-        self._last_losses.update({player: loss.detach() for player, loss in losses.items()})
+    def watch(self, losses) -> None:
+        self._losses.update({player: loss.detach() for player, loss in losses.items()})
 
-    monkeypatch.setattr(avb.Game, "_watch", watch)
+    monkeypatch.setattr(FiniteGuard, "watch", watch)
     Spoiled.calls = 0
     save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
     run = trainer(

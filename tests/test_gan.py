@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from games import trainer
+from closed_forms import LINEAR, perturbed
 from monte_carlo import flat_gradient
 from pytorch_lightning.loggers import CSVLogger
+from small_models import trainer
 from torch import nn
 from torch.distributions import MultivariateNormal, Normal
 from torch.func import functional_call, grad
 from torch.nn.functional import logsigmoid, one_hot
-from worlds import LINEAR, perturbed
 
 from datamodules import Split, TensorDataModule
 from lightning_avb import GAN, MLP, Batch, BiGAN, ConvNet, FlowPrior, GaussianEncoder, Player, ResidualCritic, noise
@@ -289,6 +289,18 @@ def test_a_linear_generator_learns_mean_and_covariance():
     torch.testing.assert_close((layer.weight @ layer.weight.T).detach(), ROOT @ ROOT.T, rtol=0, atol=0.01)
 
 
+@both
+def test_the_penalty_has_the_centre_that_was_asked_for(make):
+    """Where the discriminator is level, a slope of one misses one, and a slope of zero nothing."""
+    losses = {}
+    for penalty in ("zero_centred", "one_centred"):
+        model = make(gradient_penalty=3.0, penalty=penalty, data_shape=(3,))
+        for parameter in model.discriminator.parameters():
+            nn.init.zeros_(parameter)
+        losses[penalty] = model.learn(Batch(torch.rand(5, 3))).losses["discriminator"]
+    torch.testing.assert_close(losses["one_centred"] - losses["zero_centred"], torch.full((5,), 3.0), rtol=0, atol=1e-4)
+
+
 def test_an_encoder_learns_to_invert_the_generator():
     """In the limit its noise vanishes too; after so many steps a tenth of it is left."""
     encoder = partial(GaussianEncoder, network=LINEAR)
@@ -318,7 +330,7 @@ def test_scores_are_those_of_each_row(make):
     batch = Batch(torch.rand(6, 2, 3), None, torch.arange(6))
 
     def scores(of):
-        with noise.use(noise.OfRows(index=of.index)), torch.no_grad():
+        with noise.use(noise.RowNoise(index=of.index)), torch.no_grad():
             return model.scores(of)
 
     whole, parts = scores(batch), [scores(part) for part in batch.split(2)]
@@ -335,7 +347,7 @@ def test_scores_are_those_of_each_row(make):
 
 def _sum_of_logits(model, batch):
     """softplus(t) - softplus(-t) = t: what the opponents lose more than the discriminator."""
-    with noise.use(noise.OfRows(index=batch.index)), torch.no_grad():
+    with noise.use(noise.RowNoise(index=batch.index)), torch.no_grad():
         model.encode(batch.x)
         t_q, t_p = model.discriminator(*map(torch.stack, zip(*model.pairs(batch), strict=True)))
     return t_q - t_p
@@ -472,7 +484,7 @@ def test_a_discriminator_gives_one_number_a_row():
 
     model = GAN(2, data_shape=(4,))
     model.discriminator = Three((4,), ())
-    with pytest.raises(ConfigurationError, match=r"^discriminator: gives \(3,\) numbers per row"):
+    with pytest.raises(ConfigurationError, match=r"^discriminator: gives an output of shape \(3,\) per row"):
         model.learn(Batch(torch.rand(5, 4)))
 
 
@@ -499,3 +511,17 @@ def test_half_precision_stays_within_the_networks(make):
         assert loss.dtype == torch.float32
         torch.testing.assert_close(loss, exact.losses[name], rtol=0, atol=0.05)
     assert all(torch.isfinite(parameter.grad).all() and parameter.grad.any() for parameter in model.parameters())
+
+
+class Coded(GAN):
+    """The code is z and the label."""
+
+    def make_code(self, z, y=None):
+        return z + 10 * y.unsqueeze(-1)
+
+
+def test_codes_that_hold_the_label_are_drawn_with_it():
+    model = Coded(1, LINEAR, LINEAR, output="identity", conditional=True, data_shape=(1,), classes=CLASSES)
+    set_line(model.generator.network.layers[0], 1.0, 0.0)
+    y = torch.arange(30) % CLASSES
+    assert (model.sample(30) - 10 * y.unsqueeze(-1)).abs().max() < 9

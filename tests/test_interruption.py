@@ -14,9 +14,9 @@ import pytorch_lightning as pl
 import signals
 import torch
 from forked import finish, said, start
-from games import MODELS, trainer
 from pytorch_lightning.callbacks import EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
+from small_models import MODELS, trainer
 
 from datamodules import Digits
 from lightning_avb import cli, interruption
@@ -36,7 +36,7 @@ class Signal(pl.Callback):
 
 
 def fit(folder, *callbacks, ckpt_path=None, **options):
-    """4 batches an epoch, a validation after every second epoch."""
+    """4 batches per epoch, a validation after every second epoch."""
     pl.seed_everything(0)
     given = {"check_val_every_n_epoch": 2, "log_every_n_steps": 1, "max_steps": 14, **options}
     run = trainer(folder, logger=CSVLogger(folder / "runs", "fit"), callbacks=list(callbacks), **given)
@@ -102,7 +102,7 @@ def test_without_checkpoints_nothing_is_saved_and_said(tmp_path, capsys, caplog)
 
 
 def _stuck() -> None:
-    interruption.AGAIN = 0.5
+    interruption.SECOND_SIGNAL_AFTER = 0.5
     pl.seed_everything(0)
     model = MODELS["vae"]()
     model.on_train_batch_start = lambda batch, batch_idx: print("stuck", flush=True) or time.sleep(60)

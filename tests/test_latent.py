@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
-from games import trainer
+from closed_forms import perturbed
+from small_models import trainer
 from torch.distributions import Categorical, Distribution, Independent
-from worlds import perturbed
 
 from datamodules import Split, TensorDataModule
 from lightning_avb import (
@@ -101,7 +101,7 @@ def test_map_adds_the_weights_over_the_rows(make):
     """Loss |theta|^2 / (2 sigma^2 N) and gradient theta / (sigma^2 N), of the decoder and of nothing else."""
     sigma, rows, batch = 0.7, 50, Batch(torch.randn(5, 3))
     model = perturbed(make(weight_prior=sigma, data_shape=(3,)))
-    model.rows = rows
+    model.train_rows = rows
     play = learned(model, batch)
     model.weight_prior = None
     without = learned(model, batch)
@@ -122,13 +122,13 @@ def test_map_adds_the_weights_over_the_rows(make):
 def test_map_learns_the_number_of_rows_from_the_data(tmp_path, make):
     model = make(weight_prior=1.0)
     trainer(tmp_path, max_steps=1).fit(model, Table())
-    assert model.rows == 24
+    assert model.train_rows == 24
 
 
 @every_model
 def test_map_without_the_number_of_rows_evaluates_and_refuses_to_learn(make):
     model, batch = make(weight_prior=1.0, data_shape=(3,)), Batch(torch.randn(5, 3))
-    with pytest.raises(ConfigurationError, match=r"^weight_prior: needs a datamodule that tells"):
+    with pytest.raises(ConfigurationError, match=r"^weight_prior: needs a datamodule that gives"):
         model.learn(batch)
     with torch.no_grad():
         assert model.scores(batch)
@@ -231,7 +231,7 @@ def test_the_label_changes_q_and_p_and_t(make):
     other = batch._replace(y=(batch.y + 1) % CLASSES)
     z, kept = [], torch.randn(3, 5, 2)
     for of in (batch, other):
-        with noise.use(noise.OfRows(index=of.index)):
+        with noise.use(noise.RowNoise(index=of.index)):
             z.append(model.encode(of.x, of.y))
     assert (z[0] != z[1]).all()
     assert (model.log_likelihood(batch, kept) != model.log_likelihood(other, kept)).all()
@@ -332,7 +332,7 @@ def test_a_conditional_model_comes_back_from_its_checkpoint(tmp_path, make):
     assert again.state_dict().keys() == model.state_dict().keys()
     batch, encoded = with_labels(), []
     for of in (model, again):
-        with noise.use(noise.OfRows(index=batch.index)):
+        with noise.use(noise.RowNoise(index=batch.index)):
             encoded.append(torch.cat([of.encode(batch.x, batch.y), of.sample(5, labels=[3, 1])], -1))
     assert torch.equal(*encoded)
     longer = trainer(tmp_path, max_steps=4)

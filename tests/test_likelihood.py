@@ -12,10 +12,10 @@ from types import SimpleNamespace
 import numpy
 import pytest
 import torch
-from games import trainer
+from closed_forms import LINEAR, LinearGaussian
+from small_models import trainer
 from test_cli import CONFIGS
 from torch.distributions import Independent, Normal
-from worlds import LINEAR, LinearGaussian
 
 from datamodules import Arrays
 from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder
@@ -143,7 +143,7 @@ class Best(RowEstimator):
     name, side, precedence = "best of some", "below", 9
 
     def __init__(self, draws: int = 3) -> None:
-        self.draws = self.copies = draws
+        self.draws = self.draws_per_row = draws
         self.settings = f"{draws} draws"
 
     def estimate(self, run, rows):
@@ -213,7 +213,10 @@ def test_a_row_that_is_none_of_the_data_counts_nowhere():
     ("arguments", "message"),
     [
         ({"estimators": ["import"]}, "likelihood.estimators: 'import'"),
-        ({"estimators": ["no.Such"]}, "likelihood.estimators: 'no.Such' is none of importance, .* no path of a class"),
+        (
+            {"estimators": ["no.Such"]},
+            "likelihood.estimators: 'no.Such' is none of importance, .* not the path of a class",
+        ),
         ({"chains": 0}, "likelihood.chains: 0"),
         ({"start": "middle"}, "likelihood.start: 'middle'"),
         ({"path": "straight"}, "likelihood.path: 'straight'"),
@@ -313,7 +316,7 @@ def test_parts_of_torch_are_as_repeatable_as_the_library_s_own(tmp_path, monkeyp
         monkeypatch.setattr(model, "scores", lambda batch: {"elbo": torch.randn(1, len(batch.x))})
         torch.manual_seed(size)
         names = ["importance", "annealing", "bidirectional"]
-        likelihood = Likelihood(names, rows=12, samples=50, chains=2, steps=6, leapfrogs=1, simulated=4, draws=1)
+        likelihood = Likelihood(names, rows=12, samples=50, chains=1, steps=6, leapfrogs=1, simulated=4, draws=1)
         trainer(tmp_path, callbacks=[likelihood]).test(model, data, verbose=False)
         found.append({figure.name: figure for figure in likelihood.figures})
     assert found[0].keys() == found[1].keys() >= {"elbo", "importance", "bidirectional, gap", "ELBO, on a grid"}
@@ -433,13 +436,13 @@ class Drawn(torch.nn.Module):
         return Implicit(lambda samples: torch.randn(samples, 2), torch.Size(), torch.Size([2]))
 
 
-@pytest.mark.parametrize(("name", "value"), [("prior", Drawn()), ("choices", 10)])
+@pytest.mark.parametrize(("name", "value"), [("prior", Drawn()), ("label_choices", 10)])
 def test_where_there_is_no_density_the_test_goes_on(tmp_path, monkeypatch, name, value):
     monkeypatch.chdir(tmp_path)
     _, model, data = linear_gaussian(100)
     test, likelihood = trainer(tmp_path), Likelihood(["importance"], rows=5)
     test.callbacks.append(likelihood)
-    monkeypatch.setattr(type(model) if name == "choices" else model, name, value)
+    monkeypatch.setattr(type(model) if name == "label_choices" else model, name, value)
     monkeypatch.setattr(model, "scores", lambda batch: {"reconstruction": torch.zeros(len(batch.x))})
     (logged,) = test.test(model, data, verbose=False)
     assert likelihood.skipped and logged == {"test/reconstruction": 0.0}

@@ -11,11 +11,11 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import LINEAR, BlackBox, LinearGaussian, TwoShapes, perturbed
 from monte_carlo import assert_mean, flat_gradient
 from torch.distributions import kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import softplus
-from worlds import LINEAR, BlackBox, LinearGaussian, TwoShapes, perturbed
 
 from lightning_avb import (
     AVB,

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import LINEAR, LinearGaussian, LinearShift
 from monte_carlo import assert_mean, flat_gradient
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
-from worlds import LINEAR, LinearGaussian, LinearShift
 
 from lightning_avb import (
     VAE,

@@ -13,7 +13,7 @@ ROWS = torch.arange(20000)
 
 def draw(index, samples=2, dim=3, key=("val", 7), calls=1, like=LIKE):
     """What the last of several calls gives."""
-    source = noise.OfRows(*key, index=index)
+    source = noise.RowNoise(*key, index=index)
     return [source((samples, len(index), dim), like) for _ in range(calls)][-1]
 
 
@@ -62,8 +62,8 @@ def test_uncorrelated(power):
 
 
 def test_shared_noise_is_the_same_for_all_batches():
-    first = noise.OfRows("val", index=torch.tensor([3, 4]))((4, 3), LIKE)
-    second = noise.OfRows("val", index=torch.tensor([8]))((4, 3), LIKE)
+    first = noise.RowNoise("val", index=torch.tensor([3, 4]))((4, 3), LIKE)
+    second = noise.RowNoise("val", index=torch.tensor([8]))((4, 3), LIKE)
     assert first.shape == (4, 3) and torch.equal(first, second)
     assert len(first.unique()) == 12
 
@@ -74,7 +74,7 @@ def test_dtype_follows():
 
 def test_wrong_number_of_rows():
     with pytest.raises(ValueError, match="5 rows was asked for in a batch of 3"):
-        noise.OfRows("val", index=torch.arange(3))((1, 5, 2), LIKE)
+        noise.RowNoise("val", index=torch.arange(3))((1, 5, 2), LIKE)
 
 
 def test_use_restores_the_source_before():
@@ -122,7 +122,7 @@ def test_a_step_draws_the_same_again():
 
 
 def test_uniform():
-    uniform = noise.uniform_of_rows(("val",), ROWS, 10).flatten()
+    uniform = noise.row_uniform(("val",), ROWS, 10).flatten()
     assert uniform.dtype == torch.float64
     counts = torch.histc(uniform, 20, 0, 1)
     expected = len(uniform) / 20
@@ -146,6 +146,6 @@ def test_uniform_is_inside_the_open_interval(bits):
     golden, modulus = 0x9E3779B97F4A7C15, 1 << 64
     row = (unmix((unmix(bits) - golden) % modulus) - golden) % modulus ^ noise.mixed_seed("val")
     index = torch.tensor([row - modulus if row >> 63 else row])
-    uniform = noise.uniform_of_rows(("val",), index, 1).item()
+    uniform = noise.row_uniform(("val",), index, 1).item()
     assert abs(uniform - (bits >> 63)) < 1e-15, "the row was not found"
     assert 0 < uniform < 1

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
-from games import trainer
 from posteriors import SMALL, fitted
+from small_models import trainer
 
 import lightning_avb as avb
 from datamodules import NoData, Simulated

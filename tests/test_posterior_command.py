@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from forked import finish, said, script, start
-from games import trainer
 from posteriors import SMALL
+from small_models import trainer
 
 from datamodules import NoData, Simulated
 from lightning_avb import Posterior, checkpoints, cli, targets

@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
-from games import trainer
 from posteriors import SMALL, fitted
+from small_models import trainer
 
 import lightning_avb as avb
 from datamodules import NoData
@@ -38,6 +38,22 @@ def test_the_nearest_normal_of_other_targets_is_finite(target):
         torch.manual_seed(seed)
         found = nearest_normal(target.log_prob, target.support.dim, torch.zeros(()))
         assert torch.isfinite(found.loc).all() and torch.isfinite(found.scale_tril).all()
+
+
+@pytest.mark.usefixtures("float64")
+def test_modes_are_weighed_by_their_mass():
+    """One start ends in a mode of deviation 1 at 0, one in a mode of deviation 5 and as high 60 away, for this seed."""
+    torch.manual_seed(0)
+
+    def target(z):
+        along, across = z.unbind(-1)
+        return torch.logaddexp(-0.5 * along.square(), -0.5 * ((along.abs() - 60) / 5).square()) - 0.5 * across.square()
+
+    found = nearest_normal(target, 2, torch.zeros(()), starts=2, reach=40.0)
+    assert found.loc[0].abs().item() == pytest.approx(60 * 5 / 6, rel=0.01)
+    covariance = found.scale_tril @ found.scale_tril.T
+    expected = torch.tensor([[(1 + 5 * 25) / 6 + 60**2 * 5 / 36, 0.0], [0.0, 1.0]])
+    torch.testing.assert_close(covariance, expected, rtol=0.05, atol=0.5)
 
 
 @pytest.mark.usefixtures("float64")

@@ -14,6 +14,7 @@ from lightning_avb import PooledMixtureEncoder, Posterior, noise, targets
 from lightning_avb.distributions import DiagonalNormal, SemiImplicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation import resample_posterior
+from lightning_avb.evaluation.resampling import PROPOSALS, _resample_by_weight
 from lightning_avb.reports import Diagnosis
 from lightning_avb.reports.checks import compare
 from lightning_avb.targets import Gaussian, Mixture
@@ -94,6 +95,32 @@ def test_resampled_draws_are_those_of_the_target():
     assert (model.draw_z(4000).squeeze(1).mean(0) > 0.3).all()
     again = resample_posterior(model, 4000)
     assert torch.equal(found.z, again.z) and not torch.equal(found.z, resample_posterior(model, 4000, seed=1).z)
+
+
+class UnknownAbove(targets.Target):
+    """A standard normal whose density nobody knows above 1."""
+
+    constraints = {"a": "real"}  # noqa: RUF012
+
+    def log_density(self, *, a):
+        return (-0.5 * a.square()).where(a < 1, math.nan)
+
+
+def test_where_the_density_is_not_known_nothing_is_resampled():
+    with torch.inference_mode(False):
+        z = resample_posterior(Posterior(UnknownAbove), 500, transitions=0).z
+    assert z.max() < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_draw_without_weight_is_not_chosen(seed):
+    """The first, where the search for the chosen begins; of the others each comes once."""
+    torch.manual_seed(seed)
+    u = torch.arange(10.0 * PROPOSALS).unsqueeze(1)
+    log_weights = torch.full((10 * PROPOSALS,), -math.inf, dtype=torch.float64)
+    log_weights[PROPOSALS :: PROPOSALS + 1] = -math.log(9)
+    chosen = _resample_by_weight(u, log_weights).flatten()
+    assert chosen.min() > 0 and set(chosen.tolist()) == set((log_weights > -math.inf).nonzero().flatten().tolist())
 
 
 def test_shares_of_modes_are_resampled():

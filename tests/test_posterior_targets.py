@@ -8,8 +8,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from games import trainer
 from posteriors import SMALL, fitted
+from small_models import trainer
 
 import lightning_avb as avb
 from datamodules import NoData, Simulated
@@ -117,7 +117,7 @@ class Broken(NormalMean):
 
 
 def test_families_that_are_none_are_refused(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"^target: NoFamily has a data_shape, and so is to be .*Family"):
+    with pytest.raises(ConfigurationError, match=r"^target: NoFamily has a data_shape, and so must be .*Family"):
         Posterior(NoFamily)
     with pytest.raises(ConfigurationError, match=r"^target: simulate\(66\) of Broken fails: KeyError: 'mu'"):
         trainer(tmp_path, max_steps=1).fit(Posterior(Broken), Simulated(Broken, rows=64, eval_rows=1))
@@ -194,7 +194,7 @@ def test_data_sets_that_are_none_are_refused(target, x, message):
         ({"samples": 1}, "samples: 1 is below 2"),
         ({"gradient_penalty": -1.0}, "gradient_penalty: "),
         ({"warmup": -1}, "warmup: -1 is below 0"),
-        ({"sampler": avb.BoundedNoiseEncoder, "contrast": PriorContrast}, "contrast: PriorContrast draws from p"),
+        ({"sampler": avb.BoundedNoiseEncoder, "contrast": PriorContrast}, "contrast: PriorContrast needs draws of p"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, message):

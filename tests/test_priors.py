@@ -7,8 +7,8 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import bounded_moments, perturbed
 from monte_carlo import assert_mean
-from worlds import bounded_moments, perturbed
 
 from lightning_avb import FlowPrior, MixturePrior, NormalPrior, PetalPrior, StandardNormal, SwissRollPrior, noise
 from lightning_avb.distributions import DiagonalNormal
@@ -61,7 +61,7 @@ class TestPriors:
     def test_draws_are_functions_of_the_row(self, part, latent_dim):
         p, z = perturbed(part(latent_dim))(), []
         for index in (torch.arange(4), torch.tensor([2, 3])):
-            with noise.use(noise.OfRows(index=index)):
+            with noise.use(noise.RowNoise(index=index)):
                 z.append(p.expand(index.shape).sample((5,)))
         torch.testing.assert_close(z[0][:, 2:], z[1])
 
@@ -103,16 +103,16 @@ class TestParts:
     def test_a_row_is_a_function_of_its_label_and_noise(self, part):
         prior, index = part(latent_dim=2), torch.arange(4)
         y = torch.tensor([3, -1, 9, 0])
-        with noise.use(noise.OfRows(index=index)):
+        with noise.use(noise.RowNoise(index=index)):
             z = prior.given(y).sample((5,))
         assert z.shape == (5, 4, 2) and not z.requires_grad
-        with noise.use(noise.OfRows(index=index[2:])):
+        with noise.use(noise.RowNoise(index=index[2:])):
             torch.testing.assert_close(prior.given(y[2:]).sample((5,)), z[:, 2:])
 
     def test_without_a_label_it_is_the_whole_prior(self, part):
         prior, draws = part(latent_dim=2), []
         for p in (prior.given(torch.full((4,), -1)), prior().expand(torch.Size([4]))):
-            with noise.use(noise.OfRows(index=torch.arange(4))):
+            with noise.use(noise.RowNoise(index=torch.arange(4))):
                 draws.append(p.sample((5,)))
         torch.testing.assert_close(*draws)
         assert (prior.parts, draws[0].shape) == (10, (5, 4, 2))

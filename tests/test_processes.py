@@ -48,7 +48,7 @@ def says(monkeypatch: pytest.MonkeyPatch, environment: dict[str, object], strate
     for name, value in environment.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ConfigurationError) as error:
-        processes.check_start(strategy)
+        processes.check_launch(strategy)
     return str(error.value)
 
 
@@ -61,23 +61,23 @@ def test_the_table_has_every_name_that_lightning_knows() -> None:
 def test_a_strategy_is_what_the_table_says(name: str, verdict: str) -> None:
     cls = StrategyRegistry[name]["strategy"].__name__
     if verdict == "supported":
-        processes.check_start(name)
-        processes.check(trainer(strategy=name, devices=2))
+        processes.check_launch(name)
+        processes.check_trainer(trainer(strategy=name, devices=2))
     else:
         with pytest.raises(ConfigurationError, match=rf"^trainer\.strategy: {cls} is not supported: .* take auto"):
-            processes.check_start(name)
+            processes.check_launch(name)
 
 
 def test_auto_is_supported() -> None:
     for devices in (1, 2):
-        processes.check_start("auto")
-        processes.check(trainer(devices=devices))
+        processes.check_launch("auto")
+        processes.check_trainer(trainer(devices=devices))
 
 
 @pytest.mark.parametrize("strategy", [ModelParallelStrategy, FSDPStrategy, DeepSpeedStrategy])
 def test_a_class_path_is_refused_by_name(strategy: type) -> None:
     with pytest.raises(ConfigurationError, match=f"^trainer.strategy: {strategy.__name__} is not supported"):
-        processes.check_start(Namespace(class_path=f"pytorch_lightning.strategies.{strategy.__name__}"))
+        processes.check_launch(Namespace(class_path=f"pytorch_lightning.strategies.{strategy.__name__}"))
 
 
 def test_an_object_is_refused_by_name_when_a_model_meets_it() -> None:
@@ -94,8 +94,8 @@ def test_an_object_is_refused_by_name_when_a_model_meets_it() -> None:
 @pytest.mark.parametrize("option", [{"static_graph": True}, {"model_averaging_period": 2}])
 def test_an_option_of_ddp_under_which_processes_would_differ_is_refused(option: dict[str, object]) -> None:
     with pytest.raises(ConfigurationError, match=f"^trainer.strategy.{next(iter(option))}: "):
-        processes.check(trainer(strategy=DDPStrategy(**option), devices=2))  # type: ignore[arg-type]
-    processes.check(trainer(strategy=DDPStrategy(gradient_as_bucket_view=True), devices=2))
+        processes.check_trainer(trainer(strategy=DDPStrategy(**option), devices=2))  # type: ignore[arg-type]
+    processes.check_trainer(trainer(strategy=DDPStrategy(gradient_as_bucket_view=True), devices=2))
 
 
 def test_srun_without_ntasks_per_node(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,7 +112,7 @@ def test_torchrun_that_starts_workers_again_with_the_store_of_the_dead(monkeypat
     restarts = {**TORCHRUN, "TORCHELASTIC_MAX_RESTARTS": 3, "TORCHELASTIC_USE_AGENT_STORE": "True"}
     assert "TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1" in says(monkeypatch, restarts)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "False")
-    processes.check_start("ddp")
+    processes.check_launch("ddp")
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_other_processes_than_the_trainer_is_to_have(
     for name, value in {**(TORCHRUN if "WORLD_SIZE" in started else SLURM), **started}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(ConfigurationError, match=rf"^trainer\.{line}"):
-        processes.check(trainer(**options))
+        processes.check_trainer(trainer(**options))
 
 
 @pytest.mark.parametrize(
@@ -177,6 +177,6 @@ def test_the_command_says_it_in_one_line(
 )
 def test_a_process_that_is_gone(monkeypatch: pytest.MonkeyPatch, error: str, line: str) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    assert (processes.lost(RuntimeError(error)) or "").startswith(line)
-    assert "NCCL" in (processes.lost(torch.distributed.DistBackendError("NCCL error in: ...")) or "")
-    assert processes.lost(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None
+    assert (processes.describe_lost_process(RuntimeError(error)) or "").startswith(line)
+    assert "NCCL" in (processes.describe_lost_process(torch.distributed.DistBackendError("NCCL error in: ...")) or "")
+    assert processes.describe_lost_process(RuntimeError("mat1 and mat2 shapes cannot be multiplied")) is None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 from forked import finish, free_port, said, start, torchrun_environment
-from games import MODELS, POSTERIORS, trainer
+from small_models import MODELS, POSTERIORS, trainer
 
 from datamodules import Digits, NoData
 from lightning_avb.callbacks import ExactLikelihood

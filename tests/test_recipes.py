@@ -24,7 +24,7 @@ from lightning_avb import (
 )
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.avb import AVBPlayers
-from lightning_avb.recipes import plain, recipe
+from lightning_avb.recipes import from_config, to_config
 
 VALUES = {
     "nothing": None,
@@ -45,23 +45,23 @@ VALUES = {
 
 @pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
 def test_round_trip(value):
-    written = plain(value)
+    written = to_config(value)
     assert json.loads(json.dumps(written)) == written
-    assert plain(recipe(written)) == written
+    assert to_config(from_config(written)) == written
 
 
 def test_three_spellings_of_one_thing():
     path = {"class_path": "lightning_avb.networks.mlp.MLP", "init_args": {"hidden": [8]}}
-    assert plain(partial(MLP, hidden=(8,))) == plain(path) == path
-    assert plain(MLP) == path | {"init_args": {}}
-    for made in (recipe(path), recipe(plain(partial(MLP, hidden=(8,))))):
+    assert to_config(partial(MLP, hidden=(8,))) == to_config(path) == path
+    assert to_config(MLP) == path | {"init_args": {}}
+    for made in (from_config(path), from_config(to_config(partial(MLP, hidden=(8,))))):
         network = made((2,), (3,))
         assert isinstance(network, MLP) and network(torch.zeros(5, 2)).shape == (5, 3)
         assert network.layers[0].out_features == 8
 
 
 def test_nested_recipes_build():
-    encoder = recipe(plain(VALUES["nested"]))((2,), 3)
+    encoder = from_config(to_config(VALUES["nested"]))((2,), 3)
     assert isinstance(encoder, GaussianEncoder) and encoder.network.layers[0].out_features == 8
 
 
@@ -80,7 +80,7 @@ def test_a_model_is_made_again_from_what_it_wrote_down():
 
 
 def test_a_dataclass_comes_back_as_its_value():
-    player = recipe(plain(VALUES["player"]))
+    player = from_config(to_config(VALUES["player"]))
     assert isinstance(player, Player) and (player.clip_norm, player.steps) == (2.0, 3)
     optimizer = player.optimizer([torch.nn.Parameter(torch.zeros(1))])
     assert isinstance(optimizer, SGD) and optimizer.defaults["lr"] == 0.1
@@ -88,9 +88,9 @@ def test_a_dataclass_comes_back_as_its_value():
 
 
 def test_other_values_stay_themselves():
-    assert recipe(MLP) is MLP
-    assert recipe("os.system") == "os.system"
-    assert recipe({"a": 1}) == {"a": 1}
+    assert from_config(MLP) is MLP
+    assert from_config("os.system") == "os.system"
+    assert from_config({"a": 1}) == {"a": 1}
 
 
 def local_parts():
@@ -106,8 +106,8 @@ def local_parts():
         "local class": Local,
         "partial of a local class": partial(Local),
         "local dataclass": LocalPlayers(),
-        "function": plain,
-        "partial of a function": partial(plain, name="x"),
+        "function": to_config,
+        "partial of a function": partial(to_config, name="x"),
         "tensor": torch.zeros(1),
         "positional argument": partial(MLP, (4,)),
     }
@@ -122,30 +122,30 @@ class Outer:
 def test_what_cannot_be_made_again_is_refused_by_name(part):
     for value, name in ((part, "critic"), ({"hidden": [1, part]}, r"critic\.hidden\[1\]")):
         with pytest.raises(ConfigurationError, match=f"^{name}: "):
-            plain(value, "critic")
+            to_config(value, "critic")
 
 
 def test_a_class_inside_a_class_is_read_back_or_refused():
     try:
-        written = plain(Outer.Inner, "critic")
+        written = to_config(Outer.Inner, "critic")
     except ConfigurationError:
         return
-    assert isinstance(recipe(written)(), Outer.Inner)
+    assert isinstance(from_config(written)(), Outer.Inner)
 
 
 def test_numbers_of_other_libraries_become_plain():
     """A checkpoint with a numpy scalar in it does not open with weights_only=True."""
     numpy = pytest.importorskip("numpy")
-    assert type(plain(numpy.float64(0.1))) is float
+    assert type(to_config(numpy.float64(0.1))) is float
 
 
 @pytest.mark.parametrize("path", ["os.system", "subprocess.Popen", "builtins.eval", "torch.load", "torch.Tensor"])
 def test_a_checkpoint_cannot_call_anything_else(path):
     with pytest.raises(ConfigurationError, match=f"'{path}' is no module, optimizer or scheduler"):
-        recipe({"encoder": {"class_path": path, "init_args": {}}})
+        from_config({"encoder": {"class_path": path, "init_args": {}}})
 
 
 @pytest.mark.parametrize("path", ["lightning_avb.Nothing", "no_such_package.Thing", "Thing", ""])
 def test_a_path_that_leads_nowhere(path):
     with pytest.raises(ConfigurationError, match=r"^class_path: there is no"):
-        recipe({"class_path": path})
+        from_config({"class_path": path})

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from worlds import LinearGaussian
+from closed_forms import LinearGaussian
 
 from lightning_avb import Batch, BernoulliDecoder, DiscretizedLogisticDecoder, StandardNormal
 from lightning_avb.errors import ConfigurationError
@@ -72,6 +72,8 @@ def test_wrong_bits_are_a_mixture():
 def test_masks():
     assert visible("left", (1, 4, 6)).sum() == 12 and not visible("left", (1, 4, 6))[:, :3].any()
     assert not visible("bottom", (1, 5, 6))[3:].any() and visible("bottom", (1, 5, 6))[:3].all()
+    assert not visible("top", (1, 5, 6))[:2].any() and visible("top", (1, 5, 6))[2:].all()
+    assert not visible("right", (1, 4, 5))[:, 3:].any() and visible("right", (1, 4, 5))[:, :3].all()
     assert (~visible("center", (3, 8, 8))).sum() == 16
     with pytest.raises(ConfigurationError, match="mask: 'middle' is none of left"):
         visible("middle", (1, 4, 4))

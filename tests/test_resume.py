@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 from forked import finish, free_port, said, start, torchrun_environment
-from games import MODELS, fit
 from signals import same
+from small_models import MODELS, fit
 
 
 def run(folder, names, devices, **options):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from games import trainer
+from small_models import trainer
 
 from datamodules import NoData
 from lightning_avb import PooledMixtureEncoder, Posterior, checkpoints
@@ -217,7 +217,7 @@ def test_what_raises_around_0_is_refused_with_the_point(tmp_path):
 
 def test_what_raises_where_the_sampler_begins_is_refused_with_the_point(tmp_path):
     """It is not among the 128 points that are looked at first."""
-    message = r"^target: the log-density of Raising fails at z = \[2\.\d+, .*There the sampler is to begin"
+    message = r"^target: the log-density of Raising fails at z = \[2\.\d+, .*The sampler begins there"
     with pytest.raises(ConfigurationError, match=message):
         fitted(partial(Raising, beyond=2.0, after=4096), tmp_path)
 

@@ -152,7 +152,7 @@ def test_a_run_does_not_take_the_folder_of_another(command, refusal):
     command(*FIT, FIXED, "--trainer.max_steps=2")
     before = {name: Path(name).read_bytes() for name in files()}
     folder = "runs/digits/vae/version_0"
-    assert refusal(*FIT, FIXED).startswith(f"error: trainer.logger: '{folder}/checkpoints' holds another run; go on")
+    assert refusal(*FIT, FIXED).startswith(f"error: trainer.logger: '{folder}/checkpoints' holds another run; continue")
     line = refusal(*FIT, f"--checkpoint.dirpath={folder}/checkpoints")
     assert line.startswith(f"error: checkpoint.dirpath: '{folder}/checkpoints' holds another run")
     Path("copy.ckpt").write_bytes(Path(folder, "checkpoints", "last.ckpt").read_bytes())
@@ -172,12 +172,16 @@ def test_places_that_cannot_be_written_are_said_before_anything_is_done(refusal)
         ("trainer.logger.init_args.save_dir", ("--trainer.logger.init_args.save_dir",)),
         ("checkpoint.dirpath", ("--checkpoint.dirpath",)),
     ):
-        for place, why in (("/proc/a", "in '/proc'"), ("file/a", "'file' is no folder")):
+        for place, why in (("/proc/a", "in '/proc'"), ("file/a", "'file' is not a folder")):
             line = refusal(*FIT, *options, place)
             assert line.startswith(f"error: {key}: '{place}' cannot be written: ") and line.endswith(why)
     for task in cli.COMMANDS:
         more = ("--noise=0.1",) if task == "denoise" else ()
-        for place, why in (("/proc/a.png", "in '/proc'"), ("file/a.png", "'file' is no folder"), (".", "is a folder")):
+        for place, why in (
+            ("/proc/a.png", "in '/proc'"),
+            ("file/a.png", "'file' is not a folder"),
+            (".", "is a folder"),
+        ):
             line = refusal(task, "--ckpt_path=some.ckpt", "--output", place, *more)
             assert line.startswith(f"error: output: '{place}'") and line.endswith(why)
     assert files() == {"file"}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from closed_forms import bounded_moments
 from monte_carlo import assert_mean
 from torch.distributions import (
     Bernoulli,
@@ -21,7 +22,6 @@ from torch.distributions import (
     MultivariateNormal,
     Normal,
 )
-from worlds import bounded_moments
 
 from lightning_avb import targets
 from lightning_avb.errors import ConfigurationError

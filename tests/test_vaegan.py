@@ -4,11 +4,11 @@ from functools import partial
 
 import pytest
 import torch
+from closed_forms import perturbed
 from monte_carlo import flat_gradient
 from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid, one_hot, silu
-from worlds import perturbed
 
 from lightning_avb import MLP, VAEGAN, Batch, BoundedNoiseEncoder, FlowEncoder, GaussianEncoder, Player, noise
 from lightning_avb.errors import ConfigurationError
@@ -117,3 +117,20 @@ def test_an_encoder_without_a_divergence_is_refused(encoder):
     model = VAEGAN(2, encoder, data_shape=(3,))
     with pytest.raises(ConfigurationError, match="no KL divergence in closed form"):
         model.learn_encoder(Batch(torch.rand(4, 3)))
+
+
+@pytest.mark.usefixtures("float64")
+def test_the_reconstruction_reads_the_label_twice():
+    model = perturbed(vaegan(conditional=True, classes=CLASSES, data_shape=(4,)), by=0.3)
+    batch = Batch(torch.rand(6, 4), torch.arange(6) % CLASSES, torch.arange(6))
+    y = one_hot(batch.y, CLASSES).to(batch.x)
+    mean = model.encoder.network(batch.x, y).chunk(2, -1)[0]
+    expected = (batch.x - model.generator.network(mean, y).sigmoid()).square().sum(1)
+    with noise.use(lambda shape, like: torch.zeros(shape, dtype=like.dtype)):
+        torch.testing.assert_close(model.scores(batch)["reconstruction_error"], expected)
+
+
+def test_the_feature_error_is_summed_in_single_precision():
+    model, batch = vaegan(data_shape=(4,)), Batch(torch.rand(6, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert model.feature_error(batch, torch.rand(6, 4)).dtype == torch.float32

@@ -1,7 +1,7 @@
-"""The command `lightning-avb`: which command is meant, and the exit code of what goes wrong in it.
+"""The command `lightning-avb`: it runs the subcommand, and turns errors into messages and exit codes.
 
-LightningCLI's commands are in `training`, those that need a checkpoint alone in `commands`. torch and Lightning are
-imported when a command runs, so that help, the list of configurations and a wrong word are answered at once.
+LightningCLI's subcommands are in `training`, those that only need a checkpoint in `commands`. torch and Lightning are
+imported when a command runs, so that help, the list of configurations and a wrong command are fast.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from pathlib import Path
 from .. import __version__
 from ..errors import DISK_FULL, ConfigurationError, DensityError, NonFiniteLossError, UnwritableError
 from .commands import COMMANDS
-from .configurations import described
-from .messages import Parser, refuse
+from .configurations import list_configurations
+from .messages import Parser, exit_with_error
 from .stages import STAGES
 
-OTHER_WORDS = {"train": "fit", "training": "fit", "evaluate": "test", "eval": "test", "generate": "sample"}
-"""What other tools call the commands."""
+ALIASES = {"train": "fit", "training": "fit", "evaluate": "test", "eval": "test", "generate": "sample"}
+"""Names of the commands in other tools."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -31,19 +31,19 @@ def main(args: list[str] | None = None) -> None:
     try:
         _run(args)
     except Exception as error:
-        said = _line_and_code(error)
-        if said is None:
+        line_and_code = _line_and_code(error)
+        if line_and_code is None:
             raise
-        refuse(*said)
+        exit_with_error(*line_and_code)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Before a fit has begun Lightning makes an exit with 1 of Ctrl-C.
+        # Before a fit begins, Lightning turns Ctrl-C into exit code 1.
         if isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt):
             sys.exit(128 + signal.SIGINT)
         raise
 
 
 def _line_and_code(error: Exception) -> tuple[str, int] | None:
-    """What to say of an error, and the exit code; None: it is a defect of the program."""
+    """The message for an error, and the exit code; None if it is a defect of the program."""
     if isinstance(error, ConfigurationError):
         return str(error), 2
     if isinstance(error, (NonFiniteLossError, DensityError, UnwritableError)):
@@ -52,11 +52,11 @@ def _line_and_code(error: Exception) -> tuple[str, int] | None:
         return (str(error), 1) if error.errno in DISK_FULL else None
     from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
-    from ..processes import lost
+    from ..processes import describe_lost_process
 
     if isinstance(error, MisconfigurationException):
         return str(error), 2
-    line = lost(error) if isinstance(error, RuntimeError) else None
+    line = describe_lost_process(error) if isinstance(error, RuntimeError) else None
     return None if line is None else (line, 1)
 
 
@@ -73,9 +73,9 @@ def _run(args: list[str] | None) -> None:
     elif name in STAGES or name.startswith("-"):
         _run_stage(args)
     elif name:
-        words = {**{known: known for known in (*STAGES, *COMMANDS, "configs")}, **OTHER_WORDS}
+        words = {**{command: command for command in (*STAGES, *COMMANDS, "configs")}, **ALIASES}
         near = difflib.get_close_matches(name, words, 1, 0.5)
-        refuse(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
+        exit_with_error(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
     else:
         print(_overview(), file=sys.stderr)
         sys.exit(2)
@@ -96,8 +96,8 @@ def _overview() -> str:
 
 def _list_configurations(arguments: list[str]) -> None:
     parser = Parser(prog="lightning-avb configs", description="Lists the configurations that come with the package.")
-    parser.add_argument("words", nargs="?", default="", help="those alone whose name or title contains this")
-    for line in described(parser.parse_args(arguments).words):
+    parser.add_argument("words", nargs="?", default="", help="list only those whose name or title contains this")
+    for line in list_configurations(parser.parse_args(arguments).words):
         print(line)
 
 
@@ -124,7 +124,7 @@ def _run_stage(args: list[str] | None) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Lets glibc keep what a step frees for the next one. Asking the kernel anew costs a third of a CPU step."""
+    """Lets glibc reuse the memory that a step frees. Asking the kernel again takes a third of a CPU step."""
     if sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt"):
         mallopt, trim_threshold, mmap_threshold = ctypes.CDLL(None).mallopt, -1, -3
         if mallopt(mmap_threshold, 1 << 30) or mallopt(mmap_threshold, 32 << 20):

@@ -1,4 +1,4 @@
-"""The commands that need a checkpoint alone: their options and what they do.
+"""The commands that only need a checkpoint: their options and what they do.
 
 `lightning-avb COMMAND --help` reads this file: what a command needs is imported when it runs.
 """
@@ -25,15 +25,15 @@ def sample(
     Args:
         ckpt_path: the checkpoint.
         output: the file to write. Data: .png for a picture of their means; .npy, .npz or .csv for draws of p(x|z), a
-            table in its own units. Parameters: .npz for an array a name, .csv for a table, .nc for ArviZ, .png for a
-            picture beside reference draws, where the target has them.
-        n: how many.
+            table in its own units. Parameters: .npz for one array per name, .csv for a table, .nc for ArviZ, .png for a
+            picture, with reference draws if the target has them.
+        n: number of samples.
         labels: for a class-conditional model, used in turn; all of them if not given.
-        x: for the posteriors of a family: a .npy file with a data set, or with several, one a row.
-        resample: parameters are corrected by importance weights, which costs ten log-densities a draw and some
-            gradients; says how many of the weighted draws count.
-        seed: another seed, other samples.
-        root: folder or file of the data, where it is not the one of the training.
+        x: for the posteriors of a family: a .npy file with one data set, or several, one per row.
+        resample: corrects parameters by importance weights, at the cost of ten log-densities and some gradients per
+            draw; prints how many of the weighted draws are effective.
+        seed: of the samples.
+        root: folder or file of the data, if it has moved since the training.
     """
     from .outputs import write_samples
 
@@ -46,9 +46,9 @@ def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: s
     Args:
         ckpt_path: the checkpoint.
         output: the PNG to write.
-        n: how many.
-        seed: another seed, other draws of the posterior.
-        root: folder of the data, where it is not the one of the training.
+        n: number of pairs.
+        seed: of the draws of the posterior.
+        root: folder of the data, if it has moved since the training.
     """
     from .. import pictures
     from ..checkpoints import load_data
@@ -65,10 +65,10 @@ def interpolate(
     Args:
         ckpt_path: the checkpoint.
         output: the PNG to write.
-        rows: how many pairs.
-        steps: points on the way.
-        seed: another seed, other draws of the posterior.
-        root: folder of the data, where it is not the one of the training.
+        rows: number of pairs.
+        steps: points on each line.
+        seed: of the draws of the posterior.
+        root: folder of the data, if it has moved since the training.
     """
     from .. import pictures
     from ..checkpoints import load_data
@@ -87,14 +87,14 @@ def traverse(
     limit: float = 3.0,
     label: int | None = None,
 ) -> None:
-    """Moves along one latent dimension after the other, the others at 0.
+    """Decodes points along each latent dimension, with the other dimensions at 0.
 
     Args:
         ckpt_path: the checkpoint.
         output: the PNG to write.
-        dimensions: how many dimensions, from the first; all if not given.
+        dimensions: number of dimensions, from the first; all if not given.
         steps: points along each.
-        limit: from -limit to limit.
+        limit: points lie between -limit and limit.
         label: the label, for a class-conditional model.
     """
     from .. import pictures
@@ -114,16 +114,16 @@ def inpaint(
 ) -> None:
     """Hides a part of test pictures and draws it from the model, given the visible part.
 
-    A row a picture: what is seen, what was there, and the draws.
+    Each row has the masked picture, the original, and the draws.
 
     Args:
         ckpt_path: the checkpoint.
         output: the PNG to write.
         mask: the side to hide: left, right, top, bottom or center; or a PNG of the pictures' size, hidden where black.
-        n: how many pictures.
-        draws: of each.
-        seed: another seed, other draws.
-        root: folder of the data, where it is not the one of the training.
+        n: number of pictures.
+        draws: per picture.
+        seed: of the draws.
+        root: folder of the data, if it has moved since the training.
     """
     import torch
 
@@ -137,12 +137,12 @@ def inpaint(
         require_density(model, "inpaint")
         batch = load_data(ckpt_path, root).first(n)
         if len(model.data_shape) < 2:
-            raise ConfigurationError(f"mask: rows of shape {tuple(model.data_shape)} are no pictures")
-        shown = pictures.read_mask(mask) if Path(mask).is_file() else restoration.visible(mask, model.data_shape)
-        if shown.shape != batch.x.shape[-2:]:
-            raise ConfigurationError(f"mask: {tuple(shown.shape)} pixels, the data has {tuple(batch.x.shape[-2:])}")
-        seen = torch.where(shown, batch.x, torch.full_like(batch.x, 0.5))
-        return pictures.restorations(seen, batch.x, restoration.inpaint(model, batch, shown, draws))
+            raise ConfigurationError(f"mask: rows of shape {tuple(model.data_shape)} are not pictures")
+        visible = pictures.read_mask(mask) if Path(mask).is_file() else restoration.visible(mask, model.data_shape)
+        if visible.shape != batch.x.shape[-2:]:
+            raise ConfigurationError(f"mask: {tuple(visible.shape)} pixels, the data has {tuple(batch.x.shape[-2:])}")
+        observed = torch.where(visible, batch.x, torch.full_like(batch.x, 0.5))
+        return pictures.restorations(observed, batch.x, restoration.inpaint(model, batch, visible, draws))
 
     draw_picture(picture, ckpt_path, output, seed)
 
@@ -156,18 +156,18 @@ def denoise(
     seed: int = 0,
     root: str | None = None,
 ) -> None:
-    """Puts noise on test data and draws what they may have been without it.
+    """Adds noise to test data and draws the clean data from the model.
 
-    A row a datum: with noise, without, and the draws.
+    Each row has a datum with noise, the original, and the draws.
 
     Args:
         ckpt_path: the checkpoint.
         output: the PNG to write.
         noise: probability of a wrong value with a Bernoulli decoder; standard deviation with a Gaussian one.
-        n: how many data.
-        draws: of each.
-        seed: another seed, other draws.
-        root: folder of the data, where it is not the one of the training.
+        n: number of rows.
+        draws: per row.
+        seed: of the draws.
+        root: folder of the data, if it has moved since the training.
     """
     from .. import pictures
     from ..checkpoints import load_data

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ConfigurationError
-from .messages import nearest
+from .messages import did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
-"""In an installed package a folder of it; in the source tree the top-level folder."""
+"""A folder of the installed package; in the source tree, the top-level folder."""
 
 
 def names() -> list[str]:
@@ -23,11 +23,11 @@ def find_configuration(given: str) -> str:
     """The file that `--config` means: one of the current folder, or one that comes with the package.
 
     Args:
-        given: a path or a name, with or without `.yaml`; or a configuration itself, as YAML or JSON, which is given
-            back as it is.
+        given: a path or a name, with or without `.yaml`; or a configuration itself, as YAML or JSON, which is returned
+            unchanged.
 
     Raises:
-        ConfigurationError: there is none; the message has the nearest name.
+        ConfigurationError: there is none; the message has the most similar name.
     """
     if re.search(r"[\n:{]", given):
         return given
@@ -40,12 +40,12 @@ def find_configuration(given: str) -> str:
         return str(FOLDER / f"{name}.yaml")
     raise ConfigurationError(
         f"config: there is no file {given!r}, nor a configuration of that name in the package"
-        f"{nearest(name.removeprefix('configs/'), names())}"
+        f"{did_you_mean(name.removeprefix('configs/'), names())}"
     )
 
 
-def with_files(arguments: list[str]) -> list[str]:
-    """The arguments of a command with every value of `--config` (or `-c`) as `find_configuration` gives it."""
+def with_configuration_files(arguments: list[str]) -> list[str]:
+    """The arguments of a command, with the file from `find_configuration` for every `--config` (or `-c`)."""
     found = list(arguments)
     for i, argument in enumerate(arguments):
         option, equals, value = argument.partition("=")
@@ -58,11 +58,11 @@ def with_files(arguments: list[str]) -> list[str]:
     return found
 
 
-def described(words: str = "") -> Iterator[str]:
-    """One line per configuration, its name and title, and one for the result to expect.
+def list_configurations(words: str = "") -> Iterator[str]:
+    """Two lines per configuration: its name and title, and the expected result if the file has one.
 
     Args:
-        words: lists those alone whose name or title contains it, in capitals or not.
+        words: only configurations whose name or title contains this, in any case.
     """
     for name in names():
         header = [line[1:].strip() for line in _header(FOLDER / f"{name}.yaml")]
@@ -75,7 +75,7 @@ def described(words: str = "") -> Iterator[str]:
 
 
 def _header(path: Path) -> Iterator[str]:
-    """The comment that a configuration begins with."""
+    """The comment at the beginning of a configuration."""
     for line in path.read_text().splitlines():
         if not line.startswith("#"):
             return

@@ -1,4 +1,4 @@
-"""What the command line says: every mistake is one line on stderr, in the user's words."""
+"""Messages of the command line: every mistake of the user is one line on stderr."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from jsonargparse import ArgumentParser
 
 
 class OneLineErrors:
-    """Makes of an argparse parser one whose errors are one line."""
+    """A mixin for argparse parsers that prints every error as one line."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        refuse(explain(message, self))
+        exit_with_error(explain(message, self))
 
 
 class Parser(OneLineErrors, ArgumentParser):  # type: ignore[misc]
-    """The parser of a command of our own."""
+    """The parser of the commands in `commands`."""
 
 
-def refuse(line: str, code: int = 2) -> NoReturn:
-    """Ends the process with a line on stderr; code 2 is a mistake of the user."""
+def exit_with_error(line: str, code: int = 2) -> NoReturn:
+    """Ends the process with one line on stderr; exit code 2 means a mistake of the user."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
 
@@ -36,20 +36,20 @@ def explain(message: str, parser: Any) -> str:
     if unknown:
         option = unknown[1].split("=")[0]
         options = [name for action in parser._actions for name in action.option_strings]
-        return f"{_full_key(option.lstrip('-'))}: no such key{nearest(option, options)}"
+        return f"{_full_key(option.lstrip('-'))}: no such key{did_you_mean(option, options)}"
     keys = [key for key in re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message) if key != "config"]
     key = _full_key(".".join(dict.fromkeys(keys)))
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
     if option:
         name = option[1].rpartition(".")[2]
         where = _full_key(option[1]) if not key or key.endswith(option[1]) else f"{key}.{option[1]}"
-        return f"{where}: no such option here{nearest(name, sorted(_argument_names()))}"
+        return f"{where}: no such option here{did_you_mean(name, sorted(_argument_names()))}"
     missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if missing:
         return f"{key}: there is no {missing[1]}.{missing[2]}{_nearest_class(missing[1], missing[2])}"
     path = re.search(r"Expected a dot import path string: (\S+)", message)
     if path:
-        return f"{key}: there is no class {path[1]!r}{nearest(path[1], [cls.__name__ for cls in _classes()])}"
+        return f"{key}: there is no class {path[1]!r}{did_you_mean(path[1], [cls.__name__ for cls in _classes()])}"
     value = re.search(r"(?:Got value|Given value): (.+)", message)
     expected = re.findall(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value.*)?$", message, re.M)
     kinds = [kind.removeprefix("typing.Literal") for kind in expected if kind != "NoneType"]
@@ -63,17 +63,17 @@ def explain(message: str, parser: Any) -> str:
     return " ".join(dict.fromkeys(sentences)) or message
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?` with the most similar name; nothing where none is similar."""
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean ...?` with the most similar name; empty if no name is similar."""
     near = difflib.get_close_matches(name, [other for other in names if other != name], 1, 0.5)
     return f"; did you mean {near[0].lstrip('-')}?" if near else ""
 
 
 def _nearest_class(module: str, name: str) -> str:
     ours = import_module("lightning_avb.datamodules")
-    if module == "datamodules" and name in ours.__all__:  # the user's folder stands before ours
+    if module == "datamodules" and name in ours.__all__:  # the user's folder comes before ours
         return f"; did you mean {ours.__name__}.{name}?"
-    return nearest(name, getattr(sys.modules.get(module), "__all__", []))
+    return did_you_mean(name, getattr(sys.modules.get(module), "__all__", []))
 
 
 def _classes() -> list[type]:

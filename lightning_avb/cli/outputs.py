@@ -25,17 +25,17 @@ from ..support import Parameters
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Names the file that a full disk does not take; half a file is not left."""
+    """Turns an OSError into an UnwritableError with the file's name, and removes a partial file."""
     try:
         yield
     except OSError as error:
-        if error.errno in (*DISK_FULL, None):  # numpy names no number
+        if error.errno in (*DISK_FULL, None):  # numpy's error has no number
             path.unlink(missing_ok=True)
         raise UnwritableError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
 
 
 def draw_picture(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:
-    """Writes the picture that a function makes of a checkpoint's model."""
+    """Writes the picture that a function of a checkpoint's model returns."""
     torch.manual_seed(noise.mixed_seed(seed, "picture"))
     path = Path(output)
     if path.suffix.lower() != ".png":
@@ -47,7 +47,7 @@ def draw_picture(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, 
 
 
 def require_density(model: Any, command: str) -> None:
-    """Raises ConfigurationError if log p(x|z) or the code of a model is not what restoring data needs."""
+    """Raises ConfigurationError if the model has no likelihood, which restoring data needs."""
     missing = why_no_likelihood(model)
     if missing:
         raise ConfigurationError(f"{type(model).__name__} cannot {command}: {missing}")

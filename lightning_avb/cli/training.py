@@ -23,10 +23,10 @@ from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
 from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
-from ..recipes import locate, plain
+from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
-from .configurations import with_files
+from .configurations import with_configuration_files
 from .messages import OneLineErrors, explain
 from .stages import DESCRIPTIONS
 
@@ -44,11 +44,13 @@ class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
         added = super().add_class_arguments(*args, **kwargs)
         defaults = self.get_defaults(skip_validation=True).items()
-        self.set_defaults({key: plain(value, key) for key, value in defaults if isinstance(value, partial)})
+        self.set_defaults({key: to_config(value, key) for key, value in defaults if isinstance(value, partial)})
         return added
 
     def parse_args(self, args: Sequence[str] | None = None, *more: Any, **options: Any) -> Any:  # type: ignore[override]
-        return super().parse_args(with_files(list(sys.argv[1:] if args is None else args)), *more, **options)
+        return super().parse_args(
+            with_configuration_files(list(sys.argv[1:] if args is None else args)), *more, **options
+        )
 
 
 class CLI(ConfigurationOverCheckpoint):
@@ -56,7 +58,7 @@ class CLI(ConfigurationOverCheckpoint):
 
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
-        self.made_folder: Path | None = None  # the folder that this start has made
+        self.made_folder: Path | None = None  # the run's folder, if this start has made it
         self.records = Records()
         try:
             self._run(args)
@@ -107,9 +109,9 @@ class CLI(ConfigurationOverCheckpoint):
         )
 
     def before_instantiate_classes(self) -> None:
-        """Checks what was asked for, and says where the run is, before anything is built."""
+        """Checks the configuration, and sets the run's folder, before anything is built."""
         config = self.config[self.config.subcommand]
-        processes.check_start(config.trainer.strategy)
+        processes.check_launch(config.trainer.strategy)
         if config.trainer.gradient_clip_val is not None:
             raise ConfigurationError(
                 "trainer.gradient_clip_val: every player has its own; set model.players.*.clip_norm"
@@ -120,10 +122,10 @@ class CLI(ConfigurationOverCheckpoint):
         self._prepare_folders(config)
 
     def _prepare_folders(self, config: Any) -> None:
-        """Finds the checkpoint, and the folder where this run leaves what it leaves."""
+        """Finds the checkpoint, and the folder of this run."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name_loggers(trainer, self._run_name(config))
-        # What follows belongs to this start alone.
+        # The changes below are only for this start, and not part of the recorded configuration.
         self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_unset=False)
         runs.place_loggers(trainer)
         asked = config.get("ckpt_path")
@@ -140,18 +142,18 @@ class CLI(ConfigurationOverCheckpoint):
             self.made_folder = runs.make_run_folder(trainer) if runs.is_first_process() else None
 
     def _prepare_evaluation(self, config: Any, checkpoint: Path | None) -> None:
-        """What is made of a checkpoint stands beside it: no folder of a run, and no logger that nobody asked for."""
+        """Results of a checkpoint are written beside it: without a run's folder, and without a logger by default."""
         if checkpoint is None:
             raise ConfigurationError(
                 f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
             )
         runs.require_writable("ckpt_path", checkpoint.parent)
         typed = {argument.partition("=")[0] for argument in self.arguments}
-        # A configuration file is that of the training, and names its logger.
+        # The configuration file is the one of the training, with its logger.
         if "--trainer.logger" not in typed:
             config.trainer.logger = False
         if "verbose" in config and "--verbose" not in typed:
-            config.verbose = False  # Lightning's table does not tell the rows, `SaveMetrics` does
+            config.verbose = False  # Lightning's table has no row counts, `SaveMetrics` has
 
     def _check_checkpoint(self, config: Any, checkpoint: dict[str, Any]) -> None:
         theirs, ours = checkpoint["hyper_parameters"]["_class_path"], config.model.class_path
@@ -176,14 +178,14 @@ class CLI(ConfigurationOverCheckpoint):
             raise ConfigurationError(explain(str(error), self.parser)) from error
         except ModuleNotFoundError as error:
             logger = any(name in str(error) for name in ("wandb", "tensorboard"))
-            cure = "; loggers come with pip install 'lightning-avb[wandb,tensorboard]'" if logger else ""
-            raise ConfigurationError(f"{error}{cure}") from error
+            advice = "; loggers come with pip install 'lightning-avb[wandb,tensorboard]'" if logger else ""
+            raise ConfigurationError(f"{error}{advice}") from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config_of_command = self.config_init[self.subcommand]
         config = config_of_command["trainer"]
         fit, trial = self.subcommand == "fit", config.get("fast_dev_run")
-        # The pictures come first: a callback that averages weights takes the average away again when validation ends.
+        # The pictures come first: a callback that averages weights removes the average when validation ends.
         callbacks = [] if trial else [config_of_command["pictures"]]
         given = config.get("callbacks") or []
         callbacks += given if isinstance(given, list) else [given]
@@ -193,7 +195,7 @@ class CLI(ConfigurationOverCheckpoint):
             callbacks += [config_of_command["likelihood"], config_of_command["diagnosis"]]
         if not trial:
             callbacks.append(self._recorder(str(self.subcommand)))
-        if not fit:  # what writes checkpoints has nothing to do, and would look for its folder
+        if not fit:  # callbacks that write checkpoints have nothing to do, and would look for their folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
             kwargs["enable_checkpointing"] = False
         elif config.get("enable_checkpointing") is not False and not trial:
@@ -204,13 +206,13 @@ class CLI(ConfigurationOverCheckpoint):
             plugins.append(AtomicCheckpointIO())
         try:
             trainer = self.trainer_class(**{**config, **kwargs, "callbacks": callbacks, "plugins": plugins})
-        except (TypeError, ValueError, RuntimeError) as error:  # Lightning has several kinds for options it refuses
+        except (TypeError, ValueError, RuntimeError) as error:  # Lightning raises any of these for a wrong option
             raise ConfigurationError(f"trainer: {error}") from error
-        processes.check(trainer)
+        processes.check_trainer(trainer)
         return trainer
 
     def _recorder(self, stage: str) -> pl.Callback:
-        """What writes down the outcome of a stage."""
+        """The callback that writes the results of a stage."""
         if stage == "fit":
             return self.records
         return SavePredictions() if stage == "predict" else SaveMetrics()

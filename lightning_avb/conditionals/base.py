@@ -1,4 +1,4 @@
-"""What every encoder and every decoder is."""
+"""Base classes of encoders and decoders."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..errors import ConfigurationError
 
 
 class Conditional(nn.Module):
-    """A module that may depend on a label.
+    """Base class of modules that may have a label as input.
 
     Args:
         classes: number of labels; 0: labels are ignored.
@@ -25,7 +25,7 @@ class Conditional(nn.Module):
         self.classes = classes
 
     def label(self, y: Tensor | None, like: Tensor) -> Tensor | None:
-        """`(*y.shape, classes)`, the labels as the context of a network; None where they are ignored."""
+        """`(*y.shape, classes)`, the labels as one-hot context of a network; None if labels are ignored."""
         if not self.classes:
             return None
         if y is None:
@@ -43,11 +43,11 @@ class Encoder(Conditional, abc.ABC):
 class Decoder(Conditional, abc.ABC):
     """`decoder(z, y)` is p(x|z): z `(..., latent_dim)`, `log_prob(x)` summed over the dimensions of x, `(...)`.
 
-    The distribution is an `Independent` whose `base_dist` tells the dimensions of x apart.
+    The distribution is an `Independent` whose `base_dist` has one factor per dimension of x.
 
     Attributes:
-        levels: number of values that a dimension of x can take, for data of which bits per dimension are reported;
-            None: it is not reported.
+        levels: number of values of a dimension of x, for data with bits per dimension; None: bits per dimension are not
+            reported.
     """
 
     levels: int | None = None
@@ -56,17 +56,17 @@ class Decoder(Conditional, abc.ABC):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution: ...
 
     def check(self, x: Tensor) -> None:
-        """Raises ConfigurationError if x is nothing that this likelihood can score."""
+        """Raises ConfigurationError if x is not in the support of this likelihood."""
 
     def corrupt(self, x: Tensor, level: float) -> Tensor:
-        """x with noise of the kind that `noisy` knows, drawn anew."""
+        """x with new noise, of the kind that `noisy` models."""
         raise ConfigurationError(f"denoise: {type(self).__name__} has no model of noisy data")
 
     def noisy(self, z: Tensor, level: float, y: Tensor | None = None) -> Distribution:
         """p(x with noise | z), for noise of that level.
 
         Raises:
-            ConfigurationError: a level that makes no sense, or no such model for this likelihood.
+            ConfigurationError: a level out of range, or a likelihood without a model of noise.
         """
         raise ConfigurationError(f"denoise: {type(self).__name__} has no model of noisy data")
 

@@ -17,8 +17,8 @@ class CategoricalEncoder(Encoder):
     Args:
         data_shape, latent_dim, categories: given by the model.
         network: from x to the logits of q(y|x) and to z.
-        summed: the code is z + W y with a learned cluster head, a column of W, for every category; otherwise y and z
-            stand side by side.
+        summed: the code is z + W y with one learned cluster head, a column of W, per category; otherwise y and z are
+            concatenated.
     """
 
     def __init__(
@@ -30,9 +30,9 @@ class CategoricalEncoder(Encoder):
         self.cluster_heads = nn.Linear(categories, latent_dim, bias=False) if summed else None
 
     def place_heads(self, distance: float) -> None:
-        """Puts the cluster heads at least `distance` apart, by gradient steps on what is missing.
+        """Initialises the cluster heads at least `distance` apart, by gradient steps on `head_distance_penalty`.
 
-        They end, since every step also lets all heads move apart.
+        The loop ends, since every step also scales all heads up.
         """
         assert self.cluster_heads is not None
         heads = torch.randn_like(self.cluster_heads.weight.T) * distance
@@ -42,13 +42,18 @@ class CategoricalEncoder(Encoder):
         with torch.no_grad():
             self.cluster_heads.weight.copy_(heads.T - heads.T.mean(1, keepdim=True))
 
+    def head_penalty(self, distance: float) -> Tensor:
+        """By how much the cluster heads are nearer to each other than `distance`, the sum over pairs."""
+        assert self.cluster_heads is not None
+        return head_distance_penalty(self.cluster_heads.weight.T, distance)
+
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The logits of q(y|x), `(batch, categories)`, and the style z, `(batch, latent_dim)`."""
         logits, z = self.network(x).to(x.dtype).tensor_split([self.categories], -1)
         return logits, z
 
     def join(self, y: Tensor, z: Tensor) -> Tensor:
-        """Codes `(..., code_dim)` of probabilities, or one-hot categories, `(..., categories)` and styles."""
+        """Codes `(..., code_dim)` of probabilities or one-hot categories `(..., categories)` and styles z."""
         return torch.cat([y, z], -1) if self.cluster_heads is None else z + self.cluster_heads(y).to(z)
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> Implicit:

@@ -31,8 +31,8 @@ class BernoulliDecoder(Decoder):
     def check(self, x: Tensor) -> None:
         if not ((x == 0) | (x == 1)).all():
             raise ConfigurationError(
-                "data.binarize: BernoulliDecoder scores zeros and ones, and the data has other values, which "
-                "it cannot; set it to 'dynamic' or 'static', or take a GaussianDecoder"
+                "data.binarize: BernoulliDecoder scores zeros and ones, and the data has other values; "
+                "set it to 'dynamic' or 'static', or take a GaussianDecoder"
             )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
@@ -42,17 +42,19 @@ class BernoulliDecoder(Decoder):
         return self.network(z, self.label(y, z)).to(z.dtype)
 
     def corrupt(self, x: Tensor, level: float) -> Tensor:
-        """x with every value turned over with probability `level`."""
-        return (x - (torch.rand_like(x) < _share(level)).to(x.dtype)).abs()
+        """x with every value flipped with probability `level`."""
+        return (x - (torch.rand_like(x) < _checked_probability(level)).to(x.dtype)).abs()
 
     def noisy(self, z: Tensor, level: float, y: Tensor | None = None) -> Distribution:
         mean = self._logits(z, y).sigmoid()
-        return Independent(Bernoulli(torch.logit(mean + _share(level) * (1 - 2 * mean))), self.dims, False)
+        return Independent(
+            Bernoulli(torch.logit(mean + _checked_probability(level) * (1 - 2 * mean))), self.dims, False
+        )
 
 
-def _share(level: float) -> float:
+def _checked_probability(level: float) -> float:
     if not 0 < level < 0.5:
-        raise ConfigurationError(f"noise: {level} is no probability of a wrong value between 0 and 0.5")
+        raise ConfigurationError(f"noise: {level} is not a probability of a wrong value between 0 and 0.5")
     return level
 
 
@@ -63,7 +65,7 @@ class GaussianDecoder(Decoder):
         data_shape, latent_dim, classes: given by the model.
         network: from z to the means; with `sigmoid` to their logits.
         scale: the standard deviation, in the units of x; None: one number learned for all dimensions.
-        start: where a learned scale starts.
+        start: initial value of a learned scale.
         sigmoid: keeps the means in (0, 1), for pictures.
     """
 
@@ -87,7 +89,7 @@ class GaussianDecoder(Decoder):
         if scale is None:
             self.log_scale = nn.Parameter(log_scale)
         else:
-            self.register_buffer("log_scale", log_scale, persistent=False)  # the configuration says it
+            self.register_buffer("log_scale", log_scale, persistent=False)  # it is in the configuration
 
     def check(self, x: Tensor) -> None:
         if self.sigmoid and not ((x >= 0) & (x <= 1)).all():
@@ -96,9 +98,9 @@ class GaussianDecoder(Decoder):
             )
 
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
-        return self._around(z, y, self.log_scale.exp())
+        return self._normal(z, y, self.log_scale.exp())
 
-    def _around(self, z: Tensor, y: Tensor | None, scale: Tensor) -> Distribution:
+    def _normal(self, z: Tensor, y: Tensor | None, scale: Tensor) -> Distribution:
         mean = self.network(z, self.label(y, z)).to(z.dtype)
         mean = mean.sigmoid() if self.sigmoid else mean
         return Independent(Normal(mean, scale, validate_args=False), self.dims, validate_args=False)
@@ -110,20 +112,20 @@ class GaussianDecoder(Decoder):
     def noisy(self, z: Tensor, level: float, y: Tensor | None = None) -> Distribution:
         if not level > 0:
             raise ConfigurationError(f"noise: {level} is not a positive standard deviation")
-        return self._around(z, y, (self.log_scale.exp().square() + level**2).sqrt())
+        return self._normal(z, y, (self.log_scale.exp().square() + level**2).sqrt())
 
 
 class DiscretizedLogisticDecoder(Decoder):
     """A logistic density integrated over the pixel's value, for 8-bit data k / 255 (Salimans et al. 2017).
 
     P(x = k / 255 | z) = F(k + 1/2) - F(k - 1/2), F the distribution function of a logistic variable around the
-    network's mean, with everything below 0 and above 255 counted to those: a probability, so that bits per
-    dimension make sense.
+    network's mean, with everything below 0 and above 255 counted to those. It is a probability, as bits per dimension
+    need it.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
         network: from z to the means.
-        scale: of the logistic at the start, in units of x; learned, one number a dimension of x.
+        scale: initial scale of the logistic, in units of x; learned, one number per dimension of x.
     """
 
     levels = 256

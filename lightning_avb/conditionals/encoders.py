@@ -1,4 +1,4 @@
-"""Encoders with a density, exact or bounded, as a variational autoencoder needs them; and one that is a point."""
+"""Encoders with a density or a bound of it, as a variational autoencoder needs, and a deterministic one."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .base import Encoder
 
 
 class DeterministicEncoder(Encoder):
-    """z = network(x), the encoder of an ordinary autoencoder: all draws of a row are one point, without density.
+    """z = network(x), the encoder of an ordinary autoencoder: all draws of a row are equal, and have no density.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
@@ -80,16 +80,16 @@ class FullGaussianEncoder(Encoder):
 
 
 class FlowEncoder(Encoder):
-    """A Gaussian whose noise has gone through a normalizing flow that sees features of x; Gaussian at the start.
+    """A Gaussian whose noise goes through a normalizing flow conditioned on features of x; Gaussian at the start.
 
     `affine` is the inverse autoregressive flow (Kingma et al. 2016), `spline` a chain of coupling splines (Durkan
-    et al. 2019). Both draw in one pass a transform.
+    et al. 2019). Both draw with one pass per transform.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
         network: from x to the means, the logarithms of the scales and the features.
         kind, transforms, flow_hidden, bins: see `AutoregressiveFlow`.
-        features: how many features of x the flow sees.
+        features: number of features of x for the flow.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class FlowEncoder(Encoder):
 
 
 class _ShiftedByNoise(nn.Module):
-    """Mean and log-scale of a Gaussian, as features of x give them, plus a correction that noise makes; 0 at first."""
+    """A Gaussian with mean and log-scale from x, plus a correction from features and noise that is 0 at the start."""
 
     def __init__(self, latent_dim: int, features: int, noise_dim: int, activation: str) -> None:
         super().__init__()
@@ -137,16 +137,16 @@ class _ShiftedByNoise(nn.Module):
 class SemiImplicitEncoder(Encoder):
     """A Gaussian given its mixing noise e, q(z|x) = E_e[ N(z; mean(x, e), scale(x, e)^2) ] (Yin & Zhou 2018).
 
-    log q(z|x) is not known. Its draws come with the logarithm of the average density over the e that made z and
-    `mixing` others, whose expectation is not below it (their equation 6): the ELBO with it is a lower bound from
-    the first step, and gets tighter as `mixing` grows. A VAE with it cannot be `analytic`.
+    log q(z|x) is unknown. Each draw comes with the logarithm of the average density over the e that made z and
+    `mixing` others. Its expectation is at least log q(z|x) (their equation 6), so the ELBO with it is a lower bound,
+    which gets tighter as `mixing` grows. A VAE with it cannot be `analytic`.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
         network: from x to a Gaussian start and to features.
-        mixing: draws of e for the density, besides z's own, shared by all samples of a row.
+        mixing: further draws of e for the density, shared by all samples of a row.
         noise_dim: dimensions of e.
-        features: width of the layers that e enters.
+        features: width of the layers with e as input.
         activation: see `MLP`.
     """
 
@@ -175,26 +175,26 @@ class SemiImplicitEncoder(Encoder):
             e = noise.normal((samples + self.mixing, len(x), self.noise_dim), x)
             q = self.conditional(start, features, e)
             own = DiagonalNormal(q.loc[:samples], q.scale[:samples])
-            z, of_own = own.rsample_and_log_prob()
+            z, log_own = own.rsample_and_log_prob()
             others = DiagonalNormal(q.loc[samples:], q.scale[samples:]).log_prob(z.unsqueeze(1))
-            log_q = torch.cat([of_own.unsqueeze(1), others], 1).logsumexp(1) - math.log(self.mixing + 1)
+            log_q = torch.cat([log_own.unsqueeze(1), others], 1).logsumexp(1) - math.log(self.mixing + 1)
             return z, log_q
 
         return Hierarchical(draw, x.shape[:1], torch.Size([self.latent_dim]))
 
 
 class PooledMixtureEncoder(Encoder):
-    """A Gaussian given its mixing noise e, whose draws serve as each other's components: see `SemiImplicit`.
+    """A Gaussian given its mixing noise e; the draws of a row are a mixture of all their Gaussians, see `SemiImplicit`.
 
-    Given e ~ N(0, I), longer than z, the mean is a linear map of e, `start` times its first coordinates at first, plus
-    a correction; the scale is `narrow` times `start` at first, times a correction. Both corrections are a residual
-    network's of e and features of x, and nothing at the start. What bends q is the means; the Gaussians only have to
-    overlap with their neighbours. The more draws a row has, the tighter its bound: it is for many draws of few rows. A
-    VAE with it cannot be `analytic`.
+    e ~ N(0, I) has more dimensions than z. The mean is a linear map of e plus a correction; at the start it is `start`
+    times the first coordinates of e. The scale is `narrow` times `start`, times a correction. Both corrections come
+    from a residual network of e and features of x, and vanish at the start. The means give q its shape; the Gaussians
+    only have to overlap with their neighbours. The bound gets tighter with more draws per row, so this encoder suits
+    many draws of few rows. A VAE with it cannot be `analytic`.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
-        network: from x to the features; without hidden layers they enter linearly.
+        network: from x to the features, which are linear in x without hidden layers.
         extra_noise: dimensions of e besides those of z.
         width, blocks, activation: of the residual network, see `ResidualMLP`.
         start: standard deviation of the means at the start, in every coordinate.
@@ -224,10 +224,10 @@ class PooledMixtureEncoder(Encoder):
         self.mixing = ResidualMLP((self.noise_dim,), (2 * latent_dim,), width, width, blocks, activation)
         for parameter in self.mixing.last.parameters():
             nn.init.zeros_(parameter)
-        self.straight = nn.Linear(self.noise_dim, latent_dim)
+        self.linear_mean = nn.Linear(self.noise_dim, latent_dim)
         with torch.no_grad():
-            self.straight.weight.copy_(start * torch.eye(latent_dim, self.noise_dim))
-            self.straight.bias.zero_()
+            self.linear_mean.weight.copy_(start * torch.eye(latent_dim, self.noise_dim))
+            self.linear_mean.bias.zero_()
 
     def forward(self, x: Tensor, y: Tensor | None = None) -> SemiImplicit:
         features = self.network(x, self.label(y, x))
@@ -235,9 +235,9 @@ class PooledMixtureEncoder(Encoder):
         def components(samples: int) -> DiagonalNormal:
             e = noise.normal((samples, len(x), self.noise_dim), x)
             shift, log_scale = self.mixing(e, features).to(x.dtype).chunk(2, -1)
-            # A component that is much narrower than its neighbours are apart is seen by its own draw alone.
+            # A component much narrower than the distance to its neighbours would only cover its own draw.
             log_scale = 4 * torch.tanh(log_scale / 4) + self.log_start
-            return DiagonalNormal(self.straight(e).to(x.dtype) + shift, log_scale.exp())
+            return DiagonalNormal(self.linear_mean(e).to(x.dtype) + shift, log_scale.exp())
 
         return SemiImplicit(components, x.shape[:1], torch.Size([self.latent_dim]))
 
@@ -253,7 +253,7 @@ class AuxiliaryEncoder(Encoder):
         data_shape, latent_dim, classes: given by the model.
         network: from x to q(a|x), to a Gaussian start of q(z|a, x) and to features.
         auxiliary_dim: dimensions of a.
-        features: width of the layers that a enters, and of those of r.
+        features: width of the layers with a as input, and of those of r.
         activation: see `MLP`.
     """
 

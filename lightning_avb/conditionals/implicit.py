@@ -1,4 +1,4 @@
-"""Black-box encoders: noise pushed through a network, with draws and moments and no density."""
+"""Black-box encoders: noise pushed through a network, with draws and moments but no density."""
 
 from __future__ import annotations
 
@@ -55,16 +55,16 @@ class NoiseBasisEncoder(Encoder):
     """z = z0(x) + sum_i a_i(x) v_i(eps_i): noise vectors mixed by x, with closed moments (supplement of AVB).
 
     The noises are independent of each other and of x, so E[z|x] = z0 + sum_i a_i E[v_i] and
-    Var[z|x] = sum_i a_i^2 Var[v_i], with the moments of v_i from noise draws of their own.
+    Var[z|x] = sum_i a_i^2 Var[v_i], with the moments of v_i from separate noise draws.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
-        network: reads x, and gives z0 and the a_i.
+        network: from x to z0 and the a_i.
         basis: number of noise vectors.
         noise_dim: dimensions of each eps_i.
         basis_hidden: widths of the hidden layers of each noise network.
-        start: a_i = ELU(raw_i - start) + 1. The authors' 5 begins with almost no noise (a of 0.007) and is slow to
-            leave it at ordinary learning rates; 0 begins with a of 1.
+        start: a_i = ELU(raw_i - start) + 1. The authors' 5 begins with almost no noise (a of 0.007), which changes
+            slowly at ordinary learning rates; 0 begins with a of 1.
         moment_draws: noise draws for the moments of v_i.
     """
 
@@ -105,13 +105,12 @@ class NoiseBasisEncoder(Encoder):
 class BoundedNoiseEncoder(Encoder):
     """z = mean(x) + scale(x) * (eps + bound * tanh(g(x, eps, eps') / bound)), with g = 0 at the start.
 
-    A Gaussian posterior at the first step, whatever the weights; then a shift of the noise that cannot exceed
-    `bound` standard deviations. An encoder that could run away from its critic cannot do so here, which makes it
-    the stable default.
+    At the start the posterior is Gaussian; training adds a shift of the noise of at most `bound` standard deviations.
+    This limits how fast the encoder can move away from its critic, which makes it the stable default.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
-        network: reads x, and gives the Gaussian start and what g sees of x.
+        network: from x to mean, log-scale and the features of x for g.
         noise_hidden: widths of the hidden layers of g.
         extra_noise: dimensions of eps', besides the latent_dim of eps.
         bound: the largest shift, in standard deviations of the Gaussian start.

@@ -15,7 +15,7 @@ from ..networks.flows import AutoregressiveFlow, FlowKind
 
 def _check_plane(prior: nn.Module, latent_dim: int) -> None:
     if latent_dim != 2:
-        raise ConfigurationError(f"latent_dim: {latent_dim} is not 2, and a {type(prior).__name__} is in the plane")
+        raise ConfigurationError(f"latent_dim: {latent_dim} must be 2 for a {type(prior).__name__}")
 
 
 def _check_positive(**arguments: float) -> None:
@@ -64,10 +64,10 @@ class MixturePrior(nn.Module):
 
     Args:
         latent_dim: given by the model.
-        components: how many.
+        components: their number.
 
     Attributes:
-        parts: how many parts labels can name: the components.
+        parts: number of parts for labels: the components.
     """
 
     def __init__(self, latent_dim: int, components: int = 10) -> None:
@@ -89,17 +89,17 @@ class MixturePrior(nn.Module):
 class PetalPrior(nn.Module):
     """Equally likely normals around the origin, like the petals of a flower (Makhzani et al. 2015, figure 4 a).
 
-    Component k lies in the direction 2 pi k / components and is elongated along the radius. With the defaults all but
-    one draw in a thousand are likeliest under their own component, and have |z| < 4.
+    Component k lies in direction 2 pi k / components and is elongated along the radius. With the defaults, 99.9 % of
+    the draws are likeliest under their own component, and have |z| < 4.
 
     Args:
         latent_dim: given by the model; 2.
-        components: how many.
+        components: their number.
         radius: distance of the means from the origin.
-        radial, tangential: standard deviations along the radius and at right angles to it.
+        radial, tangential: standard deviations along the radius and perpendicular to it.
 
     Attributes:
-        parts: how many parts labels can name: the components.
+        parts: number of parts for labels: the components.
 
     Raises:
         ConfigurationError: latent_dim is not 2, there is no component, or a number is not positive.
@@ -132,7 +132,7 @@ class PetalPrior(nn.Module):
         return NormalMixture(self.logits, self.loc, self.scale_tril)
 
     def given(self, y: Tensor) -> NormalMixture:
-        """p(z|y): row i is part `y[i]`, or the whole prior where that is -1.
+        """p(z|y): row i is part `y[i]` of the prior, or the whole prior if `y[i]` is -1.
 
         Args:
             y: `(batch,)` int64.
@@ -141,18 +141,18 @@ class PetalPrior(nn.Module):
             A distribution of batch shape `(batch,)`, with draws `(samples, batch, latent_dim)`.
 
         Raises:
-            ConfigurationError: a label that names no part.
+            ConfigurationError: a label without a part.
         """
         _check_parts(y, self.parts)
         return self().given(y)
 
 
 class SwissRollPrior(nn.Module):
-    """A roll in the plane (Makhzani et al. 2015, figure 4 b), see `SwissRoll`: draws, and no density.
+    """A roll in the plane (Makhzani et al. 2015, figure 4 b), see `SwissRoll`: it has draws but no density.
 
     Args:
         latent_dim: given by the model; 2.
-        parts: how many parts labels can name: stretches of equal length, from the inside out.
+        parts: number of parts for labels: stretches of equal length, from the inside out.
         turns, radius, width: see `SwissRoll`.
 
     Raises:

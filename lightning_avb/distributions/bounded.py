@@ -1,4 +1,4 @@
-"""Distributions of which only an upper bound of the log-density is known, in expectation."""
+"""Distributions whose log-density is only known through an upper bound in expectation."""
 
 from __future__ import annotations
 

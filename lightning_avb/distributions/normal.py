@@ -47,7 +47,7 @@ class DiagonalNormal(Distribution):
         return noise.normal((*sample_shape, *self.loc.shape), self.loc)
 
     def from_noise(self, eps: Tensor) -> Tensor:
-        """The draws that standard normal noise `(..., dim)` becomes."""
+        """Draws from standard normal noise `(..., dim)`."""
         return torch.addcmul(self.loc, self.scale, eps)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
@@ -108,7 +108,7 @@ class TriangularNormal(Distribution):
         return self.scale_tril @ self.scale_tril.mT
 
     def from_noise(self, eps: Tensor) -> Tensor:
-        """The draws that standard normal noise `(..., dim)` becomes."""
+        """Draws from standard normal noise `(..., dim)`."""
         return self.loc + (self.scale_tril @ eps.unsqueeze(-1)).squeeze(-1)
 
     def rsample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]

@@ -11,7 +11,7 @@ from torch.distributions import Distribution
 
 
 class Bernoulli(torch.distributions.Bernoulli):
-    """torch's Bernoulli from logits, with a `log_prob` that needs a sixth of the time on a CPU.
+    """torch's Bernoulli from logits, with a `log_prob` that takes a sixth of the time on a CPU.
 
     Args:
         logits: any shape.

@@ -1,4 +1,4 @@
-"""Estimators of log p(x), as pure functions of a decoder, a prior and data; and how good draws of a posterior are."""
+"""Estimators of log p(x), as pure functions of a decoder, a prior and data; and checks of posterior draws."""
 
 from .annealing import (
     AnnealedEstimate,
@@ -12,7 +12,7 @@ from .annealing import (
 )
 from .calibration import calibration_ranks, uniformity
 from .chains import MissedMode, MovedDraws, Share, find_missed_mode, move_draws
-from .clusters import ClusterCounts
+from .clusters import CategoryErrors, ClusterCounts
 from .elbo import (
     Decomposition,
     critic_error,
@@ -24,7 +24,7 @@ from .elbo import (
     on_grid,
 )
 from .importance import ImportanceEstimate, importance_weighting, log_joint, resample
-from .inputs import has_density, prior_of
+from .inputs import as_prior, has_density
 from .likelihood import Annealer, LogLikelihood, log_likelihood
 from .neighbours import neighbour_entropy
 from .pareto import (
@@ -39,7 +39,7 @@ from .parzen import ParzenEstimate, parzen_window
 from .proposals import DefensiveStudent, fitted_proposal, refined_proposal
 from .quadrature import Quadrature, log_likelihood_on_grid
 from .resampling import Resampled, resample_posterior
-from .rows import over_rows
+from .rows import map_rows
 from .two_sample import (
     MomentErrors,
     classifier_two_sample,
@@ -57,6 +57,7 @@ __all__ = [
     "Annealer",
     "AnnealingSettings",
     "BidirectionalBounds",
+    "CategoryErrors",
     "ClusterCounts",
     "Decomposition",
     "DefensiveStudent",
@@ -72,6 +73,7 @@ __all__ = [
     "Resampled",
     "Share",
     "annealed_importance_sampling",
+    "as_prior",
     "bidirectional",
     "calibration_ranks",
     "classifier_two_sample",
@@ -91,6 +93,7 @@ __all__ = [
     "log_joint",
     "log_likelihood",
     "log_likelihood_on_grid",
+    "map_rows",
     "marginal_quantiles",
     "maximum_mean_discrepancy",
     "median_distance",
@@ -99,10 +102,8 @@ __all__ = [
     "neighbour_entropy",
     "neighbour_kl",
     "on_grid",
-    "over_rows",
     "pareto_smoothed",
     "parzen_window",
-    "prior_of",
     "refined_proposal",
     "resample",
     "resample_posterior",

@@ -1,22 +1,22 @@
 """log p(x) by annealed importance sampling with Hamiltonian transitions, and its check by the reverse chain.
 
-Between a start distribution r(z) and the function f(z) whose integral Z is asked for, here p(x, z) with Z = p(x), lies
+Between a start distribution r(z) and the function f(z) with the unknown integral Z, here p(x, z) with Z = p(x), lies
 the path f_b(z) = r(z)^(1 - b) f(z)^b, b from 0 to 1. A chain starts with z_0 ~ r. For b_0 = 0 < b_1 < ... < b_T = 1
 
     log w += (b_t - b_{t-1}) (log f(z_{t-1}) - log r(z_{t-1})),      z_t ~ K_t(z_{t-1}),
 
 where K_t leaves f_{b_t} invariant, gives E[w] = Z whether or not the chains mix (Neal 2001), so that the logarithm of
-the mean weight is a lower bound of log p(x) in expectation. T = 1 is importance weighting. The same walk backwards,
-from an exact draw of the posterior, gives E[w] = 1 / Z and with it an upper bound (Grosse et al. 2015).
+the mean weight is a lower bound of log p(x) in expectation. T = 1 is importance weighting. The reverse chain, from an
+exact draw of the posterior, gives E[w] = 1 / Z and with it an upper bound (Grosse et al. 2015).
 
 K_t is one step of Hamiltonian Monte Carlo, see `hamiltonian`.
 
-Step sizes are tuned on pilot rows and then frozen: a kernel that adapts while it is used leaves nothing invariant, and
-a row's estimate would depend on the rows beside it.
+Step sizes are tuned on pilot rows and then fixed: an adapting kernel would leave no distribution invariant, and a row's
+estimate would depend on other rows.
 
-From the prior the sigmoid schedule is by far the better one, in the coordinates of z. From a fitted proposal the
-schedule hardly matters, and its `scale_tril` does: it fits one step size to every row. Few leapfrog steps (1 to 3) and
-many temperatures are better than the reverse at the same cost.
+From the prior, in the coordinates of z, the sigmoid schedule is much better. From a fitted proposal the schedule hardly
+matters, but its `scale_tril` does: it makes one step size suit all rows. Few leapfrog steps (1 to 3) and many
+temperatures are better than the reverse at the same cost.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from ..errors import ConfigurationError, at_least
 from ..objectives import log_mean_exp
 from .hamiltonian import AnnealingPath
 from .importance import CHUNK, LogDensity, effective_samples
-from .inputs import Decoder, Prior, prior_of, rows_of
+from .inputs import Decoder, Prior, as_prior, as_row_distribution
 
 
 class AnnealingSettings(NamedTuple):
-    """The settings of an annealing run: plain numbers, made by `tune`.
+    """The settings of an annealing run, from `tune`.
 
     Attributes:
         betas: b_0 = 0 to b_T = 1.
@@ -53,7 +53,7 @@ class AnnealingSettings(NamedTuple):
 
     @property
     def evaluations(self) -> int:
-        """Gradients of log f that a chain costs."""
+        """Gradients of log f per chain."""
         return 1 + (len(self.betas) - 2) * self.leapfrogs
 
 
@@ -78,7 +78,7 @@ def schedule(steps: int, kind: Literal["linear", "sigmoid"] = "sigmoid", sharpne
 
 
 class AnnealedEstimate(NamedTuple):
-    """What annealing says.
+    """The results of annealing.
 
     Attributes:
         log_weight: `(chains, batch)`, in nats. Weighted by it, `states` are draws of p(z|x); see `resample`.
@@ -104,8 +104,8 @@ class AnnealedEstimate(NamedTuple):
     def standard_error(self) -> Tensor:
         """Of `bound`, `(batch,)`, by the jackknife: from the bounds with each chain left out; nan of a single chain.
 
-        To first order it is the standard deviation of the weights over their mean and the root of their number. Where
-        one chain has nearly all the weight that number would say 1 nat whatever the others lack; this one grows.
+        To first order it is the standard deviation of the weights divided by their mean and the root of their number.
+        If one chain has nearly all the weight, that formula gives at most 1 nat; the jackknife grows without limit.
         """
         chains = len(self.log_weight)
         if chains < 2:
@@ -147,14 +147,14 @@ def annealed_importance_sampling(
             `log_prob` are used.
         log_target: log f(z), differentiable; see `importance.log_joint`.
         settings: from `tune`.
-        chains: independent chains of every row.
+        chains: independent chains per row.
         scale_tril: `(batch, dim, dim)`, the matrix L of every row; None: the identity.
-        chunk: pairs (chain, row) of one call of `log_target`; changes memory and nothing else.
+        chunk: pairs (chain, row) per call of `log_target`; only memory depends on it.
 
     Raises:
-        ConfigurationError: no chains, or a start that has no row for every row.
+        ConfigurationError: no chains, or a start without one distribution per row.
     """
-    start = rows_of(start, "start")
+    start = as_row_distribution(start, "start")
     z = start.sample((at_least(1, chains=chains),))
     return _anneal(AnnealingPath(start, log_target, scale_tril, chunk), z, settings)
 
@@ -170,17 +170,17 @@ def bidirectional(
 ) -> BidirectionalBounds:
     """Bidirectional Monte Carlo (Grosse et al. 2015, 2016): log p(x) from below and from above.
 
-    It certifies a setting (schedule, step sizes, number of chains), on simulated data and in expectation: there the two
-    means enclose the mean of log p(x), so that their distance limits the error of both. On data that the model did not
-    make no exact posterior draw exists, hence no upper bound; that a setting works as well there is a conjecture. The
-    rows are independent: `BidirectionalBounds.summary` has standard errors.
+    It checks a setting (schedule, step sizes, number of chains) on simulated data. There the two means enclose the mean
+    of log p(x) in expectation, so that their difference limits the error of both. Other data have no exact posterior
+    draws, and therefore no upper bound; that a setting works as well there is an assumption. The rows are independent:
+    `BidirectionalBounds.summary` has standard errors.
 
     Args:
         start, log_target, settings, chains, scale_tril, chunk: see `annealed_importance_sampling`; for the x of
             `simulate`. A proposal may depend on x, not on `exact`.
         exact: `(batch, dim)`, one draw of p(z|x) for every row: the z of `simulate`.
     """
-    start = rows_of(start, "start")
+    start = as_row_distribution(start, "start")
     path = AnnealingPath(start, log_target, scale_tril, chunk)
     forward = _anneal(path, start.sample((at_least(1, chains=chains),)), settings)
     backward = settings._replace(betas=settings.betas[::-1], step_sizes=settings.step_sizes[::-1])
@@ -190,19 +190,19 @@ def bidirectional(
 
 @torch.no_grad()
 def simulate(decoder: Decoder, prior: Prior, rows: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Data of the model with the z that made them, which are exact draws of p(z|x): what `bidirectional` needs.
+    """Data simulated from the model, with their z, which are exact draws of p(z|x), for `bidirectional`.
 
     Args:
         decoder: z `(rows, dim)` -> p(x|z).
         prior: p(z), or a module or function whose call gives it.
-        rows: how many.
-        seed: the draws are a function of it; torch's own generators are left as they were.
+        rows: their number.
+        seed: of the draws; the states of torch's generators do not change.
 
     Returns:
         z `(rows, dim)` and x `(rows, *data_shape)`.
     """
     with noise.torch_seeded(seed, "simulate"):
-        z = prior_of(prior).sample((at_least(1, rows=rows),))
+        z = as_prior(prior).sample((at_least(1, rows=rows),))
         return z, decoder(z).sample()
 
 
@@ -218,19 +218,19 @@ def tune(
     transitions: int = 20,
     chunk: int = CHUNK,
 ) -> AnnealingSettings:
-    """Step sizes that have the wanted acceptance on pilot rows, to be used for all rows.
+    """Step sizes for all rows, with the desired acceptance on pilot rows.
 
-    Chains of the pilot rows walk along `knots` temperatures spread evenly over the schedule; at each the logarithm of
-    the step size follows the mean acceptance of all chains (Robbins & Monro 1951), and is interpolated between them.
+    Chains of the pilot rows pass `knots` temperatures spread evenly over the schedule. At each, the logarithm of the
+    step size is adapted to the mean acceptance of all chains (Robbins & Monro 1951); between them it is interpolated.
 
     Args:
-        start, log_target, scale_tril, chunk: see `annealed_importance_sampling`, for the pilot rows: a few dozen that
-            are like the others. With `scale_tril` a step size is relative to the row's own scale.
+        start, log_target, scale_tril, chunk: see `annealed_importance_sampling`, for the pilot rows: a few dozen
+            typical rows. With `scale_tril` a step size is relative to the row's own scale.
         betas: from `schedule`.
         leapfrogs: leapfrog steps of a transition.
-        chains: of every pilot row.
-        acceptance: to aim at; 0.65 is best in high dimensions (Beskos et al. 2013).
-        knots: temperatures to tune at; 2 at least.
+        chains: per pilot row.
+        acceptance: desired acceptance; 0.65 is optimal in high dimensions (Beskos et al. 2013).
+        knots: temperatures at which to tune; at least 2.
         transitions: at each of them.
 
     Raises:
@@ -241,8 +241,8 @@ def tune(
     at_least(2, knots=knots)
     at_least(1, transitions=transitions)
     if not 0 < acceptance < 1:
-        raise ConfigurationError(f"acceptance: {acceptance} is no share of accepted transitions between 0 and 1")
-    start = rows_of(start, "start")
+        raise ConfigurationError(f"acceptance: {acceptance} is not a share of accepted transitions between 0 and 1")
+    start = as_row_distribution(start, "start")
     path = AnnealingPath(start, log_target, scale_tril, chunk)
     point, log_step, log_steps = path(start.sample((chains,))), math.log(0.5), []
     for beta in _resized(betas, knots):
@@ -258,14 +258,14 @@ def tune(
 
 
 def _resized(values: Sequence[float], count: int) -> list[float]:
-    """So many values evenly spread over the same course, by linear interpolation."""
+    """The values, resampled to `count` by linear interpolation."""
     line = torch.tensor(values, dtype=torch.float64).view(1, 1, -1)
     return interpolate(line, count, mode="linear", align_corners=True).flatten().tolist()
 
 
 @torch.no_grad()
 def _anneal(path: AnnealingPath, z: Tensor, settings: AnnealingSettings) -> AnnealedEstimate:
-    """The walk along the temperatures of `settings`, forwards or backwards."""
+    """The chains along the temperatures of `settings`, forwards or backwards."""
     betas, point = settings.betas, path(z)
     log_weight = torch.zeros_like(point.log_start, dtype=torch.float64)
     acceptance = torch.zeros_like(log_weight)

@@ -1,9 +1,9 @@
 """Whether posteriors are calibrated, by simulation (Talts et al. 2018).
 
 With theta ~ p(theta) and x ~ p(x|theta), theta is itself a draw of p(theta|x): among L independent draws of that
-posterior its rank is uniform on 0 .. L. Draws of too narrow a distribution heap the ranks up at both ends, of too wide
-a one in the middle, of one that lies too low at L. Uniform ranks are necessary and not sufficient: draws of the prior
-have them too.
+posterior its rank is uniform on 0 .. L. If the draws are too narrow, ranks accumulate at both ends; if they are too
+wide, in the middle; if they are too low, at L. Uniform ranks are necessary but not sufficient: draws of the prior have
+them, too.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ def calibration_ranks(theta: Tensor, draws: Tensor) -> Tensor:
     Args:
         theta: `(simulations, dim)`, the parameters that made the data.
         draws: `(draws, simulations, dim)`, independent draws of the posterior of every simulation; those of a Markov
-            chain need thinning, or the ranks heap up at the ends.
+            chain need thinning, or the ranks accumulate at the ends.
 
     Raises:
-        ConfigurationError: shapes that do not belong together, no draws, or numbers that are nan.
+        ConfigurationError: shapes that do not match, no draws, or nan.
     """
     if theta.ndim != 2 or draws.shape[1:] != theta.shape:
         raise ConfigurationError(
@@ -34,24 +34,25 @@ def calibration_ranks(theta: Tensor, draws: Tensor) -> Tensor:
     at_least(1, draws=len(draws))
     for name, values in (("theta", theta), ("draws", draws)):
         if values.isnan().any():
-            raise ConfigurationError(f"{name}: holds a number that is nan")
+            raise ConfigurationError(f"{name}: holds a nan")
     return (draws < theta).sum(0)
 
 
 def uniformity(ranks: Tensor, draws: int, bins: int | None = None) -> Tensor:
     """The p-value of Pearson's chi-square test that ranks are uniform on 0 .. draws, for every dimension, `(dim,)`.
 
-    Small for posteriors that are not calibrated. It is uniform in (0, 1) for those that are: among many dimensions
+    It is small for posteriors that are not calibrated, and uniform in (0, 1) for those that are: among many dimensions
     some are small by chance.
 
     Args:
         ranks: `(simulations, dim)`, from `calibration_ranks`.
-        draws: how many the ranks are among.
-        bins: neighbouring ranks are counted together, in so many bins of nearly equal width, whose expected counts are
-            those of their widths; None: 20, or as many as leave at least 10 simulations to a bin, or a rank to each.
+        draws: number of draws among which the ranks are.
+        bins: number of bins of neighbouring ranks, of nearly equal width; expected counts are in proportion to the
+            widths. None: 20, or fewer, with at least 10 simulations and one rank per bin.
 
     Raises:
-        ConfigurationError: ranks out of range, fewer than two bins or more than ranks, fewer than 5 simulations a bin.
+        ConfigurationError: ranks out of range, fewer than two bins or more than ranks, fewer than 5 simulations
+            per bin.
     """
     at_least(1, draws=draws)
     if ranks.ndim != 2 or ranks.is_floating_point():

@@ -1,18 +1,17 @@
-"""What short Hamiltonian chains say of draws: where they move them, and what mass they find where no draw is.
+"""Checks of draws by short Hamiltonian chains: how these move the draws, and the mass that they find elsewhere.
 
-A transition that leaves p invariant leaves draws of p draws of p. So after some transitions from every draw any share
-of the draws, of those below a point or beyond a radius, is in expectation what it was before if the draws are right,
-whether or not the chains mix. If they are not, the chains move them towards p: outwards where the draws are too narrow,
-inwards where they are too wide. The draws are independent and each is its own control, so that the errors are small:
-of a draws that entered a set and b that left it, (a - b) / (a + b)^(1/2) is standard normal if they are right (McNemar
-1947).
+After transitions that leave p invariant, draws of p are still draws of p. If the draws are correct, any share of them,
+such as those below a point or beyond a radius, therefore stays the same in expectation, whether or not the chains mix.
+If they are not, the chains move them towards p: outwards if the draws are too narrow, inwards if they are too wide. The
+draws are independent and each is its own control, so the errors are small: if a draws entered a set and b left it,
+(a - b) / (a + b)^(1/2) is standard normal for correct draws (McNemar 1947).
 
-Chains do not cross between modes. Those that start far away, on their way downhill from several distances, may end
-in one that no draw has found. Its mass is not below
+Chains do not cross between modes. But chains that descend from several distances may end in a mode without draws. Its
+mass is at least
 
     exp( E[log p(z)] + H ),
 
-for z with any distribution of entropy H that lives there, and so for where the chains ended.
+for z with any distribution of entropy H in this mode, such as the final states of the chains.
 """
 
 from __future__ import annotations
@@ -29,14 +28,14 @@ from ..errors import ConfigurationError, at_least
 from .neighbours import log_distance, neighbour_entropy
 
 LogDensity = Callable[[Tensor], Tensor]
-"""z `(n, dim)` -> log p(z) up to a constant, `(n,)`; -inf where p is 0, and where it cannot be worked out."""
+"""z `(n, dim)` -> log p(z) up to a constant, `(n,)`; -inf where p is 0, or cannot be computed."""
 
 
-OCTAVES = 5
-"""Step sizes are drawn anew at every transition, down to 2^-5 of the tuned one: for narrow places as for wide ones."""
+STEP_OCTAVES = 5
+"""Every transition draws a step size between the tuned one and 2^-5 of it, for wide and narrow regions."""
 
 DISTANCES = (2.0, 5.0, 15.0, 50.0)
-"""How far from the draws' mean chains start that look for other modes, in the draws' own deviations."""
+"""Distances from the draws' mean at which chains look for other modes, in standard deviations of the draws."""
 
 
 class Share(NamedTuple):
@@ -44,8 +43,8 @@ class Share(NamedTuple):
 
     Attributes:
         before, after: of the draws.
-        errors: (entered - left) / (entered + left)^(1/2): standard normal for right draws.
-        where: the name of the coordinate that the set belongs to, of several the one with the most errors.
+        errors: (entered - left) / (entered + left)^(1/2): standard normal for correct draws.
+        where: the name of the set's coordinate: of several, the one with the largest `errors`.
     """
 
     before: float
@@ -55,20 +54,20 @@ class Share(NamedTuple):
 
 
 class MovedDraws(NamedTuple):
-    """What chains did with draws.
+    """Draws after the chains.
 
     Attributes:
-        z: where they ended, `(n, dim)`.
+        z: the final states, `(n, dim)`.
         acceptance: share of the accepted transitions.
-        shares: of the draws that lie, in the coordinate in which most has changed,
-            `middle`: below the draws' median, 0.5 before;
-            `outside`: out of their central 90 %, 0.1 before;
-            `far`: out of their central 99 %, 0.01 before;
+        shares: of the draws in these sets; in the coordinate with the largest change,
+            `below_median`: below the draws' median, 0.5 before;
+            `outside_90`: outside their central 90 %, 0.1 before;
+            `outside_99`: outside their central 99 %, 0.01 before;
             and in all coordinates together
-            `beyond`: beyond the radius of all but 1 of 1000, around their mean and by their covariance;
-            `dense`, `thin`, `thinnest`: where the log-density is above their median, below that of all but 1 of 10 and
-            of all but 1 of 100.
-        shift: of the median in the coordinate of `middle`, in deviations.
+            `outside_radius`: beyond the radius of all but 1 of 1000, around their mean and by their covariance;
+            `high_density`: where the log-density is above its median over the draws;
+            `lowest_tenth`, `lowest_hundredth`: where it is below its quantile of 0.1, or of 0.01.
+        shift: of the median in the coordinate of `below_median`, in deviations.
     """
 
     z: Tensor
@@ -78,12 +77,12 @@ class MovedDraws(NamedTuple):
 
 
 class MissedMode(NamedTuple):
-    """What chains found where no draw is.
+    """A mode without draws.
 
     Attributes:
-        share: of the mass, as the lower bound has it; 0 where they found nothing.
-        chains: how many ended there, of `starts`.
-        where: the mean of their ends, `(dim,)`.
+        share: of the mass, a lower bound; 0 if none was found.
+        chains: number of chains that ended there, of `starts`.
+        where: the mean of their final states, `(dim,)`.
     """
 
     share: float
@@ -93,7 +92,7 @@ class MissedMode(NamedTuple):
 
 
 class _State(NamedTuple):
-    """Where chains stand, with log p and its gradient there."""
+    """States of chains, with log p and its gradient."""
 
     z: Tensor
     log_p: Tensor
@@ -105,13 +104,13 @@ class Chains:
 
     def __init__(self, log_density: LogDensity, draws: Tensor, leapfrogs: int) -> None:
         self.log_density, self.leapfrogs = log_density, leapfrogs
-        # A covariance without the farthest draws, which would make all steps wide where tails are heavy.
+        # Without the farthest draws, which would make all steps too wide for heavy tails.
         low, high = _quantiles(draws, (0.02, 0.98))
         near = torch.minimum(torch.maximum(draws, low), high)
-        self.loc, self.scale_tril = near.mean(0), _root(near)
+        self.loc, self.scale_tril = near.mean(0), _cholesky(near)
         self.log_step = math.log(0.5)
 
-    def white(self, z: Tensor) -> Tensor:
+    def whiten(self, z: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.scale_tril, (z - self.loc).T, upper=False).T
 
     def at(self, z: Tensor) -> _State:
@@ -124,11 +123,11 @@ class Chains:
         return _State(z.detach(), value, gradient.nan_to_num(0.0, 0.0, 0.0))
 
     def transition(self, state: _State) -> tuple[_State, Tensor]:
-        """A transition and its probability to be accepted, `(n,)`."""
+        """The states after one transition, and its acceptance probabilities, `(n,)`."""
         n, dim = state.z.shape
         velocity, test, length = noise.normal((n, dim + 2), state.z).split((dim, 1, 1), -1)
-        # Reversible: the length of the step knows nothing of where the chain stands.
-        step = math.exp(self.log_step) * torch.exp2(-OCTAVES * torch.special.ndtr(length))
+        # Reversible: the step size does not depend on the state.
+        step = math.exp(self.log_step) * torch.exp2(-STEP_OCTAVES * torch.special.ndtr(length))
         energy = state.log_p - 0.5 * velocity.square().sum(-1)
         end, velocity = state, velocity + 0.5 * step * (state.gradient @ self.scale_tril)
         for i in range(self.leapfrogs):
@@ -147,7 +146,7 @@ class Chains:
         return moved, log_ratio.exp().clamp_max(1)
 
     def tune(self, z: Tensor, transitions: int = 20, acceptance: float = 0.65) -> None:
-        """Chooses the step size (Robbins & Monro 1951) on chains that are then forgotten."""
+        """Tunes the step size (Robbins & Monro 1951) on chains that are then discarded."""
         state, visited = self.at(z), []
         for i in range(transitions):
             state, rate = self.transition(state)
@@ -156,7 +155,7 @@ class Chains:
         self.log_step = sum(visited[transitions // 2 :]) / len(visited[transitions // 2 :])
 
     def run(self, z: Tensor, transitions: int) -> tuple[_State, _State, float]:
-        """From the first state to the last, and the share of accepted transitions."""
+        """The first and the last states of chains from z, and the share of accepted transitions."""
         first = state = self.at(z)
         rates = 0.0
         for _ in range(transitions):
@@ -174,15 +173,15 @@ def move_draws(
     leapfrogs: int = 16,
     seed: int = 0,
 ) -> MovedDraws:
-    """Moves every draw by Hamiltonian transitions that leave p invariant, and says what that changed.
+    """Moves every draw by Hamiltonian transitions that leave p invariant, and reports the changes.
 
-    Costs transitions times leapfrogs gradients of log p for every draw.
+    It costs transitions times leapfrogs gradients of log p per draw.
 
     Args:
         draws: `(n, dim)`, independent, at least 100.
         log_density: differentiable.
         coordinates: their names.
-        transitions, leapfrogs: of every chain. Along thin and long shapes it is the leapfrogs that carry it far.
+        transitions, leapfrogs: per chain. Long and thin shapes need many leapfrogs.
         seed: of the chains.
 
     Raises:
@@ -197,22 +196,22 @@ def move_draws(
         first, last, acceptance = chains.run(draws, transitions)
     names = list(coordinates or [f"z[{i}]" for i in range(draws.shape[1])])
     q = _quantiles(draws, (0.005, 0.05, 0.5, 0.95, 0.995))
-    mean, root = draws.mean(0), _root(draws)
+    mean, root = draws.mean(0), _cholesky(draws)
     moved = {}
     sets: dict[str, Callable[[Tensor], Tensor]] = {
-        "middle": lambda z: z < q[2],
-        "outside": lambda z: (z < q[1]) | (z > q[3]),
-        "far": lambda z: (z < q[0]) | (z > q[4]),
+        "below_median": lambda z: z < q[2],
+        "outside_90": lambda z: (z < q[1]) | (z > q[3]),
+        "outside_99": lambda z: (z < q[0]) | (z > q[4]),
     }
     for name, inside in sets.items():
-        moved[name] = _worst(inside(first.z), inside(last.z), names)
+        moved[name] = _most_changed(inside(first.z), inside(last.z), names)
     radii = [torch.linalg.solve_triangular(root, (z - mean).T, upper=False).norm(dim=0) for z in (first.z, last.z)]
     limit, log_p = _quantiles(radii[0], (0.999,)), _quantiles(first.log_p, (0.5, 0.1, 0.01))
-    moved["beyond"] = _worst(radii[0] > limit, radii[1] > limit)
-    moved["dense"] = _worst(first.log_p > log_p[0], last.log_p > log_p[0])
-    moved["thin"] = _worst(first.log_p < log_p[1], last.log_p < log_p[1])
-    moved["thinnest"] = _worst(first.log_p < log_p[2], last.log_p < log_p[2])
-    i = names.index(moved["middle"].where)
+    moved["outside_radius"] = _most_changed(radii[0] > limit, radii[1] > limit)
+    moved["high_density"] = _most_changed(first.log_p > log_p[0], last.log_p > log_p[0])
+    moved["lowest_tenth"] = _most_changed(first.log_p < log_p[1], last.log_p < log_p[1])
+    moved["lowest_hundredth"] = _most_changed(first.log_p < log_p[2], last.log_p < log_p[2])
+    i = names.index(moved["below_median"].where)
     shift = (_quantiles(last.z[:, i], (0.5,))[0] - q[2, i]) / ((q[3, i] - q[1, i]) / 3.29)
     return MovedDraws(last.z, acceptance, moved, shift.item())
 
@@ -227,17 +226,17 @@ def find_missed_mode(
     leapfrogs: int = 8,
     seed: int = 0,
 ) -> MissedMode:
-    """Looks for a mode that no draw has found: descents from far away, and chains from where they end.
+    """Looks for a mode without draws: descents from far away, and chains from their ends.
 
-    A mode is found if a descent that starts at one of `DISTANCES` leads into it. It is seen for certain neither in many
-    dimensions nor if it is much smaller than its distance. What is found is no false alarm: its share is a bound from
-    below, but for the error of the entropies, which come from nearest neighbours.
+    A mode is found if a descent from one of `DISTANCES` leads into it. It may be missed in many dimensions, or if it is
+    much smaller than its distance. A found mode is no false alarm: its share is a lower bound, up to the error of the
+    entropies, which are estimated from nearest neighbours.
 
     Args:
-        draws: `(n, dim)`, of which at most 4000 are looked at.
+        draws: `(n, dim)`, of which at most 4000 are used.
         log_density: differentiable.
-        starts: for every distance.
-        descent: steps of it.
+        starts: per distance.
+        descent: number of steps.
         transitions, leapfrogs: of the chains.
         seed: of starts and chains.
 
@@ -252,7 +251,7 @@ def find_missed_mode(
         chains.tune(draws[:1000])
         z = _descend(chains, wide * noise.normal((len(wide), draws.shape[1]), draws), wide, descent)
         z = chains.run(z, transitions)[1].z
-        z = z[_apart(chains.white(z), chains.white(draws))]
+        z = z[_far_from(chains.whiten(z), chains.whiten(draws))]
         if len(z) < max(10, 2 * draws.shape[1]):
             return MissedMode(0.0, len(z), len(wide), draws.new_full(draws.shape[1:], math.nan))
         there = Chains(log_density, z, leapfrogs)
@@ -263,11 +262,11 @@ def find_missed_mode(
 
 
 def _descend(chains: Chains, white: Tensor, stride: Tensor, steps: int) -> Tensor:
-    """Where descents end that begin at `white`, in the coordinates of the chains: Adam, from long strides to short."""
+    """Ends of descents that begin at `white`, in the chains' coordinates, by Adam with decreasing steps."""
     first, second = torch.zeros_like(white), torch.zeros_like(white)
     for step in range(steps):
         gradient = chains.at(chains.loc + white @ chains.scale_tril.T).gradient @ chains.scale_tril
-        # Far out gradients differ by powers of ten from one point to the next.
+        # Far out, gradients differ by powers of ten between points.
         gradient = gradient / gradient.norm(dim=1, keepdim=True).clamp_min(1)
         first, second = torch.lerp(first, gradient, 0.2), torch.lerp(second, gradient.square(), 0.1)
         rate = 0.2 * stride * (0.01 / 0.2 / stride) ** (step / steps)
@@ -276,24 +275,24 @@ def _descend(chains: Chains, white: Tensor, stride: Tensor, steps: int) -> Tenso
     return chains.loc + white @ chains.scale_tril.T
 
 
-def _apart(points: Tensor, draws: Tensor) -> Tensor:
-    """Which points are twice as far from the nearest draw as nearly all draws are from each other."""
+def _far_from(points: Tensor, draws: Tensor) -> Tensor:
+    """Which points are more than twice as far from the nearest draw as 99.9 % of the draws are from theirs."""
     points, draws = points.double().cpu(), draws.double().cpu()
     limit = log_distance(draws, draws, 2).quantile(0.999) + math.log(2)
     return log_distance(points, draws, 1) > limit
 
 
 def _log_mass(z: Tensor, log_p: Tensor) -> Tensor:
-    """E[log p] + H, by nearest neighbours where the covariance is the identity; H at most that of a Gaussian."""
+    """E[log p] + H; the entropy H from nearest neighbours of whitened draws, and at most that of a Gaussian."""
     z = z.double()
-    root, log_two_pi_e = _root(z), math.log(2 * math.pi) + 1
+    root, log_two_pi_e = _cholesky(z), math.log(2 * math.pi) + 1
     white = torch.linalg.solve_triangular(root, (z - z.mean(0)).T, upper=False).T
     entropy = neighbour_entropy(white.unsqueeze(1))[0].clamp_max(0.5 * z.shape[1] * log_two_pi_e)
     return entropy + root.diagonal().log().sum() + log_p.double().mean()
 
 
-def _worst(before: Tensor, after: Tensor, names: Sequence[str] = ("",)) -> Share:
-    """Of sets, `(n, sets)` or `(n,)`, the one that most has changed."""
+def _most_changed(before: Tensor, after: Tensor, names: Sequence[str] = ("",)) -> Share:
+    """The share of the set with the largest change, of sets `(n, sets)` or one set `(n,)`."""
     before, after = before.view(len(before), -1), after.view(len(after), -1)
     entered, left = (after & ~before).sum(0), (before & ~after).sum(0)
     errors = (entered - left) / (entered + left).clamp_min(1).sqrt()
@@ -307,7 +306,7 @@ def _quantiles(values: Tensor, levels: Sequence[float]) -> Tensor:
     return torch.stack([ordered[min(len(values) - 1, int(level * len(values)))] for level in levels])
 
 
-def _root(draws: Tensor) -> Tensor:
+def _cholesky(draws: Tensor) -> Tensor:
     """The Cholesky factor of the covariance."""
     tril, failed = torch.linalg.cholesky_ex(draws.double().T.cov().view(draws.shape[1], -1))
     if failed or not torch.isfinite(tril).all():

@@ -1,4 +1,4 @@
-"""Which labels the categories or clusters of a model hold."""
+"""Labels of the categories or clusters of a model, and the error of a classification by them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ from typing import Any
 
 import torch
 import torchmetrics
-from torch import Tensor
+from torch import Tensor, nn
 
 
 class ClusterCounts(torchmetrics.Metric):
-    """How many rows of each label every category holds, and the label of the row that most surely belongs to it.
+    """Counts of each label in every category, and the label of the category's most confident row.
 
-    A row belongs to the category with the largest probability. Neither the batches nor the number of processes change
-    what comes out.
+    A row belongs to the category with the largest probability. The result depends neither on the batches nor on the
+    number of processes.
 
     Args:
-        categories: how many categories or clusters.
-        classes: how many labels.
+        categories: number of categories or clusters.
+        classes: number of labels.
         options: of torchmetrics.
     """
 
@@ -38,7 +38,7 @@ class ClusterCounts(torchmetrics.Metric):
         cell = logits.argmax(-1) * self.classes + y
         self.counts += cell.bincount(minlength=self.counts.numel()).view_as(self.counts)
         if len(y):
-            # Probabilities are 1 to the last digit for many rows; their odds still differ.
+            # Many probabilities are rounded to 1; their odds still differ.
             itself = torch.eye(self.categories, dtype=torch.bool, device=y.device)
             odds = logits - logits.unsqueeze(-2).masked_fill(itself, -torch.inf).logsumexp(-1)
             best, row = odds.max(0)
@@ -48,6 +48,47 @@ class ClusterCounts(torchmetrics.Metric):
     def compute(self) -> tuple[Tensor, Tensor]:
         """Counts `(categories, classes)`, and the label of each category's most confident row, `(categories,)`."""
         return self.counts, self.most_confident[:, 1].long()
+
+
+class CategoryErrors(nn.Module):
+    """The share of rows whose category is not their label, in validation and in test.
+
+    A cluster has the label of its most confident validation row (Makhzani et al. 2015, section 6).
+
+    Args:
+        categories: number of categories or clusters.
+        classes: number of labels.
+        clusters: whether categories are clusters; otherwise category k is label k.
+    """
+
+    def __init__(self, categories: int, classes: int, clusters: bool) -> None:
+        super().__init__()
+        self.categories, self.clusters = categories, clusters
+        self.counts = nn.ModuleDict({stage: ClusterCounts(categories, classes) for stage in ("val", "test")})
+
+    def _of(self, stage: str) -> ClusterCounts:
+        counts = self.counts[stage]
+        assert isinstance(counts, ClusterCounts)
+        return counts
+
+    def reset(self, stage: str) -> None:
+        """Forgets the rows of a stage, `val` or `test`."""
+        self._of(stage).reset()
+
+    def update(self, stage: str, logits: Tensor, y: Tensor) -> None:
+        """Takes rows of a stage, see `ClusterCounts.update`."""
+        self._of(stage).update(logits, y)
+
+    def compute(self, stage: str) -> Tensor | None:
+        """The error over all processes; None if there was no row with a label."""
+        if not self._of(stage).update_called:
+            return None
+        counts, _ = self._of(stage).compute()
+        categories = torch.arange(self.categories)
+        named, label = self._of("val").compute() if self.clusters else (counts, categories)
+        if not (named.any() and counts.any()):
+            return None
+        return 1 - counts[categories, label].sum() / counts.sum()
 
 
 def _most_confident(found: Tensor) -> Tensor:

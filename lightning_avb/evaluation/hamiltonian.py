@@ -1,9 +1,8 @@
 """Hamiltonian Monte Carlo along the path of `annealing`: f_b(z) = r(z)^(1 - b) f(z)^b, b from 0 to 1.
 
-A transition is a momentum v ~ N(0, I), some leapfrog steps, and a Metropolis test. With a lower triangular matrix L for
-every row (the scale of a fitted proposal, say) it moves in the coordinates L^-1 z. Every leapfrog step costs one
-gradient of log f: log f, log r and both gradients are kept for the point where a chain stands, and a new b only weighs
-them anew.
+A transition is a momentum v ~ N(0, I), some leapfrog steps, and a Metropolis test. With a lower triangular matrix L per
+row (such as the scale of a fitted proposal) it works in the coordinates L^-1 z. Every leapfrog step costs one gradient
+of log f. log f, log r and both gradients are stored for the current state, and a new b only changes their weights.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from ..errors import at_least
 from .importance import LogDensity
 
 JITTER = 0.2
-"""A chain's step size is drawn anew at every transition, up to so much off: no trajectory closes on itself for long."""
+"""Every transition draws a step size within this relative range, so that trajectories do not become periodic."""
 
 
 class State(NamedTuple):
-    """Where chains stand: z `(chains, batch, dim)`, both log-densities `(chains, batch)`, and their gradients by z."""
+    """States of chains: z `(chains, batch, dim)`, both log-densities `(chains, batch)`, and their gradients in z."""
 
     z: Tensor
     log_start: Tensor
@@ -38,14 +37,14 @@ class State(NamedTuple):
     def gradient(self, beta: float) -> Tensor:
         return torch.lerp(self.start_gradient, self.target_gradient, beta)
 
-    def moved(self, to: State, where: Tensor) -> State:
-        every = where.unsqueeze(-1)
+    def accept(self, proposed: State, accepted: Tensor) -> State:
+        vectors = accepted.unsqueeze(-1)
         return State(
-            torch.where(every, to.z, self.z),
-            torch.where(where, to.log_start, self.log_start),
-            torch.where(where, to.log_target, self.log_target),
-            torch.where(every, to.start_gradient, self.start_gradient),
-            torch.where(every, to.target_gradient, self.target_gradient),
+            torch.where(vectors, proposed.z, self.z),
+            torch.where(accepted, proposed.log_start, self.log_start),
+            torch.where(accepted, proposed.log_target, self.log_target),
+            torch.where(vectors, proposed.start_gradient, self.start_gradient),
+            torch.where(vectors, proposed.target_gradient, self.target_gradient),
         )
 
 
@@ -65,22 +64,22 @@ class AnnealingPath:
     def leapfrog(
         self, point: State, velocity: Tensor, beta: float, step: Tensor | float, leapfrogs: int
     ) -> tuple[State, Tensor]:
-        """Follows the Hamiltonian -log f_b + |v|^2 / 2: volume is kept, and from the end with -v the way leads back.
+        """Leapfrog steps of the Hamiltonian -log f_b + |v|^2 / 2: they keep the volume and are reversible.
 
         Args:
             velocity: `(chains, batch, dim)`, in the coordinates L^-1 z.
             step: a number, or `(chains, batch, 1)`.
         """
-        velocity = velocity + 0.5 * step * self._pull(point, beta)
+        velocity = velocity + 0.5 * step * self._scaled_gradient(point, beta)
         for i in range(leapfrogs):
             shift = velocity if self.scale_tril is None else torch.einsum("bij,sbj->sbi", self.scale_tril, velocity)
             point = self(point.z + step * shift)
             last = i == leapfrogs - 1
-            velocity = velocity + (0.5 if last else 1.0) * step * self._pull(point, beta)
+            velocity = velocity + (0.5 if last else 1.0) * step * self._scaled_gradient(point, beta)
         return point, velocity
 
-    def _pull(self, point: State, beta: float) -> Tensor:
-        """The gradient of log f_b by L^-1 z."""
+    def _scaled_gradient(self, point: State, beta: float) -> Tensor:
+        """The gradient of log f_b in L^-1 z."""
         gradient = point.gradient(beta)
         return gradient if self.scale_tril is None else torch.einsum("bji,sbj->sbi", self.scale_tril, gradient)
 
@@ -88,18 +87,18 @@ class AnnealingPath:
         """One step of Hamiltonian Monte Carlo for f_b, and its probability of acceptance, `(chains, batch)`."""
         chains, batch, dim = point.z.shape
         velocity, test, length = noise.normal((chains, batch, dim + 2), point.z).split((dim, 1, 1), -1)
-        # Reversible: the length of the step knows nothing of where the chain stands.
+        # Reversible: the step size does not depend on the state.
         steps = step * (1 + JITTER * (2 * torch.special.ndtr(length) - 1))
         end, end_velocity = self.leapfrog(point, velocity, beta, steps, leapfrogs)
         energy = 0.5 * velocity.square().sum(-1) - point.log_density(beta)
         end_energy = 0.5 * end_velocity.square().sum(-1) - end.log_density(beta)
         log_ratio = (energy - end_energy).nan_to_num(nan=-math.inf, posinf=math.inf, neginf=-math.inf)
         accepted = torch.special.log_ndtr(test.squeeze(-1)) < log_ratio
-        return point.moved(end, accepted), log_ratio.exp().clamp_max(1)
+        return point.accept(end, accepted), log_ratio.exp().clamp_max(1)
 
 
 def with_gradient(log_density: LogDensity, z: Tensor) -> tuple[Tensor, Tensor]:
-    """The log-density `(chains, batch)` and its gradient by z; no parameter collects one."""
+    """The log-density `(chains, batch)` and its gradient in z; parameters get no gradient."""
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         value = log_density(z)

@@ -1,7 +1,7 @@
-"""log p(x) by importance weighting, and what all estimators from weights share.
+"""log p(x) by importance weighting, and functions for all estimators with weights.
 
-Every estimator here and in `annealing` is a function of two things: a distribution that can be drawn from, and the
-logarithm of the function whose integral over z is asked for, z -> log f(z). With f(z) = p(x|z) p(z), which `log_joint`
+Every estimator here and in `annealing` is a function of two things: a distribution with draws, and the logarithm of
+the function to integrate over z, z -> log f(z). With f(z) = p(x|z) p(z), which `log_joint`
 gives, the integral is p(x); with the likelihood of the visible pixels alone it is the probability of those, and the
 weighted draws are draws of the hidden ones' z.
 
@@ -20,17 +20,17 @@ from torch import Tensor
 from .. import noise
 from ..errors import at_least
 from ..objectives import log_mean_exp
-from .inputs import Decoder, Prior, Proposal, drawn_with_density, prior_of, score
+from .inputs import Decoder, Prior, Proposal, as_prior, checked_log_prob, draws_with_log_prob
 
 LogDensity = Callable[[Tensor], Tensor]
 """z `(samples, batch, dim)` -> the logarithm of a function of z, one for every row, `(samples, batch)`."""
 
 
-BLOCK = 64
-"""Draws of one call of a distribution: a constant, as noise is a function of the row and the number of the call."""
+DRAWS_PER_CALL = 64
+"""Draws in one call of a distribution. It is constant, since noise is a function of the row and the call's number."""
 
 CHUNK = 4096
-"""Pairs (draw, row) of one call of the decoder, unless the caller says otherwise: a matter of memory alone."""
+"""Pairs (draw, row) per call of the decoder, by default; only memory depends on it."""
 
 
 def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
@@ -45,12 +45,12 @@ def log_joint(decoder: Decoder, prior: Prior, x: Tensor) -> LogDensity:
         ConfigurationError: the prior is no distribution of vectors; when the result is called, what the decoder gave is
             no distribution over x with one log-probability for every z, or x is no value of it.
     """
-    p = prior_of(prior)
-    return lambda z: score(decoder(z), x, z.shape[:-1]) + p.log_prob(z)
+    p = as_prior(prior)
+    return lambda z: checked_log_prob(decoder(z), x, z.shape[:-1]) + p.log_prob(z)
 
 
 class ImportanceEstimate(NamedTuple):
-    """What importance weighting says of every row; all `(batch,)`.
+    """The results of importance weighting, `(batch,)` each.
 
     Attributes:
         bound: log 1/K sum_k w_k with w_k = p(x, z_k) / q(z_k|x), in nats: at most log p(x) in expectation. Its
@@ -74,39 +74,39 @@ def importance_weighting(
         proposal: its density must be exact: an encoder's q, a distribution of torch's with `batch_shape` `(batch,)`, or
             for a q without density one of `proposals`.
         log_target: see `log_joint`.
-        samples: K, draws a row.
-        chunk: pairs (draw, row) of one call of `log_target`; changes memory and nothing else.
+        samples: K, draws per row.
+        chunk: pairs (draw, row) per call of `log_target`; only memory depends on it.
 
     Raises:
         ConfigurationError: `samples` or `chunk` is not positive; the proposal has no density, or not one for every row.
     """
     at_least(1, samples=samples)
-    draw, parts = drawn_with_density(proposal), []
-    for start in range(0, samples, BLOCK):
-        z, log_q = draw((min(BLOCK, samples - start),))
-        parts.append(evaluate(log_target, z, chunk) - log_q)
+    draw, parts = draws_with_log_prob(proposal), []
+    for start in range(0, samples, DRAWS_PER_CALL):
+        z, log_q = draw((min(DRAWS_PER_CALL, samples - start),))
+        parts.append(evaluate_in_chunks(log_target, z, chunk) - log_q)
     log_weight = torch.cat(parts)
     return ImportanceEstimate(log_mean_exp(log_weight), effective_samples(log_weight), log_weight.mean(0))
 
 
-def evaluate(log_target: LogDensity, z: Tensor, chunk: int) -> Tensor:
-    """The log-density of z `(samples, batch, dim)`, with at most `chunk` pairs (draw, row) a call, but whole draws."""
+def evaluate_in_chunks(log_target: LogDensity, z: Tensor, chunk: int) -> Tensor:
+    """The log-density of z `(samples, batch, dim)`, in calls of at most `chunk` pairs (draw, row)."""
     at_least(1, chunk=chunk)
     return torch.cat([log_target(part) for part in z.split(max(1, chunk // z.shape[1]))])
 
 
 def effective_samples(log_weight: Tensor) -> Tensor:
-    """(sum_k w_k)^2 / sum_k w_k^2 over the first dimension (Kong 1992): as many equal weights are worth as much."""
+    """(sum_k w_k)^2 / sum_k w_k^2 over the first dimension (Kong 1992): the equivalent number of equal weights."""
     return (2 * log_weight.logsumexp(0) - (2 * log_weight).logsumexp(0)).exp()
 
 
 def resample(z: Tensor, log_weight: Tensor, draws: int) -> Tensor:
-    """Draws of the target's normalised density, to within the error of the weights: some of z, as often as w says.
+    """Draws of the target's normalised density, up to the error of the weights: z chosen in proportion to w.
 
     Args:
         z: `(samples, batch, dim)`.
         log_weight: `(samples, batch)`.
-        draws: how many a row, with replacement.
+        draws: number per row, with replacement.
 
     Returns:
         `(draws, batch, dim)`.

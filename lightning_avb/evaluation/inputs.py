@@ -1,9 +1,9 @@
-"""What the estimators take from anybody: a decoder, a prior and a proposal, checked and brought into one form.
+"""Inputs of the estimators: a user's decoder, prior and proposal, checked and brought into one form.
 
 A prior is a distribution of vectors `(dim,)`, or a module or function whose call gives one. A proposal or a start is
-one such distribution for every row, `batch_shape` `(batch,)`. Where torch's classes leave one number for every
-dimension, as `Normal(zeros(dim), ones(dim))` does, the meaning is clear all the same: the dimensions are independent.
-Of p(x|z) the meaning is not, since a batch looks like a dimension: there one has to say `Independent`.
+one such distribution per row, `batch_shape` `(batch,)`. Distributions with one factor per dimension, such as
+`Normal(zeros(dim), ones(dim))`, are allowed: their dimensions are independent. For p(x|z) this would be ambiguous,
+since a batch looks like a dimension: there `Independent` is needed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Decoder = Callable[[Tensor], Distribution]
 """z -> p(x|z)."""
 
 Prior = Distribution | Callable[[], Distribution]
-"""p(z), or what gives it when called."""
+"""p(z), or a function that returns it."""
 
 
 Proposal = ScoredDraws | Distribution
@@ -33,13 +33,13 @@ Proposal = ScoredDraws | Distribution
 
 
 def has_density(q: Distribution) -> bool:
-    """Whether the log-density of a given z is known: of a black box it is not, and torch's base class only pretends."""
+    """Whether `log_prob` works: not for a black box, nor if the class only inherits it from torch's base class."""
     return not isinstance(q, (Implicit, Hierarchical)) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
         Distribution.log_prob
     )
 
 
-def prior_of(prior: Prior) -> Distribution:
+def as_prior(prior: Prior) -> Distribution:
     """p(z) with `batch_shape` `()` and `event_shape` `(dim,)`; expanded, it draws each row from the row's own noise.
 
     Raises:
@@ -47,7 +47,9 @@ def prior_of(prior: Prior) -> Distribution:
     """
     p = prior if isinstance(prior, Distribution) else prior() if callable(prior) else prior
     if not isinstance(p, Distribution):
-        raise ConfigurationError(f"prior: a {type(p).__name__}, where a distribution or what gives one was expected")
+        raise ConfigurationError(
+            f"prior: a {type(p).__name__}; expected a distribution, or a function that returns one"
+        )
     if not p.event_shape and len(p.batch_shape) == 1:
         p = Independent(p, 1, validate_args=False)
     if p.batch_shape or len(p.event_shape) != 1:
@@ -57,18 +59,18 @@ def prior_of(prior: Prior) -> Distribution:
     return _RowByRow(p) if type(p).__module__.startswith("torch.") else p
 
 
-def rows_of(q: Distribution, name: str) -> Distribution:
-    """One distribution of vectors for every row, `batch_shape` `(batch,)`.
+def as_row_distribution(q: Distribution, name: str) -> Distribution:
+    """One distribution of vectors per row, `batch_shape` `(batch,)`.
 
     Args:
         q: the distribution.
-        name: what the message calls it.
+        name: of the argument, for the message.
 
     Raises:
-        ConfigurationError: it is something else.
+        ConfigurationError: it has other shapes, or is not a distribution.
     """
     if not isinstance(q, Distribution):
-        raise ConfigurationError(f"{name}: a {type(q).__name__}, where a distribution was expected")
+        raise ConfigurationError(f"{name}: a {type(q).__name__}; expected a distribution")
     if not q.event_shape and len(q.batch_shape) == 2:
         q = Independent(q, 1, validate_args=False)
     if len(q.batch_shape) != 1 or len(q.event_shape) != 1:
@@ -79,7 +81,7 @@ def rows_of(q: Distribution, name: str) -> Distribution:
     return q
 
 
-def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor, Tensor]]:
+def draws_with_log_prob(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor, Tensor]]:
     """A shape of samples -> draws `(samples, batch, dim)` with their log-densities `(samples, batch)`.
 
     Raises:
@@ -87,10 +89,10 @@ def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor,
     """
     if isinstance(q, ScoredDraws):
         return q.rsample_and_log_prob
-    p = rows_of(q, "proposal")
+    p = as_row_distribution(q, "proposal")
     if not has_density(p):
         raise ConfigurationError(
-            f"proposal: {type(p).__name__} has no density to weigh its draws by; fitted_proposal makes one that has"
+            f"proposal: {type(p).__name__} has no density, which importance weights need; see fitted_proposal"
         )
 
     def draw(sample_shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
@@ -100,32 +102,32 @@ def drawn_with_density(q: Proposal) -> Callable[[tuple[int, ...]], tuple[Tensor,
     return draw
 
 
-def score(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
+def checked_log_prob(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
     """log p(x|z), one number for every z.
 
     Args:
-        p: what a decoder gave.
+        p: the output of a decoder.
         x: `(*rows, *data_shape)`.
-        shape: that of z but for its last dimension, to which x broadcasts.
+        shape: of z without its last dimension; x broadcasts to it.
 
     Raises:
-        ConfigurationError: p is no distribution over x, or x is no value of it.
+        ConfigurationError: p is not a distribution over x, or x is not in its support.
     """
     if not isinstance(p, Distribution):
         raise ConfigurationError(
-            f"decoder: its call gave a {type(p).__name__}, where the distribution p(x|z) was expected, such as "
+            f"decoder: returned a {type(p).__name__}; expected the distribution p(x|z), such as "
             "Independent(Bernoulli(logits=...), 1)"
         )
-    apart = len(p.batch_shape) - len(shape)
-    if apart > 0:
+    extra = len(p.batch_shape) - len(shape)
+    if extra > 0:
         raise ConfigurationError(
-            f"decoder: {_described(p)} tells dimensions of x apart; one log-probability for every z was expected: wrap "
-            f"it in Independent(..., {apart})"
+            f"decoder: {_described(p)} has one factor per dimension of x; expected one log-probability per z: wrap it "
+            f"in Independent(..., {extra})"
         )
     data = x.shape[x.ndim - len(p.event_shape) :]
     if p.event_shape != data:
         raise ConfigurationError(
-            f"decoder: {_described(p)} is no distribution of x, whose rows end in {tuple(data) or '()'}"
+            f"decoder: {_described(p)} is not a distribution of x, whose rows end in {tuple(data) or '()'}"
         )
     try:
         value = p.log_prob(x)
@@ -133,8 +135,8 @@ def score(p: Any, x: Tensor, shape: Sequence[int]) -> Tensor:
         raise ConfigurationError(f"x: {type(p).__name__} cannot score it: {str(error).splitlines()[0]}") from error
     if value.shape != torch.Size(shape):
         raise ConfigurationError(
-            f"decoder: the log-probability of its {_described(p)} has the shape {tuple(value.shape)}, where one number "
-            f"for every z was expected, {tuple(shape)}"
+            f"decoder: the log-probability of its {_described(p)} has the shape {tuple(value.shape)}; expected one "
+            f"number per z, {tuple(shape)}"
         )
     return value
 
@@ -144,7 +146,7 @@ def _described(p: Distribution) -> str:
 
 
 class _RowByRow(Distribution):
-    """A prior of torch's, which draws from torch's generator: here every row has a seed of its own, from `noise`.
+    """A prior that draws from torch's generator, here with a separate seed from `noise` for every row.
 
     Args:
         base: `batch_shape` `()`, `event_shape` `(dim,)`.
@@ -167,7 +169,7 @@ class _RowByRow(Distribution):
             return self.base.sample(torch.Size(sample_shape))
         eps = noise.normal((1, *self.batch_shape, 1), torch.zeros((), dtype=torch.float64)).flatten()
         seeds = (torch.special.ndtr(eps) * 2.0**52).long().tolist()
-        with noise.torch_kept():
+        with noise.keep_torch_state():
             rows = [self._seeded(seed, math.prod(sample_shape)) for seed in seeds]
         z = torch.stack(rows, 1)
         return z.view(*sample_shape, *z.shape[1:])

@@ -1,7 +1,7 @@
-"""log p(x) of anybody's decoder in one call, and the annealing of a whole data set behind it.
+"""log p(x) of any decoder in one call, by annealing of a whole data set.
 
-One setting (schedule, step sizes, number of chains) serves all rows. It is tuned on rows that the model made and then
-frozen, and `bidirectional` certifies it on others that the model made.
+One setting (schedule, step sizes, number of chains) is used for all rows. It is tuned on simulated rows and then fixed,
+and `bidirectional` checks it on other simulated rows.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from .annealing import (
     tune,
 )
 from .importance import CHUNK, LogDensity
-from .inputs import Decoder, Prior, prior_of, rows_of, score
+from .inputs import Decoder, Prior, as_prior, as_row_distribution, checked_log_prob
 from .proposals import fitted_proposal, refined_proposal
-from .rows import over_rows
-from .trust import annealing_objection
+from .reliability import annealing_objection
+from .rows import map_rows
 
-PILOT = 32
-"""Simulated rows that the step sizes are tuned on."""
+PILOT_ROWS = 32
+"""Simulated rows on which the step sizes are tuned."""
 
-TRIED = 8
-"""Draws of the prior that the decoder is tried with, before anything is estimated."""
+TRIAL_DRAWS = 8
+"""Draws of the prior on which the decoder is checked before the estimate."""
 
 
 class Annealer:
@@ -48,17 +48,17 @@ class Annealer:
 
     Args:
         target: rows -> log p(x, z); see `importance.log_joint`.
-        start: rows -> where their chains start, and the matrix that gives every row's kernel its scale or None.
-        simulated: a number of rows and a seed -> the model's own data, z and the rows with their `index`.
+        start: rows -> the distribution where their chains start, and the scale matrix of every row's kernel, or None.
+        simulated: a number of rows and a seed -> z and data simulated from the model, with their `index`.
         betas: from `schedule`.
         leapfrogs: leapfrog steps of a transition.
-        chains: of every row.
-        chunk: pairs (chain, row) of one call of the target; changes memory and nothing else.
+        chains: per row.
+        chunk: pairs (chain, row) per call of the target; only memory depends on it.
         seed: every figure is a function of (seed, row).
 
     Attributes:
         settings: the tuned ones.
-        gap: mean distance of the bounds that `certify` found, in nats; None: it was not called.
+        gap: mean difference of the bounds from `certify`, in nats; None before it is called.
     """
 
     def __init__(
@@ -81,20 +81,20 @@ class Annealer:
     @torch.no_grad()
     def _tuned(self, betas: Sequence[float], leapfrogs: int) -> AnnealingSettings:
         key = self.seed, "pilot"
-        _, pilot = self.simulated(PILOT, noise.mixed_seed(*key))
-        with noise.torch_seeded(*key), noise.use(noise.OfRows(*key, index=pilot.index)):  # type: ignore[arg-type]
+        _, pilot = self.simulated(PILOT_ROWS, noise.mixed_seed(*key))
+        with noise.torch_seeded(*key), noise.use(noise.RowNoise(*key, index=pilot.index)):  # type: ignore[arg-type]
             start, scale_tril = self.start(pilot)
             return tune(start, self.target(pilot), betas, leapfrogs, scale_tril=scale_tril, chunk=self.chunk)
 
     def estimate(self, rows: Batch) -> AnnealedEstimate:
-        """The chains of some rows: to be called by `over_rows`."""
+        """The chains of some rows, for `map_rows`."""
         start, scale_tril = self.start(rows)
         return annealed_importance_sampling(
             start, self.target(rows), self.settings, self.chains, scale_tril, self.chunk
         )
 
     def certify(self, rows: int) -> BidirectionalBounds:
-        """log p(x) of so many simulated rows from both sides."""
+        """Bounds of log p(x) from both sides, for `rows` simulated rows."""
         exact, batch = self.simulated(rows, noise.mixed_seed(self.seed, "simulated"))
 
         def estimate(rows: Batch) -> BidirectionalBounds:
@@ -102,25 +102,25 @@ class Annealer:
             z = exact[rows.index]
             return bidirectional(start, self.target(rows), z, self.settings, self.chains, scale_tril, self.chunk)
 
-        found = over_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
+        found = map_rows(estimate, batch, max(1, self.chunk // self.chains), self.seed, "bidirectional")
         self.gap = found.summary()["gap"][0]
         return found
 
 
 class LogLikelihood(NamedTuple):
-    """log p(x) in nats, and how sure it is. Everything is a function of (seed, row).
+    """log p(x) in nats, with its errors. Everything is a function of (seed, row).
 
     Attributes:
         values: `(batch,)`, in expectation at most log p(x).
         standard_errors: `(batch,)`, of every value, from its chains: the jackknife of the logarithm of their mean
             weight. That of a row whose weights are all in one chain is large, and still too small.
         mean: of the values.
-        standard_error: of the mean, over rows: what another sample of rows would change.
-        gap: on data that the model made, the distance from the lower to an upper bound: what `mean` lacks at most, in
-            expectation, if real data are as hard as those.
+        standard_error: of the mean, over rows.
+        gap: difference of a lower and an upper bound on simulated data: in expectation the largest error of `mean`, if
+            real data are not harder.
         gap_standard_error: of the gap, over the simulated rows.
-        acceptance: share of accepted transitions; 0.65 was aimed at.
-        objection: why not to trust the values; empty where nothing speaks against them.
+        acceptance: share of accepted transitions; the step sizes are tuned for 0.65.
+        objection: why the values should not be trusted; empty: no objection.
     """
 
     values: Tensor
@@ -134,7 +134,7 @@ class LogLikelihood(NamedTuple):
 
     @property
     def trusted(self) -> bool:
-        """Whether nothing speaks against the values."""
+        """Whether there is no objection."""
         return not self.objection
 
     def __str__(self) -> str:
@@ -162,53 +162,53 @@ def log_likelihood(
 
     Args:
         decoder: a module or function, z `(n, dim)` -> p(x|z), a torch distribution with `batch_shape` `(n,)` whose
-            `log_prob` can be differentiated by z. It is never called with another number of dimensions: draws and rows
-            are one dimension to it.
+            `log_prob` can be differentiated in z. It is always called with two dimensions: draws and rows are joined
+            into one.
         x: `(batch, *data_shape)`.
         prior: p(z), or a module or function whose call gives it; None: N(0, I).
-        latent_dim: length of z; needed where neither a prior nor an encoder says it.
+        latent_dim: length of z; needed without a prior and an encoder.
         encoder: x `(n, *data_shape)` -> q(z|x), any distribution with draws: chains then start near the posterior,
-            which is worth some ten times as many steps. Without it they start at the prior.
-        chains: of every row, 2 at least.
+            which saves about 90 % of the steps. Without it they start at the prior.
+        chains: per row, at least 2.
         steps: temperatures from start to posterior; a row costs about `chains * steps * leapfrogs` gradients.
         leapfrogs: leapfrog steps of a transition.
-        simulated: rows to simulate for the gap, 2 at least.
-        chunk: pairs (chain, row) of one call of the decoder; changes memory and nothing else.
-        seed: every figure is a function of (seed, place of the row in x).
+        simulated: rows to simulate for the gap, at least 2.
+        chunk: pairs (chain, row) per call of the decoder; only memory depends on it.
+        seed: every figure is a function of (seed, position of the row in x).
 
     Raises:
-        ConfigurationError: an argument that is not what is said here, x that the decoder cannot score, or a
-            log-probability that is no finite number.
+        ConfigurationError: an invalid argument, x that the decoder cannot score, or a log-probability that is not
+            finite.
     """
     at_least(2, chains=chains)
     at_least(2, simulated=simulated)
     if not len(x):
         raise ConfigurationError("x: there are no rows")
     p = _prior(decoder, x, prior, latent_dim, encoder)
-    _try(decoder, p, x, seed)
+    _check_decoder(decoder, p, x, seed)
 
     def target(rows: Batch) -> LogDensity:
         def log_density(z: Tensor) -> Tensor:
             pairs = rows.x.expand(len(z), *rows.x.shape).flatten(0, 1)
             flat = z.flatten(0, 1)
-            return score(decoder(flat), pairs, flat.shape[:1]).view(z.shape[:2]) + p.log_prob(z)
+            return checked_log_prob(decoder(flat), pairs, flat.shape[:1]).view(z.shape[:2]) + p.log_prob(z)
 
         return log_density
 
     def start(rows: Batch) -> tuple[Distribution, Tensor | None]:
         if encoder is None:
             return p.expand((len(rows.x),)), None
-        fitted = fitted_proposal(rows_of(encoder(rows.x), "encoder"), p)
+        fitted = fitted_proposal(as_row_distribution(encoder(rows.x), "encoder"), p)
         proposal = refined_proposal(fitted, target(rows), chunk=chunk)
         return proposal, proposal.scale_tril
 
-    def made(rows: int, seed: int) -> tuple[Tensor, Batch]:
+    def simulated_rows(rows: int, seed: int) -> tuple[Tensor, Batch]:
         z, data = simulate(decoder, p, rows, seed)
         return z, Batch(data.to(x.dtype), index=torch.arange(rows, device=data.device))
 
-    annealer = Annealer(target, start, made, schedule(steps), leapfrogs, chains, chunk, seed)
+    annealer = Annealer(target, start, simulated_rows, schedule(steps), leapfrogs, chains, chunk, seed)
     batch = Batch(x, index=torch.arange(len(x), device=x.device))
-    found = over_rows(annealer.estimate, batch, max(1, chunk // chains), seed, "annealing")
+    found = map_rows(annealer.estimate, batch, max(1, chunk // chains), seed, "annealing")
     values = found.bound
     if not values.isfinite().all():
         row = int((~values.isfinite()).nonzero()[0])
@@ -235,17 +235,17 @@ def _prior(
     latent_dim: int | None,
     encoder: Callable[[Tensor], Distribution] | None,
 ) -> Distribution:
-    """p(z), whose dimension the prior, `latent_dim` or the encoder says."""
+    """p(z), with the dimension from the prior, `latent_dim` or the encoder."""
     if prior is not None:
-        p = prior_of(prior)
+        p = as_prior(prior)
         if latent_dim not in (None, p.event_shape[0]):
             raise ConfigurationError(f"latent_dim: {latent_dim}, where the prior has {p.event_shape[0]} dimensions")
         return p
     if latent_dim is None:
         if encoder is None:
-            raise ConfigurationError("latent_dim: needed without a prior or an encoder, which would say it")
+            raise ConfigurationError("latent_dim: needed without a prior and an encoder")
         with torch.no_grad():
-            latent_dim = rows_of(encoder(x[:1]), "encoder").event_shape[0]
+            latent_dim = as_row_distribution(encoder(x[:1]), "encoder").event_shape[0]
     parameters = decoder.parameters() if isinstance(decoder, nn.Module) else iter(())
     like = next((p for p in parameters if p.is_floating_point()), x if x.is_floating_point() else torch.zeros(()))
     zeros = torch.zeros(at_least(1, latent_dim=latent_dim), dtype=like.dtype, device=like.device)
@@ -253,22 +253,24 @@ def _prior(
 
 
 @torch.no_grad()
-def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
-    """Raises ConfigurationError for a decoder that is none, and for rows that it cannot score."""
+def _check_decoder(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
+    """Raises ConfigurationError for an invalid decoder, and for rows that it cannot score."""
     if isinstance(decoder, OwnDecoder):
         decoder.check(x)
-    if isinstance(decoder, nn.Module) and any(module.training and _mixes(module) for module in decoder.modules()):
+    if isinstance(decoder, nn.Module) and any(
+        module.training and _depends_on_mode(module) for module in decoder.modules()
+    ):
         raise ConfigurationError("decoder: dropout or batch normalisation in training mode; call decoder.eval() first")
     with noise.torch_seeded(seed, "try"):
-        z = p.sample(torch.Size([TRIED]))
+        z = p.sample(torch.Size([TRIAL_DRAWS]))
     if x.device != z.device:
-        raise ConfigurationError(f"x: it is on {x.device}, and draws of the prior are on {z.device}")
+        raise ConfigurationError(f"x: on {x.device}, and draws of the prior are on {z.device}")
     try:
         given = decoder(z)
     except (RuntimeError, ValueError, IndexError) as error:
         why = textwrap.shorten(str(error), 300)
-        raise ConfigurationError(f"decoder: it does not take z of shape {tuple(z.shape)}: {why}") from error
-    value, inside = score(given, x[:1].expand(TRIED, *x.shape[1:]), (TRIED,)), _inside(given, x)
+        raise ConfigurationError(f"decoder: does not take z of shape {tuple(z.shape)}: {why}") from error
+    value, inside = checked_log_prob(given, x[:1].expand(TRIAL_DRAWS, *x.shape[1:]), (TRIAL_DRAWS,)), _inside(given, x)
     if value.isnan().any():
         raise ConfigurationError("decoder: its log-probability is nan where z is a draw of the prior")
     if not inside.all():
@@ -278,7 +280,7 @@ def _try(decoder: Decoder, p: Distribution, x: Tensor, seed: int) -> None:
         )
 
 
-def _mixes(module: nn.Module) -> bool:
+def _depends_on_mode(module: nn.Module) -> bool:
     return isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd))
 
 
@@ -287,9 +289,9 @@ def _family(p: Distribution) -> Distribution:
 
 
 def _inside(p: Distribution, x: Tensor) -> Tensor:
-    """Which rows are in the support for some z; where the distribution does not tell its support, all."""
+    """Which rows are in the support for some z; all rows if the distribution has no `support`."""
     try:
         support = p.support
     except NotImplementedError:
         return torch.ones(len(x), dtype=torch.bool)
-    return torch.cat([support.check(row.expand(TRIED, *row.shape)).any().view(1) for row in x])  # type: ignore[union-attr]
+    return torch.cat([support.check(row.expand(TRIAL_DRAWS, *row.shape)).any().view(1) for row in x])  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""A mean over a data set that counts every row once, on any number of processes."""
+"""A mean over the rows of a data set that counts every row once, on any number of processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torchmetrics.utilities import dim_zero_cat
 
 
 class MeanOverRows(Metric):
-    """Mean and standard error of a quantity of the rows of a data set.
+    """Mean and standard error of a quantity over the rows of a data set.
 
-    Samplers of several processes repeat rows to give every process as many; a mean of means weighs them wrongly. Here
-    every value comes with the index of its row, and a row counts once. The sum is in double precision.
+    With several processes, samplers repeat rows so that every process has equally many, and a mean of means is wrong.
+    Here every value comes with the index of its row, and every row counts once. Sums are in double precision.
     """
 
     full_state_update = False

@@ -1,4 +1,4 @@
-"""Entropy from the distances between draws, for a distribution that can be drawn from and no more."""
+"""Entropy from the distances between draws, for a distribution without a density."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ def neighbour_entropy(z: Tensor, neighbour: int = 1) -> Tensor:
 
         H = d/n sum_i log r_i + log c + psi(n) - psi(k)
 
-    (for any k: Goria et al. 2005). It takes the density for constant in a ball that reaches to that neighbour. Edges
-    and folds of the density, and shapes thinner than the ball, make it too large, the less the more draws: with 20,000
-    and 100,000 in the plane by 0.003 and 0.001 for a square, by 0.05 and 0.03 for one with infinitely dense edges
-    (a product of two arcsine laws). The standard error is about ((Var log q + psi'(k)) / n)^(1/2). -inf where more
-    than k draws are one point: there is no density.
+    (for any k: Goria et al. 2005). It assumes a constant density in the ball up to that neighbour. Edges and folds of
+    the density, and shapes thinner than the ball, make it too large. This error falls with the number of draws: with
+    20,000 and 100,000 in the plane it is 0.003 and 0.001 for a square, and 0.05 and 0.03 for one with infinitely dense
+    edges (a product of two arcsine laws). The standard error is about ((Var log q + psi'(k)) / n)^(1/2). It is -inf if
+    more than k draws are equal: there is no density.
 
     Args:
         z: `(samples, batch, dim)`, independent draws; those of a row are compared with one another.
-        neighbour: k. More of them have less noise and more bias.
+        neighbour: k. A larger k has less noise and more bias.
 
     Raises:
         ConfigurationError: no more draws than neighbours.
@@ -42,7 +42,7 @@ def neighbour_entropy(z: Tensor, neighbour: int = 1) -> Tensor:
 def _mean_log_distance(draws: Tensor, neighbour: int) -> Tensor:
     """The mean logarithm of the distance to the k-th nearest other of draws `(n, dim)`."""
     if draws.unique(dim=0, return_counts=True)[1].max() > neighbour:
-        return torch.tensor(-math.inf)  # and a tree of equal points would take very long
+        return torch.tensor(-math.inf)  # a tree of equal points would take very long
     return log_distance(draws, draws, neighbour + 1).mean()  # the nearest is the draw itself
 
 

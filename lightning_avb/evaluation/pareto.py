@@ -1,14 +1,14 @@
-"""How good draws are when all one has besides is the log-density that they should follow, up to a constant.
+"""Checks of draws by importance weights, given the log-density that they should follow, up to a constant.
 
-A density f is fitted to the draws, fresh z ~ f are weighted by w = p(z) / f(z), and the weights are looked at:
+A density f is fitted to the draws, and new draws z ~ f get the weights w = p(z) / f(z):
 
     E_f[ log w ] = log Z - KL(f, p / Z),        E_f[ w ] = Z,
 
 with the evidence Z, the integral of p. The shape k of the weights' tail says whether the second can be trusted.
 
-What neither the draws nor f reach cannot be seen: with draws of one mode of two that are far apart, k is small, the
-weights are nearly equal and the evidence is that of the one mode. Draws of several methods, or an evidence from
-elsewhere, show it.
+Regions without draws of p and f are not detected: with draws of one of two distant modes, k is small, the weights are
+nearly equal, and the evidence is that of one mode. Draws of several methods, or another estimate of the evidence, can
+show it.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ from ..objectives import log_mean_exp
 from .importance import effective_samples
 from .proposals import DefensiveStudent
 
-SEEN = 0.8
-"""Share of the draws that a flow is fitted to which is to be compared with the others."""
+FITTED_SHARE = 0.8
+"""Share of the draws to which a flow is fitted; the others are compared with it."""
 
 HELD_OUT = 0.1
-"""Share of the draws of a fit that choose the epoch."""
+"""Share of the draws of a fit that are held out to choose the epoch."""
 
 
 class ParetoSmoothed(NamedTuple):
@@ -119,11 +119,10 @@ def fit_density(
     learning_rate: float = 4e-3,
     seed: int = 0,
 ) -> Flow:
-    """A neural spline flow with the mean and the covariance of draws as its start, by maximum likelihood.
+    """A neural spline flow fitted to draws by maximum likelihood; it starts as the Gaussian with their moments.
 
-    Adam, with a step size that falls to 0 as a cosine. A tenth of the draws is held out; the flow of the epoch that
-    they like best is taken, which is the Gaussian where no epoch betters it. Beyond 5 standard deviations its tails are
-    those of the Gaussian.
+    It is trained by Adam with a cosine schedule. A tenth of the draws is held out, and the epoch with the best held-out
+    likelihood is taken, or the Gaussian if no epoch is better. Beyond 5 standard deviations its tails are Gaussian.
 
     Args:
         draws: `(n, dim)`. The networks learn in single precision; the flow has the dtype and the device of the draws.
@@ -131,8 +130,8 @@ def fit_density(
         epochs: 0: the Gaussian.
         batch_size: draws of a step.
         learning_rate: of the first step.
-        seed: of the initial weights, the held-out draws and the order of the others; torch's own generators are left as
-            they were.
+        seed: of the initial weights, the held-out draws and the order of the others; the states of torch's generators
+            do not change.
 
     Raises:
         ConfigurationError: fewer than 20 draws or than 2 for every dimension, draws that are not finite or lie in a
@@ -154,7 +153,7 @@ def fit_density(
         flow = AutoregressiveFlow(draws.shape[1], 0, "spline", transforms, hidden, bins).to(white)
         white = white[torch.randperm(len(white)).to(white.device)]
         held_out = math.ceil(HELD_OUT * len(white))
-        flow.load_state_dict(_learnt(flow, white[held_out:], white[:held_out], epochs, batch_size, learning_rate))
+        flow.load_state_dict(_train(flow, white[held_out:], white[:held_out], epochs, batch_size, learning_rate))
     flow = flow.to(draws).requires_grad_(False)
     transform = ComposedTransform(flow().inv, LULinearTransform(tril.to(draws)))
     return Flow(mean.to(draws), torch.ones_like(draws[0]), transform)
@@ -169,7 +168,7 @@ def _gaussian(draws: Tensor) -> tuple[Tensor, Tensor]:
     return draws.mean(0), tril
 
 
-def _learnt(
+def _train(
     flow: AutoregressiveFlow, x: Tensor, held_out: Tensor, epochs: int, batch_size: int, learning_rate: float
 ) -> dict[str, Tensor]:
     """The weights of the epoch with the highest held-out likelihood."""
@@ -182,7 +181,7 @@ def _learnt(
     steps = max(1, epochs * -(-len(x) // batch_size))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with torch.no_grad():
-        least = loss(held_out).item()
+        best_loss = loss(held_out).item()
     best = copy.deepcopy(flow.state_dict())
     for _ in range(epochs):
         for rows in torch.randperm(len(x)).to(x.device).split(batch_size):
@@ -192,14 +191,14 @@ def _learnt(
             optimizer.step()
             schedule.step()
         with torch.no_grad():
-            now = loss(held_out).item()
-        if now < least:
-            least, best = now, copy.deepcopy(flow.state_dict())
+            epoch_loss = loss(held_out).item()
+        if epoch_loss < best_loss:
+            best_loss, best = epoch_loss, copy.deepcopy(flow.state_dict())
     return best
 
 
 class DrawsDiagnosis(NamedTuple):
-    """What fresh draws of a density that is fitted to the draws say; logarithms in nats.
+    """The results of new draws of a density fitted to the draws; logarithms in nats.
 
     Attributes:
         k: shape of the tail of the flow's weights p / flow, see `ParetoSmoothed`.
@@ -209,13 +208,13 @@ class DrawsDiagnosis(NamedTuple):
         evidence_bound_error: its standard error.
         log_evidence: log Z by importance weighting, with wider draws besides; see `diagnose_draws`.
         log_evidence_error: its standard error, (1 / effective samples - 1 / samples)^(1/2), if that is small.
-        samples: how many draws of the flow.
-        shortfall: log_evidence minus the mean of log p - log flow over draws that the flow has not seen. For right
-            draws it is in expectation -KL(p / Z, flow), at most 0 however poor the flow; for others it is
+        samples: number of draws of the flow.
+        shortfall: log_evidence minus the mean of log p - log flow over draws to which the flow was not fitted. For
+            correct draws it is in expectation -KL(p / Z, flow), at most 0 for any flow; for others it is
             KL(draws, p / Z) - KL(draws, flow).
         shortfall_error: its standard error.
-        z: the fresh draws, those of the wider distribution among them, `(n, dim)`.
-        smoothed: their weights by p, with the shape of the tail that says whether these can be trusted.
+        z: the new draws, including those of the wider distribution, `(n, dim)`.
+        smoothed: their smoothed weights, with the shape of their tail.
     """
 
     k: float
@@ -253,17 +252,17 @@ def diagnose_draws(
     for N(0, I) in as many dimensions k is 1 too, and the bound 3.2 below. A mode that is missing from the draws is seen
     by none of these figures.
 
-    The bound also tells how poor the flow is. The shortfall does not: it compares the draws' own mean of log p - log
-    flow with the evidence, and that of right draws is at least as high, whatever the flow.
+    The bound also depends on the quality of the flow. The shortfall does not: it compares the draws' mean of log p -
+    log flow with the evidence, and for correct draws this mean is at least as high, for any flow.
 
     Args:
-        draws: `(n, dim)`, independent, of the method that is asked about.
+        draws: `(n, dim)`, independent, to be checked.
         log_density: z `(samples, dim)` -> log p(z) up to a constant, `(samples,)`; -inf where p is 0.
-        flow: a density near that of the draws, fitted to others; None: `fit_density` of the first four fifths, and the
-            rest are those that it has not seen.
-        samples: fresh draws, all of one call of `log_density`.
-        share: of the samples that are of the wider distribution, below 1.
-        seed: of the fit and of the fresh draws.
+        flow: a density near that of the draws, fitted to other draws; None: `fit_density` of the first four fifths, and
+            the shortfall is computed from the rest.
+        samples: new draws, in one call of `log_density`.
+        share: of the samples from the wider distribution, at most 0.5.
+        seed: of the fit and of the new draws.
 
     Raises:
         ConfigurationError: see `fit_density`; an argument out of range; a log-density of another shape, or one that is
@@ -271,9 +270,9 @@ def diagnose_draws(
     """
     at_least(20, samples=samples)
     if not 0 <= share <= 0.5:
-        raise ConfigurationError(f"share: {share} is no share from 0 to 0.5")
-    unseen = draws if flow is not None else draws[math.floor(SEEN * len(draws)) :]
-    flow = fit_density(draws[: math.floor(SEEN * len(draws))], seed=seed) if flow is None else flow
+        raise ConfigurationError(f"share: {share} is not a share from 0 to 0.5")
+    unseen = draws if flow is not None else draws[math.floor(FITTED_SHARE * len(draws)) :]
+    flow = fit_density(draws[: math.floor(FITTED_SHARE * len(draws))], seed=seed) if flow is None else flow
     wider = round(share * samples)
     own = samples - wider
     with noise.use(noise.seeded(seed, "diagnose_draws")):

@@ -1,9 +1,9 @@
 """The Parzen window estimate of log p(x): a kernel density on samples of the model.
 
-Do not rank models by it. In many dimensions it is far below log p(x) for any number of samples that can be had, and it
-prefers models whose samples are close to few training data: it misorders models, even against the true density (Theis
-et al. 2016, section 3.2; Wu et al. 2016, section 5). It is here because adversarial autoencoders were published with
-it; beside its figure belongs one of `annealing` or `importance`.
+Do not rank models by it. In many dimensions it is far below log p(x) for any practical number of samples, and it
+prefers models whose samples are close to few training data: it can rank a model above the true density (Theis et al.
+2016, section 3.2; Wu et al. 2016, section 5). It is here because papers on adversarial autoencoders report it; report
+`annealing` or `importance` with it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, at_least
 
 
 class ParzenEstimate(NamedTuple):
-    """The estimate for every row and the kernel's width that it was made with.
+    """The estimate for every row, and the width of its kernel.
 
     Attributes:
         log_likelihood: `(batch,)`, in nats, a density in the units of x.
@@ -32,14 +32,14 @@ class ParzenEstimate(NamedTuple):
 def parzen_window(
     samples: Tensor, validation: Tensor, x: Tensor, widths: Tensor | None = None, elements: int = 1 << 24
 ) -> ParzenEstimate:
-    """log 1/n sum_i N(x; samples_i, width^2 I), with the width that suits the validation data best.
+    """log 1/n sum_i N(x; samples_i, width^2 I), with the best width for the validation data.
 
     Args:
         samples: `(n, *data_shape)`, draws of the model.
-        validation: `(rows, *data_shape)`, data that choose the width.
+        validation: `(rows, *data_shape)`, data to choose the width.
         x: `(batch, *data_shape)`, data to score.
         widths: `(count,)`, to choose from; None: 20 from 0.05 to 1, each a constant factor above the one before.
-        elements: distances to hold at a time; fewer need less memory, and change nothing else.
+        elements: distances in memory at a time; only memory depends on it.
 
     Raises:
         ConfigurationError: a width that is not positive.
@@ -55,7 +55,7 @@ def log_density(samples: Tensor, x: Tensor, widths: Tensor, elements: int = 1 <<
     """The kernel density for several widths, `(count, batch)`; the arguments are those of `parzen_window`."""
     at_least(1, elements=elements)
     if not (widths > 0).all():
-        raise ConfigurationError(f"widths: {widths.tolist()} holds a width that is not positive")
+        raise ConfigurationError(f"widths: {widths.tolist()} has a width that is not positive")
     centre = samples.mean(0)  # differences of large numbers would round
     points = (samples - centre).flatten(1)
     dim, parts = points.shape[1], []

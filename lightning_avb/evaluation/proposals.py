@@ -1,14 +1,14 @@
-"""Proposals for importance weighting and annealing where q(z|x) has no density, or too light a tail.
+"""Proposals for importance weighting and annealing, if q(z|x) has no density or too light tails.
 
 A multivariate Student-t with the mean and the covariance of draws of q, mixed with a share s of the prior:
 
     r(z|x) = (1 - s) t(z; mean, inflate^2 covariance, df) + s p(z).
 
-Its heavy tails and its inflated scale cover what q misses, and the prior's share bounds the weights:
+Its heavy tails and its inflated scale cover regions that q misses, and the prior's share bounds the weights:
 p(x, z) / r(z|x) <= p(x|z) / s, whatever q is, so that the variance of p(x)'s estimate is finite wherever p(x|z) is
 bounded (a defensive mixture, Hesterberg 1995). A better fit than q's own draws comes from draws of r itself, weighted
-by p(x, z) / r(z|x): adaptive importance sampling (Cappé et al. 2004). Draws that have served to fit r are never those
-that it is judged by.
+by p(x, z) / r(z|x): adaptive importance sampling (Cappé et al. 2004). Draws to which r was fitted are not used in the
+estimate.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch.distributions import Distribution, constraints
 
 from .. import noise
 from ..errors import ConfigurationError, at_least
-from .importance import BLOCK, CHUNK, LogDensity, effective_samples, evaluate
-from .inputs import Prior, prior_of, rows_of
+from .importance import CHUNK, DRAWS_PER_CALL, LogDensity, effective_samples, evaluate_in_chunks
+from .inputs import Prior, as_prior, as_row_distribution
 
 
 class DefensiveStudent(Distribution):
@@ -61,7 +61,7 @@ class DefensiveStudent(Distribution):
         if not inflate > 0:
             raise ConfigurationError(f"inflate: {inflate} is not a positive factor")
         if not 0 <= share < 1:
-            raise ConfigurationError(f"share: {share} is no share of the prior; it must be at least 0 and below 1")
+            raise ConfigurationError(f"share: {share} is not a share of the prior; it must be at least 0 and below 1")
         self.loc, self.covariance, self.df, self.inflate, self.share = mean, covariance, df, inflate, share
         self.prior = prior.expand(mean.shape[:1])
         self.scale_tril = inflate * torch.linalg.cholesky(covariance)
@@ -84,7 +84,7 @@ class DefensiveStudent(Distribution):
         return torch.where(from_prior, self.prior.sample(sample_shape), z)
 
     def rsample_and_log_prob(self, sample_shape: tuple[int, ...] = ()) -> tuple[Tensor, Tensor]:
-        """Draws with their log-density. A mixture has no reparametrised draws: they are constants."""
+        """Draws with their log-density. The draws of a mixture are not reparametrised: they are constants."""
         z = self.sample(sample_shape)
         return z, self.log_prob(z)
 
@@ -101,7 +101,7 @@ class DefensiveStudent(Distribution):
         return torch.logaddexp(math.log1p(-self.share) + log_t, math.log(self.share) + self.prior.log_prob(value))
 
     def refit(self, z: Tensor, log_weight: Tensor) -> DefensiveStudent:
-        """The same with the moments of weighted draws, pulled towards its own where those are few.
+        """The same with the moments of weighted draws, regularised by its own moments if few draws are effective.
 
         Args:
             z: `(samples, batch, dim)`.
@@ -123,13 +123,13 @@ def fitted_proposal(
 ) -> DefensiveStudent:
     """A proposal with the mean and the covariance of draws of q, for any q that can be drawn from.
 
-    The covariance is pulled towards its diagonal, by as much as few draws leave the rest uncertain, and every dimension
-    has the variance `floor`^2 on top, so that a q that is a point, or nearly one, gives a proper proposal too.
+    The covariance is shrunk towards its diagonal, more with fewer draws, and `floor`^2 is added to every variance, so
+    that a deterministic q gives a proper proposal, too.
 
     Args:
         q: with `rsample` or `sample`, `batch_shape` `(batch,)`.
         prior: p(z), or a module or function whose call gives it.
-        draws: of q, for every row; at least 2.
+        draws: of q, per row; at least 2.
         df, inflate, share: see `DefensiveStudent`.
         floor: smallest standard deviation, in the units of z.
 
@@ -139,11 +139,11 @@ def fitted_proposal(
     at_least(2, draws=draws)
     if not floor > 0:
         raise ConfigurationError(f"floor: {floor} is not a positive standard deviation")
-    q = rows_of(q, "q")
-    z = torch.cat([q.sample((min(BLOCK, draws - start),)) for start in range(0, draws, BLOCK)])
+    q = as_row_distribution(q, "q")
+    z = torch.cat([q.sample((min(DRAWS_PER_CALL, draws - start),)) for start in range(0, draws, DRAWS_PER_CALL)])
     mean, covariance = _moments(z, z.new_zeros(z.shape[:2]), z.mean(0), torch.diag_embed(z.var(0, correction=0)))
     covariance = covariance + floor**2 * torch.eye(z.shape[-1], dtype=z.dtype, device=z.device)
-    return DefensiveStudent(mean, covariance, prior_of(prior), df, inflate, share)
+    return DefensiveStudent(mean, covariance, as_prior(prior), df, inflate, share)
 
 
 @torch.no_grad()
@@ -153,31 +153,31 @@ def refined_proposal(
     """Adaptive importance sampling: in every round the proposal is fitted to its own draws, weighted by the target.
 
     Args:
-        proposal: where to start.
+        proposal: the initial proposal.
         log_target: see `importance.log_joint`.
-        rounds: how many; costs `rounds` times `draws` calls of the decoder for every row.
-        draws: of a round.
-        chunk: pairs (draw, row) of one call of `log_target`; changes memory and nothing else.
+        rounds: their number; costs `rounds` times `draws` decoder evaluations per row.
+        draws: per round.
+        chunk: pairs (draw, row) per call of `log_target`; only memory depends on it.
     """
     at_least(0, rounds=rounds)
     at_least(2, draws=draws)
     for _ in range(rounds):
         z, log_r = proposal.rsample_and_log_prob((draws,))
-        proposal = proposal.refit(z, evaluate(log_target, z, chunk) - log_r)
+        proposal = proposal.refit(z, evaluate_in_chunks(log_target, z, chunk) - log_r)
     return proposal
 
 
 def _moments(z: Tensor, log_weight: Tensor, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
-    """Moments of weighted draws, as if 2 dim more draws had the given ones.
+    """Moments of weighted draws, shrunk as if 2 dim more draws had the given moments.
 
-    Unpulled, the moments of ten effective draws in 32 dimensions make a worse proposal than the one that drew them.
+    Without shrinkage, ten effective draws in 32 dimensions would make the proposal worse.
     """
     weight = log_weight.softmax(0).unsqueeze(-1)
     found = (weight * z).sum(0)
     centred = (weight.sqrt() * (z - found)).transpose(0, 1)
     share = 2 * z.shape[-1] / (effective_samples(log_weight) + 2 * z.shape[-1])
     spread = torch.lerp(centred.mT @ centred, covariance, share.view(-1, 1, 1))
-    ridge = 1e-5 * torch.diag_embed(spread.diagonal(dim1=-2, dim2=-1))  # for float32 to factorise
+    ridge = 1e-5 * torch.diag_embed(spread.diagonal(dim1=-2, dim2=-1))  # for a Cholesky factor in float32
     return torch.lerp(found, mean, share.unsqueeze(-1)), spread + ridge
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .inputs import Decoder, Prior, prior_of
+from .inputs import Decoder, Prior, as_prior
 
 
 class Quadrature(NamedTuple):
@@ -30,7 +30,7 @@ class Quadrature(NamedTuple):
         """`cells` cells along each dimension.
 
         Raises:
-            ConfigurationError: more than 2 dimensions, where a grid is hopeless.
+            ConfigurationError: more than 2 dimensions.
         """
         if latent_dim > 2:
             raise ConfigurationError(
@@ -54,13 +54,13 @@ def log_likelihood_on_grid(
     Args:
         decoder: z `(points, 1, dim)` -> p(x|z). prior: p(z), or a module or function whose call gives it.
         x: `(batch, *data_shape)`.
-        quadrature: where to evaluate the integrand.
-        elements: numbers that one decoder call may give; fewer need less memory, and change nothing else.
+        quadrature: the grid.
+        elements: size of the output of one decoder call, at most; only memory depends on it.
 
     Returns:
         `(batch,)`.
     """
-    p, parts = prior_of(prior), []
+    p, parts = as_prior(prior), []
     for z in quadrature.points.split(max(1, elements // x.numel())):
         log_joint = decoder(z.unsqueeze(1)).log_prob(x) + p.log_prob(z).unsqueeze(1)
         parts.append(log_joint.logsumexp(0))

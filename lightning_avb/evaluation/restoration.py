@@ -1,8 +1,8 @@
-"""What an inferred latent is for: the hidden part of a datum given the visible one, the clean one given a noisy one.
+"""Inpainting and denoising: the hidden part of a datum given the visible one, and the clean datum given a noisy one.
 
-Both are p(z | what is seen), a posterior with another likelihood than the encoder was trained for: that of the visible
-dimensions alone, or that of the datum with noise. Chains annealed from the prior (see `annealing`) draw from it, and
-their weights make up for chains that ended in the wrong mode; the encoder is not asked.
+Both draw from p(z | observation), a posterior with another likelihood than the one of the encoder: of the visible
+dimensions, or of the datum with noise. Chains annealed from the prior (see `annealing`) draw from it, and their weights
+correct for chains that ended in the wrong mode; the encoder is not used.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def visible(mask: str, data_shape: Shape) -> Tensor:
     """A mask of pictures, `(height, width)`, False where they are hidden: a half of them, or the middle quarter.
 
     Raises:
-        ConfigurationError: no such mask, or the data are no pictures.
+        ConfigurationError: no such mask, or the data are not pictures.
     """
     if mask not in MASKS:
         raise ConfigurationError(f"mask: {mask!r} is none of {', '.join(MASKS)}, and no file of that name is there")
     if len(data_shape) < 2:
-        raise ConfigurationError(f"mask: rows of shape {tuple(data_shape)} are no pictures")
+        raise ConfigurationError(f"mask: rows of shape {tuple(data_shape)} are not pictures")
     height, width = data_shape[-2:]
     row = torch.arange(height).unsqueeze(1).expand(height, width)
     column = torch.arange(width).expand(height, width)
@@ -61,15 +61,15 @@ def inpaint(model: Any, batch: Batch, mask: Tensor, draws: int = 4, chains: int 
     Returns:
         `(draws, batch, *data_shape)`.
     """
-    seen = mask.expand_as(batch.x).to(batch.x)
+    visible_dims = mask.expand_as(batch.x).to(batch.x)
     dims = batch.x.ndim - 1
 
     def log_likelihood(z: Tensor) -> Tensor:
         p = cast(Independent, model.decoder(z, batch.y))
-        return (p.base_dist.log_prob(batch.x) * seen).flatten(-dims).sum(-1)
+        return (p.base_dist.log_prob(batch.x) * visible_dims).flatten(-dims).sum(-1)
 
     z = posterior_draws(model.prior, log_likelihood, len(batch.x), draws, chains, steps)
-    return torch.where(seen > 0, batch.x, model.decode(z, batch.y))
+    return torch.where(visible_dims > 0, batch.x, model.decode(z, batch.y))
 
 
 def denoise(model: Any, batch: Batch, level: float, draws: int = 4, chains: int = 32, steps: int = 200) -> Tensor:
@@ -104,9 +104,9 @@ def posterior_draws(
     Args:
         prior: its call gives p(z).
         log_likelihood: z `(chains, rows, dim)` -> `(chains, rows)`.
-        rows: how many data.
-        draws: of every row, taken from the ends of its chains as often as their weights say.
-        chains: of every row.
+        rows: number of data.
+        draws: per row, resampled from the ends of its chains by their weights.
+        chains: per row.
         steps: temperatures between prior and posterior.
     """
     at_least(1, count=rows)

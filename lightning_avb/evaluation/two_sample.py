@@ -1,9 +1,9 @@
-"""Whether draws come from the distribution of reference draws, and by how much they miss it.
+"""Comparisons of draws with reference draws: whether their distributions are equal, and how much they differ.
 
-Every function takes draws `(n, dim)` and reference draws `(m, dim)`, independent rows of both. None of them is enough:
-a classifier sees any difference and not how large it is, a distance says how far apart two distributions are in the
-units of the draws and hardly sees tails, quantiles see one dimension at a time. Errors of draws that are far fewer than
-the reference's are those of the draws, so that two halves of the reference are what to compare a figure with.
+Every function takes draws `(n, dim)` and reference draws `(m, dim)` with independent rows. No single one is sufficient:
+a classifier finds any difference but not its size, a distance is in the units of the draws but hardly depends on tails,
+and quantiles compare one dimension at a time. To judge a figure, compare it with that of two halves of the
+reference.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ..errors import ConfigurationError, at_least
 from .neighbours import log_distance
 
 MEDIAN_ROWS = 1000
-"""Rows of either sample that choose the bandwidth of a kernel."""
+"""Rows of each sample for the bandwidth of a kernel."""
 
 PROJECTIONS = 32
-"""Projections to hold at a time."""
+"""Projections in memory at a time."""
 
 
 def standardised(draws: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
@@ -43,19 +43,19 @@ def standardised(draws: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
 def classifier_two_sample(draws: Tensor, reference: Tensor, folds: int = 5, seed: int = 0) -> float:
     """C2ST: the accuracy of a classifier that tells draws from reference draws (Lopez-Paz & Oquab 2017).
 
-    0.5: it cannot; 1: it always can. The accuracy is that on rows it was not trained on, by cross-validation with as
-    many of either sample in every fold. The standard error is about (a (1 - a) / (n + m))^(1/2) with the accuracy a,
-    0.0035 for 10,000 of both. Of samples of different size the larger is cut to the size of the smaller, at random.
+    0.5: it cannot; 1: it always can. The accuracy is on held-out rows, by cross-validation with equally many rows of
+    both samples in every fold. The standard error is about (a (1 - a) / (n + m))^(1/2) with the accuracy a,
+    0.0035 for 10,000 of both. If the samples have different sizes, a random subset of the larger one is used.
 
     The classifier is that of Lueckmann et al. 2021, scikit-learn's `MLPClassifier` with two hidden
     layers of 10 dim rectified units, Adam with the step size 0.001 and at most 1000 epochs, on data that are
     standardised by the reference. Unlike theirs it works in single precision, and a tenth of its training rows is held
-    out: it stops after 10 epochs in which the accuracy on them did not rise by 0.0001, and the best epoch's weights are
-    taken. Figures from other classifiers are not comparable.
+    out: it stops after 10 epochs without an increase of their accuracy by 0.0001, and takes the weights of the best
+    epoch. Figures from other classifiers are not comparable.
 
-    What it sees, beside the best accuracy that there is, of 10,000 against 10,000 normal draws in 10 dimensions: a
-    correlation of 0.5 dropped 0.580 of 0.587, a mode with a fifth of the mass missing 0.586 of 0.595, every deviation
-    too small by a fifth 0.683 of 0.690, one of the ten 0.535 of 0.553. With 2,000 it does not see the last.
+    Its accuracy and the best possible one, for 10,000 and 10,000 normal draws in 10 dimensions: without a correlation
+    of 0.5, 0.580 and 0.587; without a mode with a fifth of the mass, 0.586 and 0.595; with all standard deviations too
+    small by a fifth, 0.683 and 0.690; with one of the ten, 0.535 and 0.553. With 2,000 draws it misses the last one.
 
     Args:
         draws: `(n, dim)`.
@@ -64,7 +64,7 @@ def classifier_two_sample(draws: Tensor, reference: Tensor, folds: int = 5, seed
         seed: of the folds, the initial weights and the order of the rows.
 
     Raises:
-        ConfigurationError: fewer than two folds, fewer than 10 rows a fold, dimensions that differ, numbers that are
+        ConfigurationError: fewer than two folds, fewer than 10 rows per fold, dimensions that differ, numbers that are
             not finite.
     """
     from sklearn.exceptions import ConvergenceWarning
@@ -98,16 +98,15 @@ def maximum_mean_discrepancy(
 
         MMD^2 = E k(x, x') + E k(y, y') - 2 E k(x, y),      k(a, b) = exp(-|a - b|^2 / (2 bandwidth^2)),
 
-    over different rows. Its expectation is 0 for two samples of one distribution, and then half of its values are
-    below 0. It has no unit; the kernel looks at the dimensions as they come, so that those of different scale want
-    `standardised` first.
+    over different rows. For two samples of one distribution its expectation is 0, and about half of its values are
+    negative. It has no unit. If the dimensions have different scales, apply `standardised` first.
 
     Args:
         draws: `(n, dim)`.
         reference: `(m, dim)`.
         bandwidth: in the units of the draws; None: the median distance of two rows of both samples together, of at
-            most 1000 of each. Compare figures of one bandwidth.
-        elements: distances to hold at a time; fewer need less memory, and change nothing else.
+            most 1000 of each. Only figures with the same bandwidth are comparable.
+        elements: distances in memory at a time; only memory depends on it.
 
     Raises:
         ConfigurationError: fewer than two rows, dimensions that differ, numbers that are not finite, a bandwidth that
@@ -134,11 +133,11 @@ def maximum_mean_discrepancy(
 
 def median_distance(draws: Tensor, reference: Tensor) -> float:
     """The median distance of two rows of both samples together, of at most 1000 of each, evenly spread over it."""
-    some = [
+    subsets = [
         sample[torch.linspace(0, len(sample) - 1, min(len(sample), MEDIAN_ROWS)).long()]
         for sample in (draws, reference)
     ]
-    return torch.pdist(torch.cat(some)).median().item()
+    return torch.pdist(torch.cat(subsets)).median().item()
 
 
 @torch.no_grad()
@@ -148,15 +147,15 @@ def sliced_wasserstein(draws: Tensor, reference: Tensor, projections: int = 200,
         SW_p = (mean over directions u of W_p(u . draws, u . reference)^p)^(1/p),
 
     with directions drawn uniformly from the sphere, and W_p in one dimension from the quantile functions of both
-    samples, exact for samples of different size too. It is never below 0: two samples of
-    10,000 normal draws are apart by 0.03 standard deviations.
+    samples, exact also for samples of different size. It is not 0 for samples of one
+    distribution: for 10,000 and 10,000 normal draws it is 0.03 standard deviations.
 
     Args:
         draws: `(n, dim)`.
         reference: `(m, dim)`.
-        projections: directions.
+        projections: number of directions.
         p: the power of the distance.
-        seed: of the directions: the same for all samples with as many dimensions.
+        seed: of the directions, which are then the same for all samples of equal dimension.
 
     Raises:
         ConfigurationError: no rows, dimensions that differ, numbers that are not finite, no projections, a power
@@ -173,10 +172,10 @@ def sliced_wasserstein(draws: Tensor, reference: Tensor, projections: int = 200,
     first, second = (level - 1) // m, (level - 1) // n
     directions = noise.seeded(seed, "sliced_wasserstein")((projections, draws.shape[1]), draws.double())
     total = 0.0
-    for some in torch.nn.functional.normalize(directions, dim=1).split(PROJECTIONS):
-        a, b = (some @ sample.double().T for sample in (draws, reference))
-        apart = (a.sort(1).values[:, first.to(a.device)] - b.sort(1).values[:, second.to(b.device)]).abs()
-        total += (apart.pow(p) @ share.to(apart)).sum().item()
+    for part in torch.nn.functional.normalize(directions, dim=1).split(PROJECTIONS):
+        a, b = (part @ sample.double().T for sample in (draws, reference))
+        difference = (a.sort(1).values[:, first.to(a.device)] - b.sort(1).values[:, second.to(b.device)]).abs()
+        total += (difference.pow(p) @ share.to(difference)).sum().item()
     return (total / projections) ** (1 / p)
 
 
@@ -188,18 +187,18 @@ def neighbour_kl(draws: Tensor, reference: Tensor, neighbour: int = 1) -> float:
 
         KL = d/n sum_i (log s_i - log r_i) + log m - log (n - 1),
 
-    on data that are standardised by the reference. For as many draws of both, the standard error is about
-    ((Var log (q / p) + 2 psi'(k)) / n)^(1/2), and there is a bias besides, which grows with the dimension and is
-    towards 0 where the distributions are far apart. It may come out negative.
+    on data that are standardised by the reference. For equally many draws of both, the standard error is about
+    ((Var log (q / p) + 2 psi'(k)) / n)^(1/2), and there is a bias, which grows with the dimension and is
+    towards 0 if the distributions are far apart. The estimate may be negative.
 
     Args:
         draws: `(n, dim)`.
         reference: `(m, dim)`.
-        neighbour: k. More of them have less noise and more bias.
+        neighbour: k. A larger k has less noise and more bias.
 
     Raises:
         ConfigurationError: no more rows than neighbours, dimensions that differ, numbers that are not finite, or rows
-            that occur several times, as those of a Markov chain that stood still do: they have no density.
+            that occur several times, as in a Markov chain with rejections: they have no density.
     """
     _check(draws, reference, at_least(1, neighbour=neighbour) + 1)
     (n, dim), m = draws.shape, len(reference)
@@ -217,7 +216,7 @@ def neighbour_kl(draws: Tensor, reference: Tensor, neighbour: int = 1) -> float:
 def marginal_quantiles(
     draws: Tensor, reference: Tensor, levels: Sequence[float] = (0.05, 0.25, 0.5, 0.75, 0.95)
 ) -> Tensor:
-    """How far every dimension's quantiles are off, in standard deviations of the reference, `(levels, dim)`.
+    """Errors of the quantiles of every dimension, in standard deviations of the reference, `(levels, dim)`.
 
     The standard error of a quantile at level a, where the density is f, is (a (1 - a) / n)^(1/2) / f.
 
@@ -237,14 +236,14 @@ def marginal_quantiles(
 
 
 def _quantiles(x: Tensor, levels: Sequence[float]) -> Tensor:
-    """By linear interpolation; torch's own takes no more than 16 million numbers."""
+    """By linear interpolation; torch's `quantile` is limited to 16 million numbers."""
     place = torch.tensor(levels, dtype=torch.float64, device=x.device) * (len(x) - 1)
     below, ordered = place.floor().long(), x.sort(0).values
     return torch.lerp(ordered[below], ordered[(below + 1).clamp(max=len(x) - 1)], (place - below).to(x).unsqueeze(1))
 
 
 class MomentErrors(NamedTuple):
-    """How far the moments of every dimension are off, `(dim,)` each.
+    """Errors of the moments of every dimension, `(dim,)` each.
 
     Attributes:
         mean: mean of the draws minus that of the reference, in standard deviations of the reference.
@@ -270,12 +269,12 @@ def moment_errors(draws: Tensor, reference: Tensor) -> MomentErrors:
     return MomentErrors(mean, deviation - 1)
 
 
-def _check(draws: Tensor, reference: Tensor, least: int) -> None:
+def _check(draws: Tensor, reference: Tensor, minimum: int) -> None:
     for name, sample in (("draws", draws), ("reference", reference)):
         if sample.ndim != 2 or not sample.shape[1]:
             raise ConfigurationError(f"{name}: a sample of shape {tuple(sample.shape)} is not (rows, dim)")
-        if len(sample) < least:
-            raise ConfigurationError(f"{name}: {len(sample)} rows are too few, {least} is the least")
+        if len(sample) < minimum:
+            raise ConfigurationError(f"{name}: {len(sample)} rows are too few, {minimum} is the least")
         if not sample.isfinite().all():
             row = int((~sample.isfinite().all(1)).nonzero()[0])
             raise ConfigurationError(f"{name}: row {row} holds a number that is not finite")

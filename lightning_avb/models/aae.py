@@ -1,24 +1,24 @@
 """Adversarial autoencoders (Makhzani et al. 2015).
 
-An autoencoder x -> z -> x learns to reconstruct while a discriminator T(z) makes the codes of the data look like draws
-of a prior. Only draws of p(z) are needed, no density. Three players in two phases of a batch:
+An autoencoder x -> z -> x learns to reconstruct, while a discriminator T(z) makes the codes of the data look like draws
+of a prior. Only draws of p(z) are needed, not its density. There are three players, and two phases per batch:
 
     autoencoder:    -log p(x|z),                                z ~ q(z|x),
     discriminator:  -log sigmoid T(z) - log sigmoid -T(z_p),    z ~ q(z|x), constant, and z_p ~ p(z),
     generator:      -log sigmoid -T(z),                         T's weights constant.
 
-The generator is the encoder once more, with an optimizer of its own. T sees no x, so that its optimum is
-T* = log q(z) - log p(z) with the aggregated posterior q(z) = E_x q(z|x), and what the encoder can learn from it is a
-divergence of q(z) from p(z). `lightning_avb.adversarial` has other pairs of losses. In the `kl` form the divergence is
+The generator is the encoder again, with a second optimizer. T does not depend on x. Its optimum is therefore
+T* = log q(z) - log p(z) with the aggregated posterior q(z) = E_x q(z|x), and the encoder reduces a divergence of q(z)
+from p(z). `lightning_avb.adversarial` has other pairs of losses. In the `kl` form this divergence is
 
     KL(q(z), p(z)) = E_x KL(q(z|x), p(z)) - I(x; z):
 
-adversarial variational Bayes with a critic that is blind to x. The mutual information is left to grow, so q(z|x) does
-not become the posterior, and no bound of log p(x) comes out; the codes as a whole follow the prior.
+adversarial variational Bayes with a critic that does not get x. The mutual information is not limited, so q(z|x) does
+not become the posterior and there is no bound of log p(x); but all codes together follow the prior.
 
-Labels can enter in two places: the discriminator is told which part of the prior a labelled code belongs to (section
-2.3), or the decoder is told the label, and the code keeps the style (section 4). `CategoricalAAE` has codes with a
-category (sections 5 to 7).
+Labels can be used in two ways. The discriminator gets the part of the prior to which a labelled code belongs (section
+2.3), or the decoder gets the label, so that the code only has to hold the style (section 4). `CategoricalAAE` has codes
+with a category (sections 5 to 7).
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ from ..conditionals import (
 )
 from ..errors import ConfigurationError
 from ..lightning_private import epoch_was_whole
-from ..networks import MLP, Network, check_rows_apart
+from ..networks import MLP, Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player
-from .latent import LatentVariableModel, check_draws, make_prior
+from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 ADAM = partial(torch.optim.Adam, fused=True)
 OPPOSED = partial(ADAM, betas=(0.5, 0.999))
@@ -64,7 +64,7 @@ class AAEPlayers:
     Args:
         autoencoder: encoder and decoder, for the reconstruction.
         generator: the encoder, against the discriminator.
-        discriminator: T(z); its `steps` are steps a batch.
+        discriminator: T(z); `steps` is the number of its steps per batch.
     """
 
     autoencoder: Player = Player(partial(ADAM, lr=3e-4), Cosine)
@@ -80,19 +80,19 @@ class AAE(LatentVariableModel):
         encoder: q(z|x), of any kind: deterministic, Gaussian, or a network of x and noise.
         decoder: p(x|z); the default is for pictures in [0, 1].
         discriminator: T(z), a network from z to a number.
-        prior: p(z), without parameters to learn; a density is not needed.
-        labels: what they do. `ignored`; `prior`: the discriminator is told which part of the prior a labelled code
-            belongs to, and of a code without a label (-1) that it has none, which needs a prior with parts;
-            `decoder`: the decoder is told, and every row must have one.
+        prior: p(z), without trainable parameters; its density is not used.
+        labels: how labels are used. `ignored`: not at all; `prior`: the discriminator gets the label of a code, or
+            that it has none (-1), and labelled codes are compared with that part of the prior, which needs a prior with
+            parts; `decoder`: the decoder gets the label, which every row must have.
         loss: the pair of losses, see `lightning_avb.adversarial`.
         gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`; R1 is taken at draws of the prior.
         players: optimizer, schedule, clip norm and steps of `autoencoder`, `generator` and `discriminator`.
         weight_prior: see `LatentVariableModel`.
         accumulate: see `Game`.
-        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+        data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
-        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+        ConfigurationError: an argument out of range; the message names it.
     """
 
     prior: Any
@@ -136,21 +136,21 @@ class AAE(LatentVariableModel):
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, 0)
         self.decoder = self.recipes["decoder"](data_shape, self.latent_dim, self.classes)
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         self.label_context_dim = self._label_context_dim()
         self.discriminator = self.recipes["discriminator"]((self.latent_dim,), (), self.label_context_dim)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def _label_context_dim(self) -> int:
-        """The length of what the discriminator is told of a row's label; the last stands for none."""
+        """Length of the discriminator's one-hot input of the label; its last entry stands for no label."""
         if self.labels != "prior":
             return 0
         classes = self.hparams["classes"]
         parts = self.prior.parts if can(self.prior, HasParts) else 0
         if parts < classes:
             raise ConfigurationError(
-                f"labels: 'prior' needs a prior with a part for each of {classes} labels, as PetalPrior and "
-                f"SwissRollPrior have them; {type(self.prior).__name__} has {parts or 'none, or no `given(y)`'}"
+                f"labels: 'prior' needs a prior with a part for each of {classes} labels, such as PetalPrior and "
+                f"SwissRollPrior; {type(self.prior).__name__} has {parts or 'none, or no `given(y)`'}"
             )
         return classes + 1
 
@@ -187,7 +187,7 @@ class AAE(LatentVariableModel):
         self._expect_a_label()
 
     def _expect_a_label(self) -> None:
-        """Of a datamodule that does not tell how many rows have one."""
+        """Raises ConfigurationError if no label was seen, for a datamodule that does not give `labelled_rows`."""
         if self.labels != "prior" or self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         if not self.trainer.strategy.reduce_boolean_decision(self._label_seen, all=False):
@@ -201,11 +201,11 @@ class AAE(LatentVariableModel):
         }
 
     def phases(self) -> list[Phase]:
-        more = self.players["discriminator"].steps - 1
+        extra_steps = self.players["discriminator"].steps - 1
         return [
             Phase(("autoencoder",), self.reconstruct),
             Phase(("generator", "discriminator"), self.regularise),
-            *[Phase(("discriminator",), self.discriminate)] * more,
+            *[Phase(("discriminator",), self.discriminate)] * extra_steps,
         ]
 
     def reconstruct(self, batch: Batch) -> PhaseResult:
@@ -214,7 +214,7 @@ class AAE(LatentVariableModel):
         return PhaseResult({"autoencoder": loss}, {"reconstruction": -log_likelihood})
 
     def terms(self, batch: Batch, z: Tensor) -> AdversarialTerms:
-        """What the discriminator gives for codes, `(1, batch, latent_dim)`, next to draws of the prior."""
+        """The losses at codes, `(1, batch, latent_dim)`, and at draws of the prior."""
         (real,), context = self.prior().sample((1, len(batch.x))), None
         if self.labels == "prior":
             y = batch.y if batch.y is not None else torch.full(batch.x.shape[:1], -1, device=batch.x.device)
@@ -224,9 +224,9 @@ class AAE(LatentVariableModel):
         return self.adversarial(self.discriminator, [z[0]], [real], context)
 
     def regularise(self, batch: Batch) -> PhaseResult:
-        found = self.terms(batch, self.encoder(batch.x).rsample((1,)))
-        losses = {"generator": found.generator, "discriminator": found.discriminator}
-        return PhaseResult(losses, {"discriminator_accuracy": found.accuracy})
+        terms = self.terms(batch, self.encoder(batch.x).rsample((1,)))
+        losses = {"generator": terms.generator, "discriminator": terms.discriminator}
+        return PhaseResult(losses, {"discriminator_accuracy": terms.accuracy})
 
     def discriminate(self, batch: Batch) -> PhaseResult:
         with torch.no_grad():
@@ -235,10 +235,10 @@ class AAE(LatentVariableModel):
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         z = self.encoder(batch.x).rsample((1,))
-        found = self.terms(batch, z)
+        terms = self.terms(batch, z)
         return {
             "reconstruction": -self.log_likelihood(batch, z),
-            "generator_loss": found.generator,
-            "discriminator_loss": found.discriminator,
-            "discriminator_accuracy": found.accuracy,
+            "generator_loss": terms.generator,
+            "discriminator_loss": terms.discriminator,
+            "discriminator_accuracy": terms.accuracy,
         }

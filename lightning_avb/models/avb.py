@@ -1,7 +1,7 @@
 """Adversarial variational Bayes, with and without adaptive contrast (Mescheder, Nowozin & Geiger 2017).
 
-The posterior is a black box: noise pushed through a network, z = g(x, eps), whose density nobody knows. The ELBO
-needs that density in one place,
+The posterior is a black box: noise pushed through a network, z = g(x, eps), whose density is unknown. The ELBO needs
+this density in one place,
 
     ELBO(x) = E_q[ log p(x|z) ] - KL(q(z|x), p(z)),
 
@@ -10,20 +10,19 @@ by the logistic loss, its optimum is T* = log q(z|x) - log r(z|x) (equation 3.3,
 
     KL(q(z|x), p(z)) = E_q[ T*(x, z) + log r(z|x) - log p(z) ].
 
-r = p(z) is Algorithm 1; r = the Gaussian with q's moments is adaptive contrast; r = a flow fitted to q's draws is one
-step further. T* depends on the encoder's weights
-phi, but E_q[ grad_phi T* ] = 0 (proposition 2), so the gradient reaches phi through z alone.
+r = p(z) is Algorithm 1, and r = the Gaussian with q's moments is adaptive contrast; r can also be a flow fitted to q's
+draws. T* depends on the encoder's weights phi, but E_q[ grad_phi T* ] = 0 (proposition 2), so the gradient reaches phi
+only through z.
 
-Three players, `model` (encoder, decoder, prior), `critic` and, where r has parameters, `contrast`. One phase moves all,
-from the same point:
+There are three players, `model` (encoder, decoder, prior), `critic` and, if r has parameters, `contrast`. One phase
+updates all of them, from the same weights and draws:
 
     model:     -log p(x|z) + T(x, z) + log r(z|x) - log p(z),    the weights of critic and contrast constant,
     critic:    -log sigmoid T(x, z) - log sigmoid -T(x, z_r),    z constant,
     contrast:  -log r(z|x),                                      z constant;
 
-then `steps - 1` phases with new noise move the critic, and the contrast with it. A critic that stands still (steps: 0)
-is a fixed function for the encoder to exploit; with the prior as contrast nothing then keeps q from turning
-deterministic.
+then `steps - 1` phases with new noise update critic and contrast. Without critic steps (steps: 0) the critic is a fixed
+function that the encoder exploits; with the prior as contrast nothing then keeps q from becoming deterministic.
 """
 
 from __future__ import annotations
@@ -62,8 +61,8 @@ class AVBPlayers:
 
     Args:
         model: encoder, decoder and prior.
-        critic: T(x, z); its `steps` are critic steps a batch.
-        contrast: r(z|x), if it has parameters; it steps whenever the critic does.
+        critic: T(x, z); `steps` is the number of its steps per batch.
+        contrast: r(z|x), if it has parameters; it steps with the critic.
     """
 
     model: Player = Player(ADAM, Cosine)
@@ -83,14 +82,14 @@ class AVB(LatentVariableModel):
         prior: p(z).
         samples: draws of z per row.
         gradient_penalty: weight gamma of R1 (Mescheder, Geiger & Nowozin 2018): the critic's loss gets
-            gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates. It smooths T, and biases it.
+            gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates. It makes T smoother, with a bias.
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
         players: optimizer, schedule, clip norm and steps of `model`, `critic` and `contrast`.
         accumulate: see `Game`.
-        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+        data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
-        ConfigurationError: a number that makes no sense, with the argument's name.
+        ConfigurationError: an argument out of range; the message names it.
     """
 
     def __init__(
@@ -154,7 +153,7 @@ class AVB(LatentVariableModel):
         return PhaseResult({"model": loss, **critic.losses}, self._scores(log_likelihood, critic))
 
     def learn_model(self, batch: Batch) -> PhaseResult:
-        """The model's loss next to a critic that stands still."""
+        """The model's loss beside a critic that is not trained."""
         losses, scores = self.learn(batch)
         return PhaseResult({"model": losses["model"]}, scores)
 
@@ -166,7 +165,7 @@ class AVB(LatentVariableModel):
         return PhaseResult(self.density_ratio(p, q, z, batch.x, batch.y).losses, {})
 
     def terms(self, batch: Batch) -> tuple[Tensor, CriticTerms]:
-        """log p(x|z), `(samples, batch)`, for draws of q, and what the critic says of these."""
+        """log p(x|z), `(samples, batch)`, for draws of q, and the critic's terms at these draws."""
         p, q = self.prior(), self.encoder(batch.x, batch.y)
         z = q.rsample((self.samples,))
         critic = self.density_ratio(p, q, z, batch.x, batch.y)

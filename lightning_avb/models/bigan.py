@@ -1,20 +1,20 @@
 """Bidirectional GAN (Donahue et al. 2017), or adversarially learned inference (Dumoulin et al. 2017).
 
-A GAN (see `gan`) with an encoder q(z|x) and a discriminator of pairs. There are two joint distributions, the encoder's,
-q(x, z) = p_data(x) q(z|x), and the generator's, p(x, z), that of (G(z), z) with z ~ p(z):
+A GAN (see `gan`) with an encoder q(z|x) and a discriminator of pairs. It has two joint distributions: the encoder's,
+q(x, z) = p_data(x) q(z|x), and the generator's, p(x, z), of the pairs (G(z), z) with z ~ p(z):
 
     discriminator:  -log sigmoid T(x, z_q) - log sigmoid -T(x_p, z_p),    optimum T* = log q(x, z) - log p(x, z),
     encoder:        the generator's loss of `adversarial` at T(x, z_q),     x from the data, z_q ~ q(z|x),
     generator:      the same loss at -T(x_p, z_p),                          x_p = G(z_p), z_p ~ p(z).
 
-T is high on the encoder's pairs, as in AVB. Each of the two wants its pairs taken for the other's. In the minimax form
-their losses sum to minus the discriminator's, at T* to 2 JS(q, p) - 2 log 2; in the `kl` form the encoder follows
-KL(q, p), the generator KL(p, q). All are least where the joints are equal. Then q(z|x) is the posterior of the
-generator, and an encoder without noise inverts it; but no term compares x with G(z_q), and how near they are is what
-`reconstruction_error` tells.
+T is high on the encoder's pairs, as in AVB. Encoder and generator are both trained to have their pairs taken for the
+other's. In the minimax form their losses sum to minus the discriminator's, at T* to 2 JS(q, p) - 2 log 2; in the `kl`
+form the encoder follows KL(q, p), and the generator KL(p, q). All have their minimum where the joint distributions are
+equal. Then q(z|x) is the posterior of the generator, and an encoder without noise inverts it. But no term compares x
+with G(z_q); `reconstruction_error` reports this distance.
 
-All players step at once, from the same point; then the discriminator takes `players.discriminator.steps` - 1 steps with
-new draws.
+All players step at once, from the same weights; then the discriminator takes `players.discriminator.steps` - 1 further
+steps with new draws.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
-from ..networks import MLP, Network, ResidualCritic, check_rows_apart
+from ..networks import MLP, Network, ResidualCritic, check_no_batch_norm
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .gan import ADAM, NETWORK, Generator, Output, check_output
-from .latent import EncodingModel, check_draws
+from .latent import EncodingModel, check_sampled_prior
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class BiGANPlayers:
     Args:
         generator: G(z).
         encoder: q(z|x).
-        discriminator: T(x, z); its `steps` are steps a batch.
+        discriminator: T(x, z); `steps` is the number of its steps per batch.
     """
 
     generator: Player = Player(ADAM, Cosine)
@@ -60,12 +60,12 @@ class BiGAN(EncodingModel):
         generator: a network from z to x.
         discriminator: T(x, z).
         prior, output, conditional, players, accumulate, data_shape, classes: see `GAN`.
-        loss: the losses, see `lightning_avb.adversarial`; the encoder's pairs are in the place of generated rows.
+        loss: the form of the losses, see `lightning_avb.adversarial`; the encoder's pairs are its generated rows.
         gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`; |grad T| is by x and by z, and R1 is
             taken at the pairs (x, z_q).
 
     Raises:
-        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+        ConfigurationError: an argument out of range; the message names it.
     """
 
     def __init__(
@@ -99,11 +99,11 @@ class BiGAN(EncodingModel):
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
         self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)
@@ -118,8 +118,9 @@ class BiGAN(EncodingModel):
         }
 
     def phases(self) -> list[Phase]:
-        more = self.players["discriminator"].steps - 1
-        return [Phase(tuple(self.players), self.learn), *[Phase(("discriminator",), self.learn_discriminator)] * more]
+        extra_steps = self.players["discriminator"].steps - 1
+        extra = Phase(("discriminator",), self.learn_discriminator)
+        return [Phase(tuple(self.players), self.learn), *[extra] * extra_steps]
 
     def pairs(self, batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """[x, z_q], from the data and the encoder, and [x_p, z_p], from the generator."""
@@ -128,14 +129,18 @@ class BiGAN(EncodingModel):
         return [batch.x, z_q], [self.generator(z_p, batch.y), z_p]
 
     def terms(self, batch: Batch, pairs: tuple[list[Tensor], list[Tensor]]) -> AdversarialTerms:
-        """What the discriminator gives for the encoder's pairs next to the generator's."""
+        """The losses at the encoder's pairs and at the generator's."""
         context = self.generator.label(batch.y, batch.x)
         return self.adversarial(self.discriminator, *pairs, context, penalise="generated")
 
     def learn(self, batch: Batch) -> PhaseResult:
-        found = self.terms(batch, self.pairs(batch))
-        losses = {"encoder": found.generator, "generator": found.opposite, "discriminator": found.discriminator}
-        return PhaseResult(losses, {"discriminator_accuracy": found.accuracy})
+        terms = self.terms(batch, self.pairs(batch))
+        losses = {
+            "encoder": terms.generator,
+            "generator": terms.generator_on_real,
+            "discriminator": terms.discriminator,
+        }
+        return PhaseResult(losses, {"discriminator_accuracy": terms.accuracy})
 
     def learn_discriminator(self, batch: Batch) -> PhaseResult:
         with torch.no_grad():
@@ -144,8 +149,8 @@ class BiGAN(EncodingModel):
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Those of `learn`, and `reconstruction_error`: |x - G(z_q)|^2, summed over the dimensions of x."""
-        again = self.decode(self.encode(batch.x, batch.y), batch.y)
-        error = (batch.x - again).square().flatten(1).sum(1)
+        reconstruction = self.decode(self.encode(batch.x, batch.y), batch.y)
+        error = (batch.x - reconstruction).square().flatten(1).sum(1)
         losses, scores = self.learn(batch)
         return {"reconstruction_error": error, **named_losses(losses), **scores}
 

@@ -1,8 +1,8 @@
 """Adversarial autoencoders with categories: semi-supervised, or clustering (Makhzani et al. 2015, sections 5 to 7).
 
-As in `aae`, but codes have two parts, a category y with q(y|x) = softmax and a style z, with a
-discriminator each. Where labels are known a third phase moves the encoder by -log q(y|x), the `classifier`;
-without it the categories become clusters.
+As in `aae`, but a code has two parts, a category y with q(y|x) = softmax and a style z, with one discriminator each.
+With labels, a third phase trains the encoder on -log q(y|x), as player `classifier`; without labels the categories
+become clusters.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ from .. import noise
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
 from ..conditionals import CategoricalEncoder, DecoderRecipe, PriorRecipe, StandardNormal
-from ..conditionals.categorical import head_distance_penalty
 from ..errors import ConfigurationError, at_least, check_weights
-from ..evaluation import ClusterCounts
+from ..evaluation import CategoryErrors
 from ..lightning_private import attached_datamodule, moved_batch
-from ..networks import InputNoise, Network, check_rows_apart, keep_statistics
+from ..networks import InputNoise, Network, check_no_batch_norm, check_noiseless, keep_statistics
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Cosine, Phase, PhaseResult, Player
 from .aae import ADAM, DECODER, NETWORK, OPPOSED, READER
-from .latent import LatentVariableModel, check_draws, make_prior
+from .latent import LatentVariableModel, check_sampled_prior, make_prior
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class CategoricalAAEPlayers:
         autoencoder: encoder and decoder, for the reconstruction.
         generator: the encoder, against both discriminators.
         discriminator: T(y) and T(z).
-        classifier: the encoder, for the labels; clusters have none.
+        classifier: the encoder, on the labels; not used for clusters.
     """
 
     autoencoder: Player = Player(partial(ADAM, lr=3e-3), Cosine)
@@ -53,39 +52,38 @@ class CategoricalAAEPlayers:
 class CategoricalAAE(LatentVariableModel):
     """Adversarial autoencoder whose codes are a category y and a style z: semi-supervised, or clustering.
 
-    A batch begins with the `labelled_per_batch` labelled rows that its DataModule speaks of, for the classifier; the
-    rest is for everything else. Where that is 0, all rows are for everything.
+    The first `labelled_per_batch` rows of a batch, as the DataModule says, are labelled and train the classifier only;
+    the others train everything else. If it is 0, all rows train everything.
 
     Args:
         latent_dim: dimensions of the style z.
-        categories: None: as many as the data has labels, which the classifier learns. A number: so many clusters;
-            labels then serve to count errors in validation and test, and for nothing else.
+        categories: None: one category per label of the data, which the classifier learns. A number: the number of
+            clusters; labels are then only used to count errors in validation and test.
         encoder: a network from x to the logits of q(y|x) and to z; the default has noise and dropout, for few labels.
         decoder: p(x|y, z); the default is for pictures in [0, 1].
-        discriminator: a network from y, or from z, to a number; both discriminators are of this kind.
-        prior: p(z), without parameters to learn; p(y) is uniform.
-        code: what the decoder gets. `pair`: y and z side by side. `sum`: z + W y with a cluster head, a column of W,
-            for every category: the data in `latent_dim` dimensions (section 7).
-        head_distance: cluster heads begin at least so far apart, and cost the distance that is missing where they are
-            nearer; 0: neither.
-        category, style: weights of the two contests in the generator's loss; 0: without that contest and its
+        discriminator: a network from y, or from z, to a number, for both discriminators.
+        prior: p(z), without trainable parameters; p(y) is uniform.
+        code: the decoder's input. `pair`: y and z, concatenated. `sum`: z + W y with one cluster head, a column of W,
+            per category, which represents the data in `latent_dim` dimensions (section 7).
+        head_distance: minimal distance of the cluster heads. They are initialised with it, and a smaller distance is
+            added to the autoencoder's loss; 0: no minimum.
+        category, style: weights of the two adversarial losses in the generator's loss; 0: without this loss and its
             discriminator.
         smoothness: weight, in the generator's loss, of the change of q(y|x) within `radius` of a row in the worst
-            direction, see `local_distributional_smoothness`; 0: none. The papers on adversarial autoencoders have no
-            such term.
+            direction, see `local_distributional_smoothness`; 0: none. It is not in the papers on adversarial
+            autoencoders.
         radius: of that change, in the units of x.
-        balance: weight, in the generator's loss, of KL(q(y), p(y)) with q(y) the mean over a process's batch; 0: none.
-            The discriminator T(y) judges rows one by one, and gives a category that died no gradient to come back.
+        balance: weight, in the generator's loss, of KL(q(y), p(y)), where q(y) is the mean over a process's batch; 0:
+            none. The discriminator T(y) gets rows one by one, so an empty category gets no gradient from it.
         loss, gradient_penalty, penalty, weight_prior: see `AAE`.
         players: optimizer, schedule, clip norm and steps, see `CategoricalAAEPlayers`.
-        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+        data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
-        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+        ConfigurationError: an argument out of range; the message names it.
     """
 
     encoder: CategoricalEncoder
-    cluster_counts: Any
     label_argument = "classes"
 
     def __init__(
@@ -129,11 +127,11 @@ class CategoricalAAE(LatentVariableModel):
             raise ConfigurationError(f"radius: {radius} is not a distance")
         self.adversarial = AdversarialObjective(loss, gradient_penalty, penalty)
         if not category and not style:
-            raise ConfigurationError("category, style: both are 0, which leaves the discriminators nothing to judge")
-        self.judged = {part: weight for part, weight in weights.items() if weight}
+            raise ConfigurationError("category, style: both are 0; one of them must be positive")
+        self.adversarial_weights = {part: weight for part, weight in weights.items() if weight}
         self.smoothness, self.balance, self.radius = smoothness, balance, radius
         self.clusters, self.code, self.head_distance = categories, code, head_distance
-        self.labelled = 0
+        self.labelled_per_batch = 0
         self.require_one_step(except_for="discriminator", minimum=1)
         self.build_if_known(data_shape=data_shape, classes=classes)
 
@@ -153,7 +151,7 @@ class CategoricalAAE(LatentVariableModel):
     def build(self, data_shape: Shape) -> None:
         classes = self.hparams.get("classes")
         if self.clusters is None and not classes:
-            raise ConfigurationError("categories: the data has no labels; say how many clusters there are to be")
+            raise ConfigurationError("categories: the data has no labels; set it to the number of clusters")
         if self.clusters is None:
             at_least(2, classes=self.labels_used)
         if self.clusters is not None and classes and self.clusters < classes:
@@ -162,27 +160,25 @@ class CategoricalAAE(LatentVariableModel):
             data_shape, self.latent_dim, self.categories, self.recipes["encoder"], self.code == "sum"
         )
         if self.smoothness:
-            _check_noiseless(self.encoder)
+            check_noiseless(smoothness=self.encoder)
         if self.head_distance:
-            # An autoencoder that learns slowly would not get them apart.
+            # The loss alone would not separate them if the autoencoder learns slowly.
             self.encoder.place_heads(self.head_distance)
         self.decoder = self.recipes["decoder"](data_shape, self.code_dim, 0)
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         dims = {"category": self.categories, "style": self.latent_dim}
         self.discriminators = nn.ModuleDict(
-            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.judged}
+            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.adversarial_weights}
         )
-        check_rows_apart(discriminator=self.discriminators)
-        self.cluster_counts = nn.ModuleDict(
-            {stage: ClusterCounts(self.categories, classes or 1) for stage in ("val", "test")}
-        )
+        check_no_batch_norm(discriminator=self.discriminators)
+        self.errors = CategoryErrors(self.categories, classes or 1, clusters=self.clusters is not None)
 
     def configure_model(self) -> None:
         super().configure_model()
         labelled = self.data.labelled_per_batch
-        self.labelled = at_least(0, **{"data.labelled_per_batch": labelled or 0})
-        if self.labelled and self.clusters:
+        self.labelled_per_batch = at_least(0, **{"data.labelled_per_batch": labelled or 0})
+        if self.labelled_per_batch and self.clusters:
             raise ConfigurationError("data.labelled_per_batch: clusters learn from no labels; leave it at 0")
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
@@ -195,48 +191,42 @@ class CategoricalAAE(LatentVariableModel):
         }
 
     def phases(self) -> list[Phase]:
-        more = self.players["discriminator"].steps - 1
+        extra_steps = self.players["discriminator"].steps - 1
         return [
             Phase(("autoencoder",), self.reconstruct),
             Phase(("generator", "discriminator"), self.regularise),
-            *[Phase(("discriminator",), self.discriminate)] * more,
+            *[Phase(("discriminator",), self.discriminate)] * extra_steps,
             *([] if self.clusters else [Phase(("classifier",), self.classify)]),
         ]
 
     def _labelled(self, batch: Batch) -> Batch:
-        return batch.first(self.labelled) if self.labelled else batch
+        return batch.first(self.labelled_per_batch) if self.labelled_per_batch else batch
 
     def _unlabelled(self, batch: Batch) -> Batch:
-        return batch.at(slice(self.labelled, None))
+        return batch.at(slice(self.labelled_per_batch, None))
 
     def reconstruct(self, batch: Batch) -> PhaseResult:
         batch = self._unlabelled(batch)
         log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
-        loss = self.weight_penalty + self._head_penalty - log_likelihood
+        heads = self.encoder.head_penalty(self.head_distance) if self.head_distance else 0.0
+        loss = self.weight_penalty + heads - log_likelihood
         return PhaseResult({"autoencoder": loss}, {"reconstruction": -log_likelihood})
 
-    @property
-    def _head_penalty(self) -> Tensor | float:
-        """By how much cluster heads are nearer to each other than `head_distance`, the sum over pairs."""
-        if not self.head_distance:
-            return 0.0
-        assert self.encoder.cluster_heads is not None
-        return head_distance_penalty(self.encoder.cluster_heads.weight.T, self.head_distance)
-
     def terms(self, logits: Tensor, z: Tensor) -> dict[str, AdversarialTerms]:
-        """What the discriminators give for a batch, next to draws of their priors; those of weight 0 are left out.
+        """The losses at a batch of codes and at draws of the priors, for each part with a positive weight.
 
         Args:
-            logits, z: categories and styles, as the encoder's heads give them.
+            logits: of q(y|x), `(batch, categories)`.
+            z: the styles, `(batch, latent_dim)`.
         """
-        found = {}
+        terms = {}
         for part, discriminator in self.discriminators.items():
             if part == "category":
                 generated, real = logits.softmax(-1), one_hot(self._draw_categories(z), self.categories)
             else:
                 generated, (real,) = z, self.prior().sample((1, len(z)))
-            found[part] = self.adversarial(discriminator, [generated], [real])
-        return found
+            terms[part] = self.adversarial(discriminator, [generated], [real])
+        return terms
 
     def _draw_categories(self, x: Tensor) -> Tensor:
         """`(batch,)` from the uniform distribution."""
@@ -245,16 +235,16 @@ class CategoricalAAE(LatentVariableModel):
     def regularise(self, batch: Batch) -> PhaseResult:
         x = self._unlabelled(batch).x
         logits, z = self.encoder.heads(x)
-        found = self.terms(logits, z)
-        generator = torch.stack([self.judged[part] * of.generator for part, of in found.items()]).sum(0)
-        scores = _accuracies(found)
+        terms = self.terms(logits, z)
+        weighted = [self.adversarial_weights[part] * term.generator for part, term in terms.items()]
+        generator, scores = torch.stack(weighted).sum(0), _accuracies(terms)
         if self.smoothness:
             with keep_statistics(self.encoder):
                 change = local_distributional_smoothness(lambda x: self.encoder.heads(x)[0], x, logits, self.radius)
             generator, scores["smoothness"] = generator + self.smoothness * change, change
         if self.balance:
             generator = generator + self.balance * marginal_divergence(logits)
-        return PhaseResult({"generator": generator, "discriminator": _discriminator_loss(found)}, scores)
+        return PhaseResult({"generator": generator, "discriminator": _discriminator_loss(terms)}, scores)
 
     def discriminate(self, batch: Batch) -> PhaseResult:
         with torch.no_grad():
@@ -273,22 +263,24 @@ class CategoricalAAE(LatentVariableModel):
         reconstruction = -self.log_likelihood(batch, self.encoder.join(logits.softmax(-1), z))
         return {"reconstruction": reconstruction, **_accuracies(self.terms(logits, z))}
 
-    # Errors: of the labels, or of clusters that are called by the label of their most confident row.
+    # The error: the share of rows whose category is not their label.
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)
         if self.trainer.predicting:
             return
         self.check_labels(batch, minimum=-1)
-        if self.trainer.training and len(batch.x) <= self.labelled:
+        if self.trainer.training and len(batch.x) <= self.labelled_per_batch:
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled} of a batch of {len(batch.x)} rows leave none without a label"
+                f"data.labelled_per_batch: {self.labelled_per_batch} of a batch of {len(batch.x)} rows leave none "
+                "without a label"
             )
         y = self._labelled(batch).y
         if self.trainer.training and not self.clusters and (y is None or not (y >= 0).all()):
             raise ConfigurationError(
-                f"data.labelled_per_batch: {self.labelled}, and there are rows without a label; let the datamodule say "
-                "how many rows of a batch are labelled ones, or the model how many categories there are without labels"
+                f"data.labelled_per_batch: {self.labelled_per_batch}, and there are rows without a label; let the "
+                "datamodule say how many rows of a batch are labelled ones, or the model how many categories there are "
+                "without labels"
             )
 
     def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -300,25 +292,25 @@ class CategoricalAAE(LatentVariableModel):
         self._count("test", batch)
 
     def _count(self, stage: str, batch: Batch) -> None:
-        batch = batch.counted
+        batch = batch.real_rows
         if batch.y is not None and len(batch.x):
-            self.cluster_counts[stage].update(self.encoder.heads(batch.x)[0], batch.y)
+            self.errors.update(stage, self.encoder.heads(batch.x)[0], batch.y)
 
     def on_validation_epoch_start(self) -> None:
-        self.cluster_counts["val"].reset()
+        self.errors.reset("val")
 
     def on_validation_epoch_end(self) -> None:
         self._log_error("val")
 
     def on_test_epoch_start(self) -> None:
         """Clusters get their labels from the validation data."""
-        self.cluster_counts["test"].reset()
+        self.errors.reset("test")
         if not self.clusters:
             return
         data = attached_datamodule(self)
         if data is None:
-            raise ConfigurationError("data: clusters are called by validation rows; test them with a datamodule")
-        self.cluster_counts["val"].reset()
+            raise ConfigurationError("data: clusters get their labels from validation rows; test with a datamodule")
+        self.errors.reset("val")
         data.setup("validate")
         for batch, _, loader in CombinedLoader(data.val_dataloader(), "sequential"):
             batch = moved_batch(self, batch, loader)
@@ -329,45 +321,30 @@ class CategoricalAAE(LatentVariableModel):
         self._log_error("test")
 
     def _log_error(self, stage: str) -> None:
-        if not self.cluster_counts[stage].update_called:
-            return
-        counts, _ = self.cluster_counts[stage].compute()
-        known, label = (
-            self.cluster_counts["val"].compute() if self.clusters else (counts, torch.arange(self.categories))
-        )
-        if known.any() and counts.any():
-            right = counts[torch.arange(self.categories), label].sum()
-            self.log(f"{stage}/error", 1 - right / counts.sum(), prog_bar=True, sync_dist=True)
+        error = self.errors.compute(stage)
+        if error is not None:
+            self.log(f"{stage}/error", error, prog_bar=True, sync_dist=True)
 
     # Codes.
 
     @property
-    def choices(self) -> int:
+    def label_choices(self) -> int:
         return self.categories
 
-    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """`(count, code_dim)` codes of styles z `(count, latent_dim)` and categories y `(count,)`; None: drawn ones."""
+    def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """`(count, code_dim)` codes of styles z `(count, latent_dim)` and categories y `(count,)`; None: random."""
         y = self._draw_categories(z) if y is None else y
         return self.encoder.join(one_hot(y, self.categories).to(z), z)
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
-        """The code of a row, `z` `(batch, code_dim)`, its `category` and that one's `probability`, `y` and `index`."""
+        """The code `z` `(batch, code_dim)`, the likeliest `category`, its `probability`, `y` and `index`."""
         probability, category = self.encoder.heads(batch.x)[0].softmax(-1).max(-1)
         return {**super().predictions(batch), "category": category, "probability": probability}
 
 
-def _discriminator_loss(found: dict[str, AdversarialTerms]) -> Tensor:
-    return torch.stack([of.discriminator for of in found.values()]).sum(0)
+def _discriminator_loss(terms: dict[str, AdversarialTerms]) -> Tensor:
+    return torch.stack([term.discriminator for term in terms.values()]).sum(0)
 
 
-def _accuracies(found: dict[str, AdversarialTerms]) -> dict[str, Tensor]:
-    return {f"{name}_accuracy": part.accuracy for name, part in found.items()}
-
-
-def _check_noiseless(encoder: nn.Module) -> None:
-    for part in encoder.modules():
-        dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p
-        if dropout or (isinstance(part, InputNoise) and part.normal):
-            raise ConfigurationError(
-                "smoothness: noise in the encoder would drown the change it looks for; leave noise and dropout at 0"
-            )
+def _accuracies(terms: dict[str, AdversarialTerms]) -> dict[str, Tensor]:
+    return {f"{part}_accuracy": term.accuracy for part, term in terms.items()}

@@ -1,4 +1,4 @@
-"""Where the coordinates of a posterior's sampler are placed, and what is checked of its target before training."""
+"""Places the coordinates of a posterior's sampler, and checks its target before training."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from .posterior import Posterior
 
 WIDEST = 1e6
-"""The widest posterior, in the unconstrained coordinates: what finds its width grows without end along a flat one."""
+"""The largest standard deviation in the unconstrained coordinates: along a flat direction the search never ends."""
 
 
 def place_coordinates(model: Posterior) -> None:
-    """Checks the target and sets `location` and `scale_tril` of a model that is to be trained on it.
+    """Checks the target, and sets `location` and `scale_tril` of the model.
 
     Raises:
         ConfigurationError: see `Posterior`.
@@ -37,7 +37,7 @@ def place_coordinates(model: Posterior) -> None:
 
 
 def _simulated(model: Posterior, count: int) -> tuple[Tensor, Tensor]:
-    """Parameters of the family, unconstrained `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
+    """Simulated parameters, unconstrained, `(count, latent_dim)`, and data sets `(count, *data_shape)`."""
     what = f"simulate({count}) of {type(model.target).__name__}"
     theta, x = checked_simulation(model.target, count)  # type: ignore[arg-type]
     check_tensors(what, theta, (count,), {name: block.shape for name, block in model.support.blocks.items()})
@@ -49,7 +49,7 @@ def _simulated(model: Posterior, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _place(model: Posterior, x: Tensor, log_density: TolerantDensity) -> None:
-    """Places the coordinates; a family's by the moments of its parameters, whatever the data."""
+    """Places the coordinates; for a family by the moments of its parameters over all data sets."""
     name, coordinates = type(model.target).__name__, model.support.coordinates
     if model.amortised:
         z, _ = _simulated(model, 4096)
@@ -57,10 +57,10 @@ def _place(model: Posterior, x: Tensor, log_density: TolerantDensity) -> None:
     else:
         placed = _nearest_normal(model, log_density)
     if not (torch.isfinite(placed.loc).all() and torch.isfinite(placed.scale_tril).all()):
-        _check_start(model, x)  # if the density is no better around 0, it says so more clearly
+        _check_start(model, x)  # its message is clearer if the density is not finite around 0
         raise ConfigurationError(
             f"target: no normal distribution is nearest to the density of {name}; is it proper, and its support "
-            "the right one? With standardise: false training begins around 0 in its support's coordinates"
+            "right? With standardise: false training begins around 0 in the unconstrained coordinates"
         )
     widest = int((widths := placed.scale_tril.norm(dim=-1)).argmax())
     if widths[widest] > WIDEST:
@@ -73,7 +73,7 @@ def _place(model: Posterior, x: Tensor, log_density: TolerantDensity) -> None:
 
 
 def _nearest_normal(model: Posterior, log_density: TolerantDensity) -> Normal:
-    """That of the target, however far away; each attempt begins where the last one ended, with longer strides."""
+    """The nearest normal distribution; each attempt begins where the last one ended, with longer steps."""
     origin = torch.zeros_like(model.location)
 
     def moved(z: Tensor) -> Tensor:
@@ -105,33 +105,33 @@ def _check_start(model: Posterior, x: Tensor) -> Tensor:
             value = model.log_density(u, x)
             (slope,) = torch.autograd.grad(value.sum(), u)
     except DensityError as error:
-        raise ConfigurationError(f"{error}. There the sampler is to begin; is the support right?") from error
+        raise ConfigurationError(f"{error}. The sampler begins there; is the support right?") from error
     theta, _ = model.support.constrain(model.to_z(u.detach()))
     for what, numbers in (("log-density", value.detach()), ("slope of the log-density", slope.sum(-1))):
         if len(wrong := numbers[~torch.isfinite(numbers)]):
             where = first_invalid(theta, numbers)
             raise ConfigurationError(
                 f"target: the {what} of {name} is {wrong[0].item()} at {len(wrong)} of {numbers.numel()} points "
-                f"where the sampler is to begin, for example at {where}; is the support right, the density proper?"
+                f"where the sampler begins, for example at {where}; is the support right, the density proper?"
             )
     return value.detach().max() - model.scale_tril.diagonal().log().sum()
 
 
 @torch.no_grad()
 def _check_tails(model: Posterior, x: Tensor, highest: Tensor, log_density: TolerantDensity) -> None:
-    """Raises ConfigurationError if the density is level far out along a coordinate, or falls as 1 / |u| does.
+    """Raises ConfigurationError if the density is flat far out along a coordinate, or falls only as 1 / |u|.
 
-    What is 50 nats below the highest value there, overflows or raises is taken to have fallen.
+    Values that are 50 nats below the highest one, overflow or raise count as fallen.
     """
-    sides = torch.cat([torch.eye(model.latent_dim), -torch.eye(model.latent_dim)]).to(model.location)
-    # The highest of several points, in case the density goes up and down.
-    along = torch.linspace(1, 2, 9).to(model.location).view(-1, 1, 1, 1) * sides.unsqueeze(1)
+    directions = torch.cat([torch.eye(model.latent_dim), -torch.eye(model.latent_dim)]).to(model.location)
+    # The highest of several points, in case the density oscillates.
+    along = torch.linspace(1, 2, 9).to(model.location).view(-1, 1, 1, 1) * directions.unsqueeze(1)
     rows = x if model.amortised else None
     near, far = (log_density(model.to_z(reach * along.flatten(0, 1)), rows).view(9, -1).amax(0) for reach in (1e4, 1e6))
-    level = ((near - far).abs() <= 1.01 * math.log(100)) & ((highest - near).abs() < 50)
-    if level.any():
-        coordinate = model.support.coordinates[int(level.nonzero()[0]) % model.latent_dim]
+    flat = ((near - far).abs() <= 1.01 * math.log(100)) & ((highest - near).abs() < 50)
+    if flat.any():
+        coordinate = model.support.coordinates[int(flat.nonzero()[0]) % model.latent_dim]
         raise ConfigurationError(
             f"target: the density of {type(model.target).__name__} does not fall off along {coordinate}; is the "
-            "support the right one, and the density proper?"
+            "support right, and the density proper?"
         )

@@ -37,9 +37,9 @@ from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerm
 from ..batch import Batch, Shape
 from ..conditionals import Conditional, PriorRecipe, StandardNormal
 from ..errors import ConfigurationError
-from ..networks import MLP, Network, check_rows_apart
+from ..networks import MLP, Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from .latent import GenerativeModel, check_draws
+from .latent import GenerativeModel, check_sampled_prior
 
 Output = Literal["sigmoid", "identity"]
 
@@ -87,7 +87,7 @@ class GANPlayers:
 
     Args:
         generator: G(z).
-        discriminator: T(x); its `steps` are steps a batch.
+        discriminator: T(x); `steps` is the number of its steps per batch.
     """
 
     generator: Player = Player(ADAM, Cosine)
@@ -101,17 +101,17 @@ class GAN(GenerativeModel):
         latent_dim: dimensions of z.
         generator: a network from z to x.
         discriminator: T(x), a network from x to a number.
-        prior: p(z), without parameters to learn; a density is not needed.
+        prior: p(z), without trainable parameters; its density is not used.
         output: of the generator: `sigmoid`, for pictures in [0, 1], or `identity`, for tables.
         loss: the pair of losses, see `lightning_avb.adversarial`.
         gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`.
-        conditional: see `GenerativeModel`; a generated row gets the label of the real one beside it.
+        conditional: see `GenerativeModel`; generated rows have the labels of the batch.
         players: optimizer, schedule, clip norm and steps of `generator` and `discriminator`.
         accumulate: see `Game`.
-        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+        data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
-        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+        ConfigurationError: an argument out of range; the message names it.
     """
 
     def __init__(
@@ -144,10 +144,10 @@ class GAN(GenerativeModel):
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
-        check_draws(self.prior, self.latent_dim)
+        check_sampled_prior(self.prior, self.latent_dim)
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
         self.discriminator = self.recipes["discriminator"](data_shape, (), self.classes)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)
@@ -158,23 +158,24 @@ class GAN(GenerativeModel):
         return {"generator": [self.generator], "discriminator": [self.discriminator]}
 
     def phases(self) -> list[Phase]:
-        more = self.players["discriminator"].steps - 1
-        return [Phase(tuple(self.players), self.learn), *[Phase(("discriminator",), self.learn_discriminator)] * more]
+        extra_steps = self.players["discriminator"].steps - 1
+        extra = Phase(("discriminator",), self.learn_discriminator)
+        return [Phase(tuple(self.players), self.learn), *[extra] * extra_steps]
 
     def generate(self, batch: Batch) -> Tensor:
-        """As many rows as the batch has, with its labels."""
+        """Generated rows, as many as in the batch, with the labels of the batch."""
         (z,) = self.prior().sample((1, len(batch.x)))
         return self.generator(z, batch.y)
 
     def terms(self, batch: Batch, generated: Tensor) -> AdversarialTerms:
-        """What the discriminator gives for generated rows next to those of the data."""
+        """The losses at generated rows and at the rows of the data."""
         context = self.generator.label(batch.y, batch.x)
         return self.adversarial(self.discriminator, [generated], [batch.x], context)
 
     def learn(self, batch: Batch) -> PhaseResult:
-        found = self.terms(batch, self.generate(batch))
-        losses = {"generator": found.generator, "discriminator": found.discriminator}
-        return PhaseResult(losses, {"discriminator_accuracy": found.accuracy})
+        terms = self.terms(batch, self.generate(batch))
+        losses = {"generator": terms.generator, "discriminator": terms.discriminator}
+        return PhaseResult(losses, {"discriminator_accuracy": terms.accuracy})
 
     def learn_discriminator(self, batch: Batch) -> PhaseResult:
         with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the models that make x of a z drawn from a prior share: labels, drawing, reconstructing, encoding."""
+"""Base classes of the models with a latent z and a prior: labels, sampling, encoding and decoding."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
 from ..lightning_private import attached_datamodule
-from ..recipes import recipe
+from ..recipes import from_config
 
 
-def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
-    """`(count,)` labels, those asked for in turn, all `classes` if none are; None where the model knows none.
+def cycled_labels(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
+    """`(count,)` labels that repeat those asked for, or all `classes`, in turn; None for a model without labels.
 
     Raises:
         ConfigurationError: labels that the model does not know.
@@ -36,10 +36,10 @@ def in_turn(count: int, labels: Sequence[int] | None, classes: int, device: torc
 
 
 def make_prior(prior: Any, latent_dim: int) -> nn.Module:
-    """The module that a recipe makes.
+    """The module that a recipe gives.
 
     Raises:
-        ConfigurationError: it makes none.
+        ConfigurationError: it does not give a module.
     """
     try:
         made = prior(latent_dim)
@@ -50,11 +50,11 @@ def make_prior(prior: Any, latent_dim: int) -> nn.Module:
     return made
 
 
-def check_draws(prior: nn.Module, latent_dim: int) -> None:
-    """Looks at a prior that is only drawn from.
+def check_sampled_prior(prior: nn.Module, latent_dim: int) -> None:
+    """Checks a prior of which only draws are used.
 
     Raises:
-        ConfigurationError: it would learn, or its draws are not of the shape that they must have.
+        ConfigurationError: it has parameters to learn, or its draws have a wrong shape.
     """
     name = type(prior).__name__
     if any(parameter.requires_grad for parameter in prior.parameters()):
@@ -76,18 +76,18 @@ def check_draws(prior: nn.Module, latent_dim: int) -> None:
 
 
 class GenerativeModel(Game):
-    """A model that makes x of z, which comes from `prior`, a module that returns a distribution.
+    """A model that generates x from z; its `prior` is a module that returns p(z).
 
     Args:
         latent_dim: dimensions of z.
-        recipes: name -> recipe of `prior` and of what else a model has.
-        conditional: a class-conditional model: the label enters all networks but the prior's.
+        recipes: name -> recipe of `prior` and of the other parts of the model.
+        conditional: whether the model is class-conditional: the label is an input of all networks but the prior's.
         players, accumulate: see `Game`.
     """
 
     data_attributes: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
     label_argument: ClassVar[str] = "conditional"
-    """The argument that an error about labels names."""
+    """The argument that messages about labels name."""
     prior: nn.Module
 
     def __init__(
@@ -101,17 +101,17 @@ class GenerativeModel(Game):
     ) -> None:
         super().__init__(players=players, accumulate=accumulate)
         self.latent_dim = at_least(1, latent_dim=latent_dim)
-        self.recipes = {name: recipe(value) for name, value in recipes.items()}
+        self.recipes = {name: from_config(value) for name, value in recipes.items()}
         self.conditional = conditional
 
     @property
     def classes(self) -> int:
-        """Labels that the parts are told of, 0 in a model that is not conditional."""
+        """The number of labels that are inputs of the networks; 0 in a model that is not conditional."""
         return (self.hparams.get("classes") or 0) if self.conditional else 0
 
     @property
     def labels_used(self) -> int:
-        """How many labels the model does something with, 0: none."""
+        """The number of labels that the model uses in any way."""
         return self.classes
 
     def build_if_known(self, **data_attributes: Any) -> None:
@@ -121,17 +121,19 @@ class GenerativeModel(Game):
 
     def build(self, data_shape: Shape) -> None:
         if self.conditional and not self.classes:
-            raise ConfigurationError(f"{self.label_argument}: the data has no labels to read")
+            raise ConfigurationError(f"{self.label_argument}: the data has no labels")
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
 
     def configure_model(self) -> None:
         super().configure_model()
-        known, shown = self.data.classes, self.data.labels
-        if self.classes and isinstance(shown, int):
-            raise ConfigurationError(f"data.labels: {shown}, and the model reads the label of every row; leave it null")
-        if self.labels_used and known is not None and self.labels_used != known:
+        classes, kept_labels = self.data.classes, self.data.labels
+        if self.classes and isinstance(kept_labels, int):
             raise ConfigurationError(
-                f"{self.label_argument}: the model knows {self.labels_used} labels, the data has {known}"
+                f"data.labels: {kept_labels}, and the model reads the label of every row; leave it null"
+            )
+        if self.labels_used and classes is not None and self.labels_used != classes:
+            raise ConfigurationError(
+                f"{self.label_argument}: the model knows {self.labels_used} labels, the data has {classes}"
             )
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
@@ -144,38 +146,38 @@ class GenerativeModel(Game):
         self.check_labels(batch, minimum=0)
 
     def check_labels(self, batch: Batch, minimum: int) -> None:
-        """Raises ConfigurationError if a label is none of `minimum` to the number of classes less one."""
+        """Raises ConfigurationError if a label is not between `minimum` and the number of classes - 1."""
         y, classes = batch.y, self.labels_used
         if y is None:
             return
         if y.dtype != torch.int64 or y.shape != batch.x.shape[:1]:
             raise ConfigurationError(
-                f"{self.label_argument}: labels are to be int64, one per row: {tuple(batch.x.shape[:1])}, and these "
-                f"are {str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
+                f"{self.label_argument}: labels must be int64, one per row: {tuple(batch.x.shape[:1])}; these are "
+                f"{str(y.dtype).removeprefix('torch.')} of shape {tuple(y.shape)}"
             )
         if len(wrong := y[(y < minimum) | (y >= classes)]):
-            known = f"0..{classes - 1}" if classes else "none"
-            unknown = ", and -1 for a row without one" if minimum < 0 else ""
-            found = "no label" if wrong[0] == -1 else f"the label {wrong[0]}"
-            raise ConfigurationError(f"{self.label_argument}: a row has {found}; the model knows {known}{unknown}")
+            valid = f"0..{classes - 1}" if classes else "none"
+            unlabelled = ", and -1 for a row without one" if minimum < 0 else ""
+            label = "no label" if wrong[0] == -1 else f"the label {wrong[0]}"
+            raise ConfigurationError(f"{self.label_argument}: a row has {label}; the model knows {valid}{unlabelled}")
 
     @property
     def code_dim(self) -> int:
-        """Length of what `encode` gives and `decode` takes."""
+        """Length of a code, which `encode` returns and `decode` takes."""
         return self.latent_dim
 
     @property
-    def choices(self) -> int:
-        """How many labels `sample` can be asked for, 0 in a model that knows none."""
+    def label_choices(self) -> int:
+        """The number of labels, or categories, that `sample` can be asked for; 0: none."""
         return self.classes
 
     @torch.no_grad()
-    def codes(self, count: int, y: Tensor | None = None) -> Tensor:
-        """`(count, code_dim)` codes drawn from the prior, with the labels y `(count,)` if they are part of a code."""
-        return self.code_of(self.prior().sample((count,)), y)
+    def sample_codes(self, count: int, y: Tensor | None = None) -> Tensor:
+        """`(count, code_dim)` codes with z drawn from the prior, and labels y `(count,)` if they are part of a code."""
+        return self.make_code(self.prior().sample((count,)), y)
 
-    def code_of(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """`(count, code_dim)`, the code of z `(count, latent_dim)` and the label: z, where labels are no part of it."""
+    def make_code(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """`(count, code_dim)`, the code of z `(count, latent_dim)` and labels y; z if labels are no part of it."""
         return z
 
     @abc.abstractmethod
@@ -184,18 +186,18 @@ class GenerativeModel(Game):
 
     @torch.no_grad()
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
-        """`(count, *data_shape)`: what the model makes of codes that are drawn from the prior.
+        """`(count, *data_shape)`: samples of x, from codes that are drawn from the prior.
 
         Args:
-            count: how many.
+            count: number of samples.
             labels: for a class-conditional model, used in turn; None: all of them.
-            mean: the mean of p(x|z), as is usual for pictures, or a draw; no difference where one z gives one x.
+            mean: whether to return the mean of p(x|z), as usual for pictures, or a draw; the same for a generator.
 
         Raises:
             ConfigurationError: labels that the model does not know.
         """
-        y = in_turn(count, labels, self.choices, self.device)
-        return self.decode(self.codes(count, y), y)
+        y = cycled_labels(count, labels, self.label_choices, self.device)
+        return self.decode(self.sample_codes(count, y), y)
 
 
 class EncodingModel(GenerativeModel):
@@ -218,10 +220,10 @@ class LatentVariableModel(EncodingModel):
 
     Args:
         latent_dim: dimensions of z.
-        recipes: name -> recipe of `encoder`, `decoder`, `prior` and of what else a model has.
-        conditional: a class-conditional model: the label enters encoder, decoder and critic.
+        recipes: name -> recipe of `encoder`, `decoder`, `prior` and of the other parts of the model.
+        conditional: whether the model is class-conditional: the label is an input of encoder, decoder and critic.
         samples: draws of z per row.
-        kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: the bound from the first step.
+        kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: no warm-up.
         weight_prior: standard deviation of a Gaussian prior on the decoder's weights, which makes the decoder a
             maximum a posteriori (MAP) estimate; None: maximum likelihood.
         players, accumulate: see `Game`.
@@ -248,7 +250,7 @@ class LatentVariableModel(EncodingModel):
         self.samples, self.kl_warmup = at_least(1, samples=samples), at_least(0, kl_warmup=kl_warmup)
         if weight_prior is not None and not weight_prior > 0:
             raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")
-        self.weight_prior, self.rows = weight_prior, 0
+        self.weight_prior, self.train_rows = weight_prior, 0
         self.register_buffer("log_jacobian", torch.zeros(()))
 
     def build(self, data_shape: Shape) -> None:
@@ -262,7 +264,7 @@ class LatentVariableModel(EncodingModel):
             return
         data = self.data
         self.log_jacobian.fill_(data.log_jacobian)
-        self.rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
+        self.train_rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
 
     @property
     def kl_weight(self) -> float:
@@ -273,17 +275,17 @@ class LatentVariableModel(EncodingModel):
     def weight_penalty(self) -> Tensor | float:
         """-log p(weights of the decoder) / rows of the training data, up to a constant; 0 for maximum likelihood.
 
-        The mean of the loss over rows plus this is the MAP objective, divided by the number of rows.
+        The mean loss over rows plus this is the MAP objective, divided by the number of rows.
         """
         if self.weight_prior is None:
             return 0.0
-        if not self.rows:
-            raise ConfigurationError("weight_prior: needs a datamodule that tells how many rows it has")
+        if not self.train_rows:
+            raise ConfigurationError("weight_prior: needs a datamodule that gives the number of its rows (`rows`)")
         squares = torch.stack([parameter.square().sum() for parameter in self.decoder.parameters()]).sum()
-        return squares / (2 * self.weight_prior**2 * self.rows)
+        return squares / (2 * self.weight_prior**2 * self.train_rows)
 
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
-        """log p(x|z), `(samples, batch)`, in nats of the units that x had before it was standardised."""
+        """log p(x|z), `(samples, batch)`, in nats, a density in the units that x had before it was standardised."""
         return self.decoder(z, batch.y).log_prob(batch.x) + self.log_jacobian
 
     def bits_per_dim(self, bound: Tensor) -> dict[str, Tensor]:
@@ -299,8 +301,8 @@ class LatentVariableModel(EncodingModel):
 
     @torch.no_grad()
     def sample(self, count: int, labels: Sequence[int] | None = None, mean: bool = True) -> Tensor:
-        y = in_turn(count, labels, self.choices, self.device)
-        p = self.decoder(self.codes(count, y), y)
+        y = cycled_labels(count, labels, self.label_choices, self.device)
+        p = self.decoder(self.sample_codes(count, y), y)
         return p.mean if mean else p.sample()
 
     @torch.no_grad()

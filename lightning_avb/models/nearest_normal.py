@@ -1,4 +1,4 @@
-"""The normal distribution nearest to a log-density, at which a posterior's sampler begins."""
+"""The normal distribution nearest to a log-density, where a posterior's sampler begins."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .. import noise
 
 
 class Normal(NamedTuple):
-    """N(loc, scale_tril scale_tril^T); `(dim,)` and `(dim, dim)`. `arrived`: what found it did not end on its way."""
+    """N(loc, scale_tril scale_tril^T); `(dim,)` and `(dim, dim)`. `arrived`: whether the iteration has converged."""
 
     loc: Tensor
     scale_tril: Tensor
@@ -30,31 +30,31 @@ def nearest_normal(
     draws: int = 128,
     stride: float = 10.0,
 ) -> Normal:
-    """The normal distribution with the moments of a mixture of those that are nearest to p, one for every start.
+    """The normal distribution with the moments of a mixture of local solutions, the nearest to p from each start.
 
     N(m, L L^T) with the least KL(N, p) has E[w] = 0 and E[w eps^T] = -I with w = L^T grad log p at z = m + L eps
     (Opper & Archambeau 2009). The natural gradient moves m by rho L E[w], and L by rho/2 L (I + E[w eps^T]): Newton's
-    step where p is normal and L right. Lengths are in standard deviations of N, and long steps are cut, which needs no
+    step if p is normal and L right. Lengths are in standard deviations of N, and long steps are cut. This needs no
     learning rate in the units of z: it finds a normal target dozens of units away, or a thousandth as wide.
 
-    That minimum lies in one mode where there are several. The first iteration starts at N(0, I), the others at
-    N(reach eps, I), and what they find is weighed by the evidence bound of each. Where no draw has a density or a
-    slope, or the step overflows, an iteration stays and draws in, and has no weight if it ends there.
+    If p has several modes, such a minimum lies in one of them. The first iteration starts at N(0, I), the others at
+    N(reach eps, I), and their results are weighted by their evidence bounds. If no draw has a finite density and slope,
+    or a step overflows, an iteration stays and narrows, and has no weight if it ends like this.
 
     Args:
         log_density: z `(..., dim)` -> `(...)`, differentiable.
         dim: of z.
         like: gives dtype and device.
-        starts: how many.
-        reach: how far apart they are.
-        steps: of the iteration; the second half with a shrinking rho.
-        draws: for every step and start, in pairs eps and -eps.
+        starts: their number.
+        reach: standard deviation of their locations.
+        steps: iterations; rho falls over the second half.
+        draws: per step and start, in pairs eps and -eps.
         stride: the longest step, in standard deviations, before it is multiplied by rho.
     """
     loc = reach * noise.normal((starts, dim), like)
     loc[0] = 0
     identity = torch.eye(dim, dtype=like.dtype, device=like.device)
-    tril, bound, steps_known = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
+    tril, bound, active_steps = identity.expand(starts, dim, dim), like.new_zeros(starts), like.new_zeros(starts)
     for step in range(steps):
         rho = 0.3 * min(1.0, 2 * (1 - step / steps))
         eps = noise.normal((draws // 2, starts, dim), like).transpose(0, 1)
@@ -67,22 +67,22 @@ def nearest_normal(
         usable &= torch.isfinite(slope).all(-1)
         share = usable.to(z) / usable.sum(1, keepdim=True).clamp_min(1)
         w = (slope.where(usable.unsqueeze(-1), slope.new_zeros(())) @ tril) * share.unsqueeze(-1)
-        shift, bend = w.sum(1), identity + eps.mT @ w
-        bend = 0.5 * (bend + bend.mT)
-        known = usable.any(1) & torch.isfinite(torch.cat([shift, bend.flatten(1)], 1)).all(1)
-        shift = shift.where(known[:, None], shift.new_zeros(()))
-        bend = bend.where(known[:, None, None], -identity / rho)
+        shift, tril_update = w.sum(1), identity + eps.mT @ w
+        tril_update = 0.5 * (tril_update + tril_update.mT)
+        active = usable.any(1) & torch.isfinite(torch.cat([shift, tril_update.flatten(1)], 1)).all(1)
+        shift = shift.where(active[:, None], shift.new_zeros(()))
+        tril_update = tril_update.where(active[:, None, None], -identity / rho)
         excess = shift.norm(dim=-1, keepdim=True) / stride
         shift = shift / excess.clamp_min(1)
-        bend = bend * (1 / torch.linalg.matrix_norm(bend, 2)).clamp_max(1)[:, None, None]
+        tril_update = tril_update * (1 / torch.linalg.matrix_norm(tril_update, 2)).clamp_max(1)[:, None, None]
         average = (value.where(usable, value.new_zeros(())) * share).sum(1)
         reached = average + tril.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        steps_known = steps_known + known
-        bound = bound.lerp(reached, (1 / steps_known.clamp_min(1)).clamp_min(0.05)).where(known, bound)
+        active_steps = active_steps + active
+        bound = bound.lerp(reached, (1 / active_steps.clamp_min(1)).clamp_min(0.05)).where(active, bound)
         loc = loc + rho * (tril @ shift.unsqueeze(-1)).squeeze(-1)
         # L (I + rho/2 B) is a square root of the new covariance; its triangle is another.
-        tril = _triangle(tril @ (identity + 0.5 * rho * bend))
-    weight = bound.where(known & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
+        tril = _triangle(tril @ (identity + 0.5 * rho * tril_update))
+    weight = bound.where(active & torch.isfinite(bound), -torch.inf).softmax(0)[:, None, None]
     mean = (weight.squeeze(-1) * loc).sum(0)
     off = (loc - mean).unsqueeze(-1)
     arrived = bool((weight.flatten() * (excess.flatten() <= 1)).sum() > 0.5)
@@ -90,7 +90,7 @@ def nearest_normal(
 
 
 def cholesky_or_nan(covariance: Tensor) -> Tensor:
-    """The lower triangle of a covariance, nan if it is none."""
+    """The Cholesky factor of a covariance; nan if it is not positive definite."""
     tril, wrong = torch.linalg.cholesky_ex(covariance)
     return tril.where(wrong == 0, torch.nan)
 

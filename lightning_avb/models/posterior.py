@@ -1,33 +1,34 @@
 """AVB as black-box inference: draws of any posterior whose log-density is known up to a constant.
 
-No data set and no decoder, only log p(z) + constant (Mescheder, Nowozin & Geiger 2017, section 6.1). A sampler pushes
-noise through a network, z ~ q, and is trained on
+There is no data set and no decoder, only log p(z) + constant (Mescheder, Nowozin & Geiger 2017, section 6.1). A sampler
+pushes noise through a network, z ~ q, and is trained on
 
     E_q[ log q(z) - log p(z) ] = KL(q, p) - log of the constant,
 
-which needs the density that a black box lacks. A critic supplies it, as in `avb`, with p in the place of prior times
-likelihood: for the contrast r and the optimal critic T* = log q - log r
+which needs the density of q. A critic supplies it, as in `avb`, with p in the place of prior times likelihood: for the
+contrast r and the optimal critic T* = log q - log r
 
     sampler:   T(z) + log r(z) - log p(z),                 the weights of critic and contrast constant,
     critic:    -log sigmoid T(z) - log sigmoid -T(z_r),    z constant,
     contrast:  -log r(z),                                  z constant.
 
-The sampler that is the default needs no critic. Given a part e of its noise it is normal (`PooledMixtureEncoder`), and
-the average of these normals over K draws of e, z's own among them, is a contrast
+The default sampler needs no critic. Given a part e of its noise it is normal (`PooledMixtureEncoder`), and the average
+of these normals over K draws of e, including the one that made z, is a contrast
 
     r(z) = 1/K sum_k q(z|e_k),      E[ log r(z) - log p(z) ] >= E_q[ log q(z) - log p(z) ],
 
 with which T* = 0: a critic cannot tell draws of the average from draws of q. The inequality is the semi-implicit bound
-(Yin & Zhou 2018), which K = hundreds of draws close to some thousandths of a nat. So is a flow its own contrast
-(`FlowEncoder`). A sampler whose draws come without such a density (`BoundedNoiseEncoder`) plays against the critic.
+(Yin & Zhou 2018); with hundreds of draws the gap is some thousandths of a nat. A flow is its own contrast in the same
+way (`FlowEncoder`). A sampler whose draws come without such a density (`BoundedNoiseEncoder`) is trained with the
+critic.
 
-For a family log p(x, z), with a data set x in every row of the data, the same gives q(z|x) for all x at once.
+For a family log p(x, z), with one data set x per row of the data, the same gives q(z|x) for all x at once.
 
-**Coordinates.** Named parameters become z in R^d by bijections, see `lightning_avb.support`. The sampler lives in
-u = L^-1 (z - m), where N(m, L L^T) is a normal distribution near p, found before training from several starts: one
+**Coordinates.** Named parameters become z in R^d by bijections, see `lightning_avb.support`. The sampler works in
+u = L^-1 (z - m), where N(m, L L^T) is a normal distribution near p, found before training from several starts. One
 learning rate then suits targets of all scales, and the sampler begins at this approximation. During the warm-up it is
-trained on N(0, I)^(1 - beta) p^beta with beta from 0 to 1, the bridge of annealed importance sampling: modes come apart
-little by little, and none is lost on the way that the approximation covers.
+trained on N(0, I)^(1 - beta) p^beta with beta from 0 to 1, the path of annealed importance sampling: modes separate
+gradually, and none that the approximation covers is lost.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ from ..lightning_private import forget_hyperparameter
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from ..recipes import recipe
+from ..recipes import from_config
 from ..support import Parameters
 from ..targets import Family, Target
 from ..targets.calls import checked_log_prob
@@ -64,7 +65,7 @@ TargetRecipe = Callable[[], Target]
 
 
 class SamplerAdam(torch.optim.Adam):
-    """Adam with the step size that suits standardised coordinates, and a short memory of gradients that shrink fast.
+    """Adam with defaults for standardised coordinates: a larger step, and a short memory as gradients shrink fast.
 
     Args:
         params: given by the engine.
@@ -81,8 +82,8 @@ class PosteriorPlayers:
 
     Args:
         sampler: q(z|x).
-        critic: T(x, z), of a sampler without a density; its `steps` are critic steps a batch.
-        contrast: r(z|x), if it has parameters; it steps whenever the critic does.
+        critic: T(x, z), for a sampler without a density; `steps` is the number of its steps per batch.
+        contrast: r(z|x), if it has parameters; it steps with the critic.
     """
 
     sampler: Player = Player(SamplerAdam, Cosine, clip_norm=10.0)
@@ -95,25 +96,25 @@ class Posterior(Game):
 
     Args:
         target: the log-density with its parameters and their supports.
-        sampler: q(z|x), in the coordinates u of the module's docstring. One whose draws come with a density, or with a
-            bound of it, plays alone; another one against the critic.
+        sampler: q(z|x), in the coordinates u, see the top of this file. If its draws come with a density, or with a
+            bound of it, it is trained without a critic.
         critic: T(x, z).
-        contrast: r(z|x), see `AVB`; not the prior.
-        samples: draws of a row in a training step.
+        contrast: r(z|x), see `AVB`; not `PriorContrast`.
+        samples: draws per row in a training step.
         standardise: the sampler's coordinates are those in which the normal distribution nearest to p is N(0, I);
             otherwise those of the support.
-        warmup: steps over which the sampler is led from N(0, I) to p, see the module's docstring, and at most half of
-            the run; 0: none.
+        warmup: steps over which the target changes from N(0, I) to p, see the top of this file, and at most half of the
+            run; 0: none.
         gradient_penalty: see `AVB`.
         players: optimizer, schedule, clip norm and steps of `sampler`, `critic` and `contrast`.
         accumulate: see `Game`.
 
     Raises:
-        ConfigurationError: a number that makes no sense, or a target that is none, with the argument's name. When
-            fitting starts: a log-density that cannot be called, gives another shape than it should, is not
-            differentiable, does not fall off along every coordinate, or is not finite where the sampler begins; derived
-            quantities, reference draws or simulated data that are none.
-        DensityError: the log-density raised in training.
+        ConfigurationError: an argument out of range, or an invalid target; the message names it. When fitting starts: a
+            log-density that cannot be called, gives a wrong shape, is not differentiable, does not fall off along every
+            coordinate, or is not finite where the sampler begins; or invalid derived quantities, reference draws or
+            simulated data.
+        DensityError: the log-density raised an exception in training.
     """
 
     target: Target
@@ -140,7 +141,7 @@ class Posterior(Game):
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
         self._warmup_steps = warmup
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
-        self.recipes = {name: recipe(value) for name, value in given.items()}
+        self.recipes = {name: from_config(value) for name, value in given.items()}
         self.require_one_step(except_for="critic", minimum=1)
         try:
             target = self.recipes["target"]()
@@ -153,20 +154,20 @@ class Posterior(Game):
         if not getattr(target, "constraints", None):
             raise ConfigurationError(f"target: {type(target).__name__} sets no `constraints`, its parameters by name")
         if target.data_shape is not None and not isinstance(target.data_shape, (tuple, list)):
-            raise ConfigurationError(f"target: data_shape {target.data_shape!r} is to be a tuple, as (4,)")
+            raise ConfigurationError(f"target: data_shape {target.data_shape!r} must be a tuple, such as (4,)")
         if target.data_shape is not None and not isinstance(target, Family):
             raise ConfigurationError(
-                f"target: {type(target).__name__} has a data_shape, and so is to be a lightning_avb.targets.Family"
+                f"target: {type(target).__name__} has a data_shape, and so must be a lightning_avb.targets.Family"
             )
         self.target = target.requires_grad_(False)
         self.support = target.support
-        self.advice = (
+        self.finite.advice = (
             f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
             f"support, {', '.join(map(' '.join, target.constraints.items()))}, and the support the right "
-            "one? A smaller learning rate or clip_norm for that player is the other cure."
+            "one? A smaller learning rate or clip_norm for that player often helps too."
         )
         self.build_if_known(data_shape=target.data_shape or (1,))
-        forget_hyperparameter(self, "data_shape")  # the target says it
+        forget_hyperparameter(self, "data_shape")  # it follows from the target
 
     @property
     def latent_dim(self) -> int:
@@ -189,28 +190,28 @@ class Posterior(Game):
         if self.adversarial:
             contrast = self.recipes["contrast"](data_shape, self.latent_dim, 0)
             if isinstance(contrast, PriorContrast):
-                raise ConfigurationError("contrast: PriorContrast draws from p, and here only a density of p is known")
+                raise ConfigurationError("contrast: PriorContrast needs draws of p, and here only its density is known")
             critic = self.recipes["critic"](data_shape, self.latent_dim, contrast.context_dim)
             self.density_ratio = DensityRatio(critic, contrast, self.gradient_penalty)
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
-        parts = self.density_ratio if self.adversarial else None
+        density_ratio = self.density_ratio if self.adversarial else None
         return {
             "sampler": [self.encoder],
-            "critic": [parts.critic] if parts else [],
-            "contrast": [parts.contrast] if parts else [],
+            "critic": [density_ratio.critic] if density_ratio else [],
+            "contrast": [density_ratio.contrast] if density_ratio else [],
         }
 
     def phases(self) -> list[Phase]:
         opponents = tuple(name for name in self.players if name != "sampler")
-        more = self.players["critic"].steps - 1 if "critic" in self.players else 0
-        return [Phase(("sampler", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * more]
+        extra_steps = self.players["critic"].steps - 1 if "critic" in self.players else 0
+        return [Phase(("sampler", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * extra_steps]
 
     # Training.
 
     @property
     def beta(self) -> float:
-        """The power of p in what the sampler is trained on: 1 once the warm-up is over, and in validation."""
+        """The power of p in the training target: 1 after the warm-up, and in validation."""
         return min(1.0, (self.global_step + 1) / self._warmup_steps) if self._warmup_steps and self.training else 1.0
 
     def tempered_target(self, x: Tensor) -> _Tempered:
@@ -218,9 +219,9 @@ class Posterior(Game):
         return _Tempered(self, x, self.beta)
 
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """log q - log p or its estimate, `(samples, batch)`; the losses of the others; what there is to log.
+        """log q - log p or its estimate, `(samples, batch)`; losses of critic and contrast; scores to log.
 
-        During the warm-up p is tempered. `elbo` is the bound of log Z all the same, `elbo_estimate` is not.
+        During the warm-up p is tempered. `elbo` is still the bound of log Z, `elbo_estimate` is not.
         """
         p, q = self.tempered_target(batch.x), self.encoder(batch.x)
         if not self.adversarial:
@@ -266,7 +267,7 @@ class Posterior(Game):
         super().configure_model()
 
     def on_fit_start(self) -> None:
-        """Looks at the target before anything is trained on it, and places the coordinates, once in a model's life."""
+        """Checks the target and places the coordinates, before the first training of the model."""
         if self.location.dtype in (torch.float16, torch.bfloat16):
             raise ConfigurationError("trainer.precision: a log-density needs single precision; take a mixed one")
         steps = self.trainer.estimated_stepping_batches
@@ -277,22 +278,22 @@ class Posterior(Game):
             place_coordinates(self)
         self.placed.fill_(True)
 
-    # What a posterior is for.
+    # Draws.
 
     @torch.no_grad()
     def draw_z(self, count: int, x: Tensor | None = None, chunk: int = 1 << 16) -> Tensor:
-        """`(count, batch, latent_dim)`: draws of q(z|x) in the unconstrained coordinates; one row if there is no x."""
+        """`(count, batch, latent_dim)`: draws of q(z|x) in the unconstrained coordinates; one row without x."""
         at_least(1, count=count)
-        x = self.data_sets(x)
+        x = self.checked_data_sets(x)
         q, size = self.encoder(x), max(1, chunk // len(x))
         parts = [q.rsample((min(size, count - done),)) for done in range(0, count, size)]
         return self.to_z(torch.cat(parts))
 
-    def data_sets(self, x: Tensor | None) -> Tensor:
-        """Data sets as the sampler takes them, `(batch, *data_shape)`; where the target has no family, a row of ones.
+    def checked_data_sets(self, x: Tensor | None) -> Tensor:
+        """Data sets as the sampler takes them, `(batch, *data_shape)`; one row of ones if the target is no family.
 
         Raises:
-            ConfigurationError: x is missing or not wanted, of another shape, or not finite.
+            ConfigurationError: x is missing or not allowed, has a wrong shape, or is not finite.
         """
         if self.amortised and x is None:
             raise ConfigurationError("x: this sampler was trained for many data sets; say which one")
@@ -306,11 +307,11 @@ class Posterior(Game):
         return x
 
     def draw(self, count: int, x: Tensor | None = None) -> Parameters:
-        """Draws by the target's names, derived quantities among them.
+        """Draws by the target's names, including derived quantities.
 
         Args:
-            count: how many.
-            x: `(batch, *data_shape)`, the data sets; None where the target has no family.
+            count: number of draws.
+            x: `(batch, *data_shape)`, the data sets; None if the target is no family.
 
         Returns:
             name -> `(count, ...)`, with data sets `(count, batch, ...)`.
@@ -328,7 +329,7 @@ class Posterior(Game):
 
 
 class _Tempered:
-    """N(0, I)^(1 - beta) p^beta as a distribution of u, for the rows x: a log-density and no draws."""
+    """N(0, I)^(1 - beta) p^beta as a distribution of u, for the rows x; it has a log-density only."""
 
     def __init__(self, model: Posterior, x: Tensor, beta: float) -> None:
         self.model, self.x, self.beta = model, x, beta
@@ -337,7 +338,7 @@ class _Tempered:
         return self.tempered(self.model.log_density(u, self.x), u)
 
     def tempered(self, log_p: Tensor, u: Tensor) -> Tensor:
-        """The log-density at u where that of p is `log_p`."""
+        """The tempered log-density at u, given log p there."""
         if self.beta == 1:
             return log_p
         start = DiagonalNormal(torch.zeros_like(u[0]), torch.ones_like(u[0])).log_prob(u)

@@ -4,18 +4,18 @@ For any q(z|x) the evidence lower bound
 
     ELBO(x) = E_q[ log p(x|z) + log p(z) - log q(z|x) ] = log p(x) - KL(q(z|x), p(z|x))
 
-is maximised in the decoder (maximum likelihood, when the bound is tight) and in the encoder (the bound gets tight).
-z = g(eps, x) is reparametrised, so that both gradients pass through the draws. Three estimators:
+is maximised in the decoder (maximum likelihood, if the bound is tight) and in the encoder (which makes it tight).
+z = g(eps, x) is reparametrised, so that both gradients pass through the draws. There are three estimators:
 
 * `monte_carlo` (equation 6 of the paper, SGVB A): the mean over draws of log p(x|z) + log p(z) - log q(z|x);
-* `analytic` (equation 7, SGVB B): the mean of log p(x|z), minus KL(q(z|x), p(z)) in closed form. It has
-  the smaller variance as a rule (not at the exact posterior, where every Monte Carlo draw gives log p(x) itself), and
-  needs a q and a prior whose divergence is known;
+* `analytic` (equation 7, SGVB B): the mean of log p(x|z), minus KL(q(z|x), p(z)) in closed form. Its variance is
+  usually smaller (not at the exact posterior, where every Monte Carlo draw gives log p(x) itself). It needs a q and a
+  prior whose divergence is known;
 * `importance_weighted`: the bound log 1/K sum_k p(x, z_k) / q(z_k|x) of the importance-weighted autoencoder, K =
   `samples`, which lies between the ELBO and log p(x).
 
-An encoder whose density is known in expectation only (semi-implicit, auxiliary) keeps all of this a lower bound and
-needs `monte_carlo` or `importance_weighted`.
+With an encoder of which only a bound of the density is known (semi-implicit, auxiliary) all of this remains a lower
+bound; it needs `monte_carlo` or `importance_weighted`.
 
 One player, `model`: encoder, decoder and prior.
 """
@@ -66,15 +66,15 @@ class VAE(LatentVariableModel):
         encoder: q(z|x), with a density.
         decoder: p(x|z).
         prior: p(z).
-        estimator: `analytic`, `monte_carlo` or `importance_weighted`, see the module.
+        estimator: `analytic`, `monte_carlo` or `importance_weighted`, see the top of this file.
         samples: draws of z per row (the paper's L, or K of the importance-weighted bound).
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
         players: optimizer, schedule and clip norm.
         accumulate: see `Game`.
-        data_shape, classes: shape of a row of x and number of labels, where no DataModule tells them.
+        data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
-        ConfigurationError: a number or a name that makes no sense, with the argument's name.
+        ConfigurationError: an argument out of range; the message names it.
     """
 
     def __init__(

@@ -25,7 +25,7 @@ from ..adversarial import AdversarialForm, AdversarialObjective
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
 from ..errors import at_least, check_weights
-from ..networks import Network, check_rows_apart
+from ..networks import Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .gan import ADAM, NETWORK, Generator, Output
 from .latent import EncodingModel
@@ -102,7 +102,7 @@ class VAEGAN(EncodingModel):
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
         network = self.recipes["discriminator"](data_shape, (self.features,), self.classes)
         self.discriminator = FeatureDiscriminator(network, self.features)
-        check_rows_apart(discriminator=self.discriminator)
+        check_no_batch_norm(discriminator=self.discriminator)
 
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         super().check_batch(batch, batch_idx)

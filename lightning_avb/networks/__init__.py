@@ -2,14 +2,14 @@
 
 from .conv import ConvNet, DeconvNet
 from .critics import Critic, InnerProductCritic, ResidualCritic
-from .input_noise import InputNoise
+from .input_noise import InputNoise, check_noiseless
 from .mlp import (
     MLP,
     Network,
     Residual,
     ResidualMLP,
     activation_function,
-    check_rows_apart,
+    check_no_batch_norm,
     check_widths,
     keep_statistics,
 )
@@ -29,7 +29,8 @@ __all__ = [
     "ResidualCritic",
     "ResidualMLP",
     "activation_function",
-    "check_rows_apart",
+    "check_no_batch_norm",
+    "check_noiseless",
     "check_widths",
     "keep_statistics",
 ]

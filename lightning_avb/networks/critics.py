@@ -1,7 +1,7 @@
-"""Critics: the paper's T(x, z), a real number for every pair.
+"""Critics: the paper's T(x, z), one real number per pair.
 
-A critic works its x-branch out once for all samples of z, those of the posterior and those of the reference alike,
-and treats the pairs independently of each other (no batch normalisation): `SharedPass` relies on it.
+A critic computes its x-branch once for all samples of z, of the posterior and of the reference. It treats the pairs
+independently of each other (no batch normalisation), which `SharedPass` needs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class Critic(nn.Module, abc.ABC):
     """`critic(x, z, context)` is T, `(samples, batch)`.
 
     `x` is `(batch, *data_shape)`, `z` is `(samples, batch, latent_dim)`; `context`, `(batch, context_dim)` or None,
-    holds what the critic must know besides: of the reference density (the drawn moments of adaptive contrast), and
-    the label in a class-conditional model.
+    has further inputs: of the reference density (the moments of adaptive contrast), and the label in a
+    class-conditional model.
     """
 
     @abc.abstractmethod
@@ -39,7 +39,7 @@ class ResidualCritic(Critic):
         data_shape, latent_dim, context_dim: given by the model.
         width: of every layer.
         blocks: number of residual blocks.
-        network: reads x and the context before they meet z; an MLP without hidden layers lets them enter linearly.
+        network: of x and the context, before they are combined with z; linear if it is an MLP without hidden layers.
         activation: see `MLP`.
     """
 
@@ -75,7 +75,7 @@ class InnerProductCritic(Critic):
     Args:
         data_shape, latent_dim, context_dim: given by the model.
         width: length of f and g.
-        network: f, reads x and the context.
+        network: f, of x and the context.
         hidden: widths of the hidden layers of g.
         activation: of g, see `MLP`.
     """

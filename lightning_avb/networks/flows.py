@@ -1,4 +1,4 @@
-"""Invertible networks for normalizing flows, from zuko, as modules whose call gives the bijection."""
+"""Invertible networks for normalizing flows, from zuko: modules that return a bijection."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .mlp import check_widths
 
 @contextmanager
 def _argument_checks_kept() -> Iterator[None]:
-    """Whether torch's distributions check their arguments is the user's choice; zuko turns it off on import."""
+    """Restores torch's default for checking arguments of distributions, which zuko turns off on import."""
     before = Distribution._validate_args
     try:
         yield
@@ -34,13 +34,13 @@ FlowKind = Literal["affine", "spline"]
 class AutoregressiveFlow(nn.Module):
     """A chain of autoregressive bijections of vectors, which starts as the identity.
 
-    Each reads the dimensions in the reverse order of the one before. One direction takes one pass, the other `passes`
-    of them. Used for drawing, `affine` is the inverse autoregressive flow of Kingma et al. (2016); `spline` is the
+    Each takes the dimensions in the reverse order of the one before. One direction takes one pass, the other `passes`
+    passes. For drawing, `affine` is the inverse autoregressive flow of Kingma et al. (2016); `spline` is the
     rational-quadratic one of Durkan et al. (2019) on [-5, 5], the identity beyond.
 
     Args:
         dim: length of the vectors.
-        context_dim: length of what the bijection depends on, 0: nothing.
+        context_dim: length of the context of the bijection; 0: none.
         kind: `affine` or `spline`.
         transforms: length of the chain.
         hidden: widths of the hidden layers of each masked network.
@@ -71,7 +71,7 @@ class AutoregressiveFlow(nn.Module):
             MaskedAutoregressiveTransform(dim, context_dim, passes, orders[i % 2], **options) for i in range(transforms)
         )
         for layer in self.layers:
-            # In one dimension without context zuko's layer has free numbers in place of a network.
+            # In one dimension without context, zuko's layer has free parameters in place of a network.
             network = getattr(layer, "hyper", None)
             for parameter in (layer if network is None else network[-1]).parameters():
                 nn.init.zeros_(parameter)
@@ -83,7 +83,7 @@ class AutoregressiveFlow(nn.Module):
 
 
 class _FullPrecision(nn.Module):
-    """A network out of autocast's reach: densities need what half precision drops."""
+    """A network without autocast: densities need more than half precision."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

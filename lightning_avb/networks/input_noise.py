@@ -1,4 +1,4 @@
-"""Noise on what a network reads."""
+"""Noise on the input of a network."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from .mlp import MLP, Network, check_dropout
 
 
 class InputNoise(nn.Module):
-    """A network whose input is made noisy in training, and is left as it is in validation and test.
+    """A network with noise on its input in training, and none in validation and test.
 
-    Normal noise comes first, then torch's dropout: a share of the values becomes 0, and the others are divided by 1
-    minus that share. The context stays as it is. Makhzani et al. (2015) have normal noise of 0.3 where labels are few,
-    and a dropout of 0.2 for likelihoods.
+    Normal noise is added first, then torch's dropout is applied: a share of the values becomes 0, and the others are
+    divided by 1 minus that share. The context has no noise. Makhzani et al. (2015) use normal noise of 0.3 with
+    few labels, and a dropout of 0.2 for likelihoods.
 
     Args:
         in_shape, out_shape, context_dim: see `MLP`.
-        network: what reads the noisy input.
+        network: of the noisy input.
         normal: standard deviation of the normal noise, in the units of the input.
         dropout: share of the values that become 0.
 
@@ -47,3 +47,14 @@ class InputNoise(nn.Module):
         if self.training and self.normal:
             x = x + self.normal * noise.normal(x.shape, x)
         return self.network(self.dropout(x), context)
+
+
+def check_noiseless(**networks: nn.Module) -> None:
+    """Raises ConfigurationError if a network adds noise in training; the message names the argument that forbids it."""
+    for name, network in networks.items():
+        for part in network.modules():
+            dropout = isinstance(part, nn.modules.dropout._DropoutNd) and part.p
+            if dropout or (isinstance(part, InputNoise) and part.normal):
+                raise ConfigurationError(
+                    f"{name}: noise in the encoder would hide the change that it measures; leave noise and dropout at 0"
+                )

@@ -14,8 +14,8 @@ from ..errors import ConfigurationError, at_least
 Network = Callable[[Shape, Shape, int], nn.Module]
 """A recipe for a network: (shape of an input, shape of an output, context_dim) -> module.
 
-`network(x, context)` maps x `(..., *in_shape)` to `(..., *out_shape)`. The context, a label as one-hot or what a critic
-must know, is `(..., context_dim)` with leading dimensions that broadcast to those of x; None where context_dim is 0.
+`network(x, context)` maps x `(..., *in_shape)` to `(..., *out_shape)`. The context, such as a one-hot label or moments
+for a critic, is `(..., context_dim)` with leading dimensions that broadcast to those of x; None if context_dim is 0.
 """
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -47,16 +47,16 @@ def check_widths(**widths: Sequence[int]) -> None:
 
 
 def check_dropout(dropout: float) -> None:
-    """Raises ConfigurationError if this is no share of values to lose."""
+    """Raises ConfigurationError if this is not a dropout probability."""
     if not 0 <= dropout < 1:
         raise ConfigurationError(f"dropout: {dropout} is not a share from 0 to below 1")
 
 
-def check_rows_apart(**networks: nn.Module) -> None:
-    """Raises ConfigurationError if a network's rows see each other in training; the message names the argument."""
+def check_no_batch_norm(**networks: nn.Module) -> None:
+    """Raises ConfigurationError if a network has batch normalisation; the message names the argument."""
     for name, network in networks.items():
         if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
-            raise ConfigurationError(f"{name}: batch_norm lets rows see each other, which this network must not")
+            raise ConfigurationError(f"{name}: batch_norm makes rows depend on each other, which this network must not")
 
 
 class BatchNorm(nn.BatchNorm1d):
@@ -65,15 +65,15 @@ class BatchNorm(nn.BatchNorm1d):
     def forward(self, h: Tensor) -> Tensor:
         rows = h.reshape(-1, h.shape[-1])
         if self.training and len(rows) == 1:
-            raise ConfigurationError("batch_norm: a row alone has no spread to normalise; take batches of two or more")
+            raise ConfigurationError("batch_norm: a single row cannot be normalised; take batches of two or more")
         return super().forward(rows).view_as(h)
 
 
 @contextmanager
 def keep_statistics(network: nn.Module) -> Iterator[None]:
-    """Within the block batch normalisation learns no running statistics, for rows that are not data.
+    """Within the block batch normalisation does not update its running statistics, for rows that are not data.
 
-    In training they are still normalised over their own batch.
+    In training mode these rows are still normalised over their own batch.
     """
     layers = [
         module
@@ -92,7 +92,7 @@ def keep_statistics(network: nn.Module) -> Iterator[None]:
 class Context(nn.Module):
     """Adds a linear map of the context to the first layer's output.
 
-    The layer then reads input and context as one vector, and a context that all samples share is mapped once.
+    This equals a layer on the concatenated vector, and maps a context that all samples share only once.
     """
 
     def __init__(self, context_dim: int, width: int) -> None:
@@ -104,7 +104,7 @@ class Context(nn.Module):
         """`(..., width)`.
 
         Raises:
-            ValueError: the context has not the dimensions that the network was built for.
+            ValueError: the network was built for another length of the context.
         """
         given = 0 if context is None else context.shape[-1]
         if given != self.context_dim:
@@ -122,10 +122,10 @@ class MLP(nn.Module):
         context_dim: length of the context, 0: none.
         hidden: widths of the hidden layers.
         activation: one of elu, gelu, relu, silu, softplus, tanh.
-        init_scale: at the start weights are normal with this standard deviation, and biases 0; None: torch's own start.
+        init_scale: initial weights are normal with this standard deviation, and biases 0; None: torch's initialisation.
         batch_norm: normalises every hidden layer over the batch before its activation (Ioffe & Szegedy 2015). The rows
-            of a training batch then see each other: not for critics and discriminators.
-        dropout: share of the hidden units that are 0 in training.
+            of a training batch then depend on each other: not for critics and discriminators.
+        dropout: probability that a hidden unit is 0 in training.
 
     Raises:
         ConfigurationError: a layer without units, no such activation, an init_scale that is not positive, or a dropout

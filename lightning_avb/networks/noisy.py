@@ -1,4 +1,4 @@
-"""Networks that take noise as an input: the black-box posteriors of Mescheder et al. (2017)."""
+"""Networks with noise as input: the black-box posteriors of Mescheder et al. (2017)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from .mlp import Context, activation_function, check_widths
 
 
 class NoisyMLP(nn.Module):
-    """An MLP with Gaussian noise added, through a linear map of its own, to the input of its layers.
+    """An MLP with Gaussian noise that is added to its layers, through a separate linear map for each.
 
-    The part of the first layer that reads x and the context is worked out once for all samples.
+    The part of the first layer with x and the context is computed once for all samples.
 
     Args:
         in_shape, out_dim: shape of a row of x, length of the output.
@@ -53,7 +53,7 @@ class NoisyMLP(nn.Module):
         self.activation = activation_function(activation)
 
     def features(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """`(batch, hidden[0])`: what the first layer makes of x and the context, before noise and activation."""
+        """`(batch, hidden[0])`: the first layer of x and the context, before noise and activation."""
         return self.context(self.layers[0](x.flatten(1)), context)
 
     def forward(self, features: Tensor, eps: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class NoisyMLP(nn.Module):
 
 
 class NoiseBasis(nn.Module):
-    """Noise vectors v_i(eps_i), one small MLP each, all of them in one batched matrix product (supplement of AVB).
+    """Noise vectors v_i(eps_i) from one small MLP each, computed as batched matrix products (supplement of AVB).
 
     Args:
         count: number of noise vectors.
@@ -96,7 +96,7 @@ class NoiseBasis(nn.Module):
 
     @torch.no_grad()
     def moments(self, draws: int) -> tuple[Tensor, Tensor]:
-        """Mean and variance of every v_i, `(count, out_dim)` each, from `draws` noise vectors of their own."""
+        """Mean and variance of every v_i, `(count, out_dim)` each, from `draws` separate noise vectors."""
         v = self(noise.normal((draws, self.count * self.noise_dim), self.weights[0]))
         variance, mean = torch.var_mean(v.to(self.weights[0].dtype), 0)
         return mean, variance

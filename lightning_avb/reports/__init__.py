@@ -1,4 +1,4 @@
-"""What `test`, `validate` and `predict` print and write beside a checkpoint."""
+"""Reports: what `test`, `validate` and `predict` print, and write beside a checkpoint."""
 
 from .base import Estimator, Figure
 from .checks import (

@@ -1,7 +1,7 @@
-"""What every report of `test` is made of: estimators, the figures they give, one table, one JSON file.
+"""The parts of every report of `test`: estimators, their figures, one table, one JSON file.
 
-An estimator is one class. It has a `name`, says what is `missing` where it cannot run, and gives `figures`. What it
-works on, its subject, is the model under test (`estimators.Run`) or draws of a posterior (`checks.PosteriorDraws`).
+An estimator is one class. It has a `name`, returns what is `missing` if it cannot run, and computes `figures`. Its
+subject is the model under test (`estimators.Run`) or draws of a posterior (`checks.PosteriorDraws`).
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Figure(NamedTuple):
     """A line of a report, and an object of its JSON file.
 
     Attributes:
-        name: what it is.
+        name: of the quantity.
         value: the number.
-        standard_error: of `value`, over rows; nan for what is one number of all rows.
-        rows: how many rows of data `value` is a mean over; 0: it is not such a mean.
+        standard_error: of `value`, over rows; nan if it is not a mean over rows.
+        rows: number of rows of data in the mean; 0: it is not such a mean.
         subset: the `first` rows of the test data, those that are `different`, or data `simulated` from the model;
-            empty: all that the report was to evaluate.
-        expected: on which side of the truth it lies (`below, in expectation`), or what it should be (`0.07 to 0.14`).
-        note: the settings it was made with, or what it means.
-        diagnostics: numbers that tell how good it is.
-        objection: why the number, or what it describes, is not to be trusted; empty: nothing is known against it.
-        seconds: what it took, on the first process.
+            empty: all rows of the report.
+        expected: its side of the truth (`below, in expectation`), or the range of good values (`0.07 to 0.14`).
+        note: its settings, or its meaning.
+        diagnostics: numbers about its quality.
+        objection: why the number, or what it describes, should not be trusted; empty: no objection.
+        seconds: computing time, on the first process.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Figure(NamedTuple):
 
     @property
     def check(self) -> str:
-        """How good it is, in words."""
+        """Its quality, in words."""
         if self.objection:
             return f"NOT TO BE TRUSTED: {self.objection}"
         return ", ".join(f"{value:.3g} {name}" for name, value in (self.diagnostics or {}).items())
@@ -58,7 +58,7 @@ Subject = TypeVar("Subject")
 
 
 class Estimator(abc.ABC, Generic[Subject]):
-    """Gives some lines of a report.
+    """Computes some lines of a report.
 
     Attributes:
         name: short and unique; the noise of some estimators depends on it.
@@ -67,51 +67,51 @@ class Estimator(abc.ABC, Generic[Subject]):
     name: str = ""
 
     def missing(self, subject: Subject) -> str | None:
-        """What it needs and does not find, in words that follow "needs"; None: it can run."""
+        """What it needs and is not there, as the object of "needs ..."; None: it can run."""
         return None
 
     @abc.abstractmethod
     def figures(self, subject: Subject) -> list[Figure]:
-        """The lines; on the first process alone."""
+        """The lines; called on the first process only."""
 
 
 AnyEstimator = TypeVar("AnyEstimator", bound=Estimator[Any])
 
 
-def selected(key: str, asked: Sequence[AnyEstimator | str], known: Sequence[AnyEstimator]) -> list[AnyEstimator]:
-    """The estimators that a user asks for, by their names or as objects.
+def selected(key: str, asked: Sequence[AnyEstimator | str], available: Sequence[AnyEstimator]) -> list[AnyEstimator]:
+    """The estimators of a user's list, given by name or as objects.
 
     Args:
-        key: what the message calls the option.
-        asked: names of `known` ones, or estimators of the user's own.
-        known: those with a name.
+        key: the option, for the message.
+        asked: names of `available` estimators, or other estimators.
+        available: the estimators that can be given by name.
 
     Raises:
-        ConfigurationError: a name of none.
+        ConfigurationError: an unknown name.
     """
-    by_name = {estimator.name: estimator for estimator in known}
+    by_name = {estimator.name: estimator for estimator in available}
     for one in asked:
         if isinstance(one, str) and one not in by_name:
-            raise ConfigurationError(f"{key}: {one!r} is none of {', '.join(by_name)}, and no path of a class")
+            raise ConfigurationError(f"{key}: {one!r} is none of {', '.join(by_name)}, and not the path of a class")
     return [by_name[one] if isinstance(one, str) else one for one in asked]
 
 
 def table(figures: Sequence[Figure], headings: Mapping[str, str], number: str = ".4g") -> str:
-    """Figures in aligned columns; an empty line stands between figures of different rows.
+    """Figures in aligned columns, with an empty line between figures of different rows.
 
     Args:
         figures: the lines.
-        headings: attributes of `Figure` to show, in this order, and what the column is called.
+        headings: attribute of `Figure` -> heading of its column, in the order of the columns.
         number: format of `value`.
     """
     cells = [[_cell(figure, column, number) for column in headings] for figure in figures]
     heading, *lines = align([list(headings.values()), *cells]).splitlines()
-    shown, before = [heading], None
+    lines_of_table, before = [heading], None
     for figure, line in zip(figures, lines, strict=True):
         rows = figure.rows, figure.subset
-        shown += ["", line] if before not in (None, rows) else [line]
+        lines_of_table += ["", line] if before not in (None, rows) else [line]
         before = rows
-    return "\n".join(shown)
+    return "\n".join(lines_of_table)
 
 
 def _cell(figure: Figure, column: str, number: str) -> str:
@@ -134,7 +134,7 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 
 def write_json(figures: Sequence[Figure], path: Path) -> None:
-    """One object for every figure. JSON has neither nan nor infinity: null stands for them."""
+    """Writes one object per figure. JSON has neither nan nor infinity, so they become null."""
     path.write_text(json.dumps([_json_value(figure._asdict()) for figure in figures], indent=1))
 
 

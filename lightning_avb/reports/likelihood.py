@@ -1,4 +1,4 @@
-"""The report of likelihoods: estimates of log p(x), which side of the truth each lies on, and how sure it is."""
+"""The report of likelihoods: estimates of log p(x), on which side of the truth they lie, and how good they are."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ class Likelihood(pl.Callback):
     Args:
         estimators: names: `importance`: importance weighting, from a heavy-tailed proposal fitted to draws of q;
             `annealing`: annealed importance sampling with Hamiltonian transitions; `bidirectional`: the same on data
-            simulated from the model, with the reverse chain, whose gap tells how far below the truth `annealing` may
-            be; `quadrature`: exact, for 1 or 2 latent dimensions; `parzen`: the Parzen window. Or classes of your own,
-            subclasses of `LikelihoodEstimator`.
-        rows: how many rows of the test data to evaluate, from the first; None: all.
+            simulated from the model, with the reverse chain, whose gap limits the error of `annealing` there;
+            `quadrature`: exact, for 1 or 2 latent dimensions; `parzen`: the Parzen window. Or subclasses of
+            `LikelihoodEstimator`.
+        rows: number of rows of the test data, from the first; None: all.
         samples: of the importance-weighted bound.
-        chains: of annealing, for every row.
+        chains: of annealing, per row.
         steps: temperatures of annealing.
         leapfrogs: leapfrog steps between two temperatures.
         path: `linear` or `sigmoid` spacing of the temperatures.
@@ -60,14 +60,14 @@ class Likelihood(pl.Callback):
         simulated: rows to simulate for `bidirectional`.
         parzen_samples: draws of the model for the Parzen window.
         draws: draws of q for the model's own figure, the ELBO or the critic's estimate of it.
-        chunk: pairs (chain, row) that the decoder gets at a time; changes memory and nothing else.
-        seed: of the estimates' own draws.
+        chunk: pairs (chain, row) per call of the decoder; only memory depends on it.
+        seed: of the draws of the estimates.
 
     Attributes:
-        figures: the lines of the table, on the first process, when the test has ended.
+        figures: the lines of the table, on the first process, after the test.
 
     Raises:
-        ConfigurationError: an estimator that does not exist, or a number out of range.
+        ConfigurationError: an unknown estimator, or a number out of range.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class Likelihood(pl.Callback):
         at_least(1, **{"likelihood.chunk": chunk})
         try:
             self.bound = ModelBound(draws)
-            known: list[LikelihoodEstimator] = [
+            available: list[LikelihoodEstimator] = [
                 ImportanceWeighting(samples),
                 AnnealedImportanceSampling(chains, steps, leapfrogs, path, start),
                 BidirectionalMonteCarlo(simulated, chains, steps, leapfrogs, path, start),
@@ -100,16 +100,16 @@ class Likelihood(pl.Callback):
             ]
         except ConfigurationError as error:  # the message begins with the argument's name
             raise ConfigurationError(f"likelihood.{error}") from error
-        self.estimators = selected("likelihood.estimators", estimators, known)
+        self.estimators = selected("likelihood.estimators", estimators, available)
         self.terms = BoundTerms()
         self.rows, self.chunk, self.seed = rows, chunk, seed
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        why = why_no_likelihood(pl_module)
-        self.skipped = why is not None
+        reason = why_no_likelihood(pl_module)
+        self.skipped = reason is not None
         if self.skipped:
             if can(pl_module, HasPrior):
-                rank_zero_info(f"log p(x) is not estimated: {why}")
+                rank_zero_info(f"log p(x) is not estimated: {reason}")
             return
         if self.rows is not None and self.rows < trainer.world_size:
             raise ConfigurationError(f"likelihood.rows: {self.rows} are fewer than the {trainer.world_size} processes")
@@ -125,7 +125,7 @@ class Likelihood(pl.Callback):
             estimator.begin(self.run)
 
     def _all(self) -> list[LikelihoodEstimator]:
-        """All that a test runs, in the order of the table."""
+        """All estimators of a test, in the order of the table."""
         return [self.bound, *self.estimators, self.terms]
 
     def on_test_batch_end(
@@ -150,7 +150,7 @@ class Likelihood(pl.Callback):
             return
         found = {estimator: estimator.figures(self.run) for estimator in (self.bound, *self.estimators)}
         self.figures = in_order([*(f for figures in found.values() for f in figures), *compared(self.bound, found)])
-        write_json(self.figures, path)  # the terms take a while
+        write_json(self.figures, path)  # computing the terms takes long
         self.figures = in_order(self.figures + self.terms.figures(self.run))
         write_json(self.figures, path)
         print(table(self.figures, HEADINGS, ".3f"))
@@ -168,7 +168,7 @@ def compared(bound: ModelBound, found: dict[LikelihoodEstimator, list[Figure]]) 
 
 
 def in_order(figures: Sequence[Figure]) -> list[Figure]:
-    """Figures of the same rows one below the other; the first rows are all rows, if there are no more."""
+    """Figures grouped by their rows; the subset `first` is dropped if it has all rows."""
     count = next((figure.rows for figure in figures if not figure.subset), None)
     figures = [f._replace(subset="") if (f.subset, f.rows) == ("first", count) else f for f in figures]
     sets = list(dict.fromkeys((figure.subset, figure.rows) for figure in figures))
@@ -176,11 +176,11 @@ def in_order(figures: Sequence[Figure]) -> list[Figure]:
 
 
 def why_no_likelihood(model: Any) -> str | None:
-    """Why there is no p(x) = E_p(z) p(x|z) to estimate from draws of q(z|x); None: there is."""
+    """Why p(x) = E_p(z) p(x|z) cannot be estimated from draws of q(z|x); None: it can."""
     if not can(model, HasLikelihood):
         return "the model has no encoder and decoder"
     if not has_density(model.prior()):
         return "the prior has no density"
-    if model.choices != model.classes:
+    if model.label_choices != model.classes:
         return "a code is more than a draw of the prior"
     return None

@@ -1,4 +1,4 @@
-"""The report of posteriors: whether to trust the draws of a sampler, and how near reference draws are."""
+"""The report of posteriors: whether the draws of a sampler can be trusted, and a comparison with reference draws."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ class Diagnosis(pl.Callback):
     Args:
         draws: of the sampler.
         folds: of the two-sample classifier.
-        simulations: data sets of a family, whose posteriors are checked for calibration.
+        simulations: simulated data sets of a family, to check the calibration of their posteriors.
         ranks: draws of each of these posteriors.
         seed: of the draws.
-        checks: names: `chains`: Hamiltonian chains from the draws, which move them where they are wrong; `search`:
-            chains from far away, which may find a mode that has no draw; `weights`: weighted draws of a flow that is
+        checks: names: `chains`: Hamiltonian chains from the draws, which move them if they are wrong; `search`: chains
+            from far away, which may find a mode without draws; `weights`: weighted draws of a flow that is
             fitted to the draws give the evidence and the shares that the draws should have; `moments`: of the
             parameters, of the draws and by these chains and weights; `reference`: two-sample figures, where the target
             has reference draws; `calibration`: simulation-based, for a family. Or classes of your own, subclasses of
             `PosteriorCheck`. Those that do not apply are left out.
 
     Raises:
-        ConfigurationError: a check that does not exist, or a number out of range.
+        ConfigurationError: an unknown check, or a number out of range.
     """
 
     def __init__(
@@ -70,15 +70,15 @@ class Diagnosis(pl.Callback):
             calibration = SimulationBasedCalibration(simulations, ranks)
         except ConfigurationError as error:  # the message begins with the argument's name
             raise ConfigurationError(f"diagnosis.{error}") from error
-        known = [ChainCheck(), ModeSearch(), WeightCheck(), Moments(), comparison, calibration]
-        self.checks = selected("diagnosis.checks", checks, known)
+        available = [ChainCheck(), ModeSearch(), WeightCheck(), Moments(), comparison, calibration]
+        self.checks = selected("diagnosis.checks", checks, available)
         self.draws, self.seed = draws, seed
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if not (isinstance(pl_module, Posterior) and trainer.is_global_zero):
             return
         begin = time.perf_counter()
-        # Lightning tests in inference mode, in which the flow of the diagnosis could not be fitted.
+        # Lightning tests in inference mode, where the flow of the diagnosis cannot be fitted.
         with noise.use(noise.seeded(self.seed, "diagnosis")), torch.inference_mode(False):
             figures = self.of(pl_module)
         print(table(figures, HEADINGS))
@@ -87,21 +87,21 @@ class Diagnosis(pl.Callback):
         print(f"diagnosis: {path} ({time.perf_counter() - begin:.0f} s)")
 
     def of(self, model: Posterior) -> list[Figure]:
-        """The lines of the table. Of one posterior's draws the first is the conclusion."""
+        """The lines of the table. For draws of one posterior, the first is the conclusion."""
         draws = PosteriorDraws.of(model, self.draws, self.seed)
         figures = examine(draws, self.checks)
         return [conclusion(figures), *figures] if draws.of_one_posterior else figures
 
 
 def examine(draws: PosteriorDraws, checks: Sequence[PosteriorCheck]) -> list[Figure]:
-    """What those checks find that apply."""
+    """The figures of all checks that apply."""
     figures = [figure for check in checks if check.missing(draws) is None for figure in check.figures(draws)]
     draws.warn()
     return figures
 
 
 def conclusion(figures: Sequence[Figure]) -> Figure:
-    """How many figures object, and to what."""
+    """The number of figures with an objection, and their objections."""
     objections = list(dict.fromkeys(figure.objection for figure in figures if figure.objection))
     note = "the draws agree with the target as far as can be seen; a small or narrow mode far away cannot"
     if objections:

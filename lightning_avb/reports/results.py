@@ -1,4 +1,4 @@
-"""What `validate`, `test` and `predict` write of what the model itself gives: metrics and predictions."""
+"""Metrics of `validate` and `test`, and predictions of `predict`, written beside the checkpoint."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from ..checkpoints import save_whole
+from ..checkpoints import save_atomically
 from ..runs import path_beside_checkpoint
 from .base import align
 
 
 class SaveMetrics(pl.Callback):
-    """Prints the metrics of `validate` and `test` and their rows, and writes JSON beside the checkpoint."""
+    """Prints the metrics of `validate` and `test` with their row counts, and writes them as JSON."""
 
     def __init__(self) -> None:
         self.rows: Counter[int] = Counter()
 
     def _count(self, batch: Any, loader: int) -> None:
-        self.rows[loader] += len(batch.counted.x)
+        self.rows[loader] += len(batch.real_rows.x)
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -36,9 +36,11 @@ class SaveMetrics(pl.Callback):
     def _write(self, trainer: pl.Trainer, kind: str) -> None:
         if trainer.state.fn == "fit":
             return
-        # Every process has seen batches of every loader, be it with a row that is not counted.
-        mine = torch.tensor([self.rows[loader] for loader in sorted(self.rows)], device=trainer.strategy.root_device)
-        rows = trainer.strategy.reduce(mine, reduce_op="sum")
+        # Every process has batches of every loader, if only with a filler row.
+        own_rows = torch.tensor(
+            [self.rows[loader] for loader in sorted(self.rows)], device=trainer.strategy.root_device
+        )
+        rows = trainer.strategy.reduce(own_rows, reduce_op="sum")
         self.rows.clear()
         if not trainer.is_global_zero:
             return
@@ -61,10 +63,10 @@ class SaveMetrics(pl.Callback):
 
 
 class SavePredictions(pl.Callback):
-    """Writes what `predict` gives beside the checkpoint: a dict of tensors, joined over batches.
+    """Writes the results of `predict` beside the checkpoint: a dict of tensors, joined over batches.
 
-    The predictions of `last.ckpt` are `last.predictions.pt`. With several processes every process writes the rows it
-    saw, into `last.predictions_RANK.pt`. Those of an earlier `predict` are replaced.
+    The predictions of `last.ckpt` are in `last.predictions.pt`. With several processes each writes its own rows, into
+    `last.predictions_RANK.pt`. Files of an earlier `predict` are replaced.
     """
 
     def __init__(self) -> None:
@@ -79,7 +81,7 @@ class SavePredictions(pl.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if len(batch.counted.x):
+        if len(batch.real_rows.x):
             self.outputs.append(outputs)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -93,5 +95,5 @@ class SavePredictions(pl.Callback):
             if value is not None
         }
         self.outputs = []
-        save_whole(joined, path)
+        save_atomically(joined, path)
         print(f"predictions: {path}")

@@ -40,15 +40,15 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
             # A wrong shape may be right by chance, but not for two numbers of points.
             one = {key: part[:1] for key, part in data.items()}
             few = target.log_density(**one, **{key: part[:7, :1] for key, part in constant.items()})
-            derived, known = target.derived(**constant), target.reference(16)
+            derived, reference = target.derived(**constant), target.reference(16)
     except ConfigurationError:
         raise
     except Exception as error:
-        look = TolerantDensity(target)
-        alone = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
-        look(alone, x[:1] if data else None)
+        tolerant = TolerantDensity(target)
+        flat_z = z.detach()[:, :1] if data else z.detach().flatten(0, 1)
+        tolerant(flat_z, x[:1] if data else None)
         # If all points fail, the point is not the cause.
-        what = f"for {shapes}: {one_line(error)}" if look.count in (0, len(alone)) else look.first
+        what = f"for {shapes}: {one_line(error)}" if tolerant.count in (0, len(flat_z)) else tolerant.first
         raise ConfigurationError(f"target: {name} fails {what}") from error
     for found, points in ((value, (64, 2)), (few, (7, 1))):
         if not isinstance(found, Tensor) or found.shape != points:
@@ -57,7 +57,7 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
                 f"target: the log-density of {name} should return one number per point, (64, 2) for {shapes}; "
                 f"for {points} points it returned {got}"
             )
-    _check_names(target, constant, derived, known)
+    _check_names(target, constant, derived, reference)
     flat_on_bounds = log_jacobian.requires_grad and bool((value == value.flatten()[0]).all())
     if not value.requires_grad and not flat_on_bounds:
         raise ConfigurationError(f"target: the log-density of {name} is not differentiable in its parameters")
@@ -73,7 +73,7 @@ def check_target(target: Target, z: Tensor, x: Tensor) -> None:
         )
 
 
-def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) -> None:
+def _check_names(target: Target, theta: Parameters, derived: Any, reference: Any) -> None:
     name = type(target).__name__
     check_tensors(f"`derived` of {name}", derived, (64, 2))
     for key in [*theta, *derived]:
@@ -82,18 +82,18 @@ def _check_names(target: Target, theta: Parameters, derived: Any, known: Any) ->
     columns = to_table({key: of[:, 0] for key, of in {**theta, **derived}.items()})[1]
     if missing := [column for column in target.plot_columns or () if column not in columns]:
         raise ConfigurationError(f"target: plot_columns of {name} has {missing[0]!r}, none of {', '.join(columns)}")
-    if known is not None:
-        check_tensors(f"reference(16) of {name}", known, ())
-        counts = {value.shape[:1] for value in known.values()}
+    if reference is not None:
+        check_tensors(f"reference(16) of {name}", reference, ())
+        counts = {value.shape[:1] for value in reference.values()}
         if len(counts) != 1:
             raise ConfigurationError(f"target: reference(16) of {name} gives different numbers of draws")
         ours = {key: tuple(value.shape[2:]) for key, value in {**theta, **derived}.items()}
-        if not any(key in ours for key in known):
+        if not any(key in ours for key in reference):
             raise ConfigurationError(
-                f"target: the reference draws of {name} are of {', '.join(known)}, and it has {', '.join(ours)}"
+                f"target: the reference draws of {name} are of {', '.join(reference)}, and it has {', '.join(ours)}"
             )
-        shapes = {key: ours[key] for key in known if key in ours}
-        check_tensors(f"reference(16) of {name}", known, tuple(*counts), shapes)
+        shapes = {key: ours[key] for key in reference if key in ours}
+        check_tensors(f"reference(16) of {name}", reference, tuple(*counts), shapes)
 
 
 def check_tensors(

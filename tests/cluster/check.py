@@ -2,8 +2,8 @@
 
 python tests/cluster/check.py [NAME ...]
 
-Prints a line a check; exits with 1 if one failed, with 2 if something is missing on this machine. With names only those
-checks. The CPU stands in for GPUs, and every node has two processes.
+Prints one line per check; exits with 1 if one failed, with 2 if something is missing on this machine. NAME selects
+checks. The CPU takes the place of GPUs, and every node has two processes.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ def script(name: str, pause: float = 0.0) -> str:
         (r"--checkpoint.every_n_train_steps \d+", "--checkpoint.every_n_train_steps 20"),
         (r"--array=0-4", "--array=0-1"),
         (r"OMP_NUM_THREADS=\S+", "OMP_NUM_THREADS=1"),
-        (r"configs/mnist/", f"{ROOT}/configs/digits/"),
-        (r"configs/trainer/", f"{ROOT}/configs/trainer/"),
+        (r"--config mnist/", f"--config {ROOT}/configs/digits/"),
+        (r"--config trainer/", f"--config {ROOT}/configs/trainer/"),
         (r"--trainer.accelerator gpu", f"--config {config(pause)} --trainer.accelerator cpu"),
         (r"\"\$HEAD:29500\"", f"localhost:{free_ports(1)[0]}"),
     ):

@@ -1,4 +1,4 @@
-"""What a check of a posterior's draws is."""
+"""The base class of checks of a posterior's draws."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ...targets import Target
 from ...targets.calls import TolerantDensity
 from ..base import Estimator
 
-ERRORS = 4.0
-"""Standard errors that a figure must be off by, beside its tolerance: dozens of figures are looked at."""
+MOST_ERRORS = 4.0
+"""A figure raises an objection only beyond this many standard errors, since there are dozens of figures."""
 
 
 class PosteriorDraws:
-    """Draws to check, and what several checks need of them, worked out once.
+    """Draws to check, with cached results that several checks need.
 
     Args:
         target: the log-density that they should follow.
-        z: `(n, dim)`, independent draws in the unconstrained coordinates; None: those of a family, whose posteriors are
-            many.
+        z: `(n, dim)`, independent draws in the unconstrained coordinates; None for a family, which has many
+            posteriors.
         seed: of all noise.
-        model: that gave them; None: they are from elsewhere.
+        model: the sampler of the draws; None: they have another source.
         transitions, leapfrogs: of the chains that move the draws.
     """
 
@@ -46,7 +46,7 @@ class PosteriorDraws:
 
     @classmethod
     def of(cls, model: Posterior, count: int, seed: int = 0) -> PosteriorDraws:
-        """So many draws of a model's sampler."""
+        """`count` draws of a model's sampler."""
         return cls(model.target, None if model.amortised else model.draw_z(count).squeeze(1), seed, model)
 
     @property
@@ -65,11 +65,11 @@ class PosteriorDraws:
 
     def log_density(self, points: Tensor) -> Tensor:
         """log p(z) `(n,)` of points `(n, dim)`; -inf where the user's code raises."""
-        return self._calls(points.to(self.z), most=64)  # far out, where chains begin, all points may raise
+        return self._calls(points.to(self.z), most=64)  # all points may raise where chains begin far away
 
     @cached_property
     def moved(self) -> MovedDraws:
-        """What short Hamiltonian chains from every draw changed."""
+        """The draws after short Hamiltonian chains."""
         return move_draws(self.z, self.log_density, self.coordinates, self.transitions, self.leapfrogs, self.seed)
 
     @cached_property
@@ -79,19 +79,18 @@ class PosteriorDraws:
 
     @cached_property
     def reference(self) -> Parameters | None:
-        """As many reference draws, by name, where the target has them."""
+        """Equally many reference draws, by name, or None."""
         return self.target.reference(len(self.z))
 
     def warn(self) -> None:
-        """Says in one warning where the log-density raised, if anywhere."""
+        """Warns once if the log-density raised an exception anywhere."""
         self._calls.warn()
 
 
 class PosteriorCheck(Estimator[PosteriorDraws]):
-    """Looks at the draws of a posterior.
+    """Checks the draws of a posterior.
 
-    Where something is `missing`, the report goes without it. The checks here are of one posterior's draws, unless they
-    say otherwise.
+    A check with something `missing` is left out of the report. By default a check needs draws of one posterior.
     """
 
     def missing(self, draws: PosteriorDraws) -> str | None:

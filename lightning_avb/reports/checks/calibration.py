@@ -13,7 +13,7 @@ class SimulationBasedCalibration(PosteriorCheck):
     """Simulation-based calibration (Talts et al. 2018), for the posteriors of a family.
 
     Args:
-        simulations: data sets.
+        simulations: number of data sets.
         ranks: draws of the posterior of each.
     """
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from ...draws import to_table
 from ...evaluation import find_missed_mode
 from ..base import Figure
-from .base import ERRORS, PosteriorCheck, PosteriorDraws
+from .base import MOST_ERRORS, PosteriorCheck, PosteriorDraws
 
-NAMED = 8
-"""Parameters that tell where a mode is."""
+SHOWN_PARAMETERS = 8
+"""Number of parameters in the description of a mode."""
 
 
 class ChainCheck(PosteriorCheck):
-    """Chains that leave the target as it is: if the draws follow it, what they move is balanced."""
+    """Chains that leave the target invariant: shares of correct draws stay the same in expectation."""
 
     name = "chains"
 
@@ -20,15 +20,15 @@ class ChainCheck(PosteriorCheck):
         moved = draws.moved
         low, high = "too few draws where the density is low: ridges are too thin", "draws where the density is low"
         rules = {
-            "outside": ("out of the draws' central 90 %", 0.07, 0.14, "too wide", "too narrow"),
-            "far": ("out of their central 99 %", 0.005, 0.02, "tails too long", "tails too short"),
-            "beyond": ("beyond the radius of 99.9 %", 0.0, 0.003, "", "tails too short"),
-            "dense": ("log p above their median", 0.45, 0.55, low, high),
-            "thin": ("log p below that of 90 %", 0.07, 0.14, high, low),
-            "thinnest": ("log p below that of 99 %", 0.005, 0.02, high, low),
+            "outside_90": ("out of the draws' central 90 %", 0.07, 0.14, "too wide", "too narrow"),
+            "outside_99": ("out of their central 99 %", 0.005, 0.02, "tails too long", "tails too short"),
+            "outside_radius": ("beyond the radius of 99.9 %", 0.0, 0.003, "", "tails too short"),
+            "high_density": ("log p above their median", 0.45, 0.55, low, high),
+            "lowest_tenth": ("log p below that of 90 %", 0.07, 0.14, high, low),
+            "lowest_hundredth": ("log p below that of 99 %", 0.005, 0.02, high, low),
         }
-        middle = moved.shares["middle"]
-        shifted = abs(moved.shift) > 0.1 and abs(middle.errors) > ERRORS
+        middle = moved.shares["below_median"]
+        shifted = abs(moved.shift) > 0.1 and abs(middle.errors) > MOST_ERRORS
         figures = [
             Figure(
                 f"shift, {middle.where}",
@@ -40,7 +40,7 @@ class ChainCheck(PosteriorCheck):
         ]
         for name, (what, least, most, below, above) in rules.items():
             share, objection = moved.shares[name], ""
-            if abs(share.errors) > ERRORS and not least <= share.after <= most:
+            if abs(share.errors) > MOST_ERRORS and not least <= share.after <= most:
                 objection = (below if share.after < least else above) + (f" in {share.where}" if share.where else "")
             note = f"share of the draws after these chains, {share.errors:+.1f} standard errors off"
             quantity = what + (f", {share.where}" if share.where else "")
@@ -61,7 +61,7 @@ class ModeSearch(PosteriorCheck):
             numbers, names = to_table(
                 {name: value.unsqueeze(0) for name, value in draws.target.by_name(found.where).items()}
             )
-            values = zip(names[:NAMED], numbers[0].tolist(), strict=False)
+            values = zip(names[:SHOWN_PARAMETERS], numbers[0].tolist(), strict=False)
             near = ", ".join(f"{name} = {value:.3g}" for name, value in values)
             note = f"{found.chains} of {found.starts} chains from far away ended there, around {near}"
             objection = "a mode without draws"

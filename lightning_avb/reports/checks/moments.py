@@ -14,21 +14,22 @@ class Moments(PosteriorCheck):
 
     name = "moments"
     SHOWN = 8
-    """Parameters, those first that are farthest off."""
+    """Number of parameters, those with the largest differences first."""
 
     def figures(self, draws: PosteriorDraws) -> list[Figure]:
         weighted, samples = draws.weighted, (draws.z, draws.moved.z, draws.weighted.z)
         tables = [
-            to_table({name: of.double() for name, of in draws.target.by_name(points).items()}) for points in samples
+            to_table({name: value.double() for name, value in draws.target.by_name(points).items()})
+            for points in samples
         ]
         names, (drawn, after, fresh) = tables[0][1], (table.cpu() for table, _ in tables)
         weight = weighted.smoothed.log_weights.double().cpu().exp().unsqueeze(-1)
         mean = (weight * fresh).sum(0)
         deviation = (weight * (fresh - mean).square()).sum(0).sqrt()
         spread = drawn.std(0).clamp_min(1e-300)
-        off = torch.stack([(of - drawn.mean(0)).abs() / spread for of in (after.mean(0), mean)])
-        wide = torch.stack([(of / spread).log().abs() for of in (after.std(0), deviation)])
-        order = torch.maximum(off, wide).amax(0).nan_to_num(0.0).argsort(descending=True)[: self.SHOWN]
+        shift = torch.stack([(other - drawn.mean(0)).abs() / spread for other in (after.mean(0), mean)])
+        scaling = torch.stack([(other / spread).log().abs() for other in (after.std(0), deviation)])
+        order = torch.maximum(shift, scaling).amax(0).nan_to_num(0.0).argsort(descending=True)[: self.SHOWN]
         return [
             Figure(
                 f"{what} of {names[i]}",

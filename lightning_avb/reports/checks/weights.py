@@ -1,11 +1,11 @@
-"""Weighted draws of a flow that is fitted to the draws: the evidence, and what the draws should have."""
+"""Weighted draws of a flow fitted to the draws: the evidence, and the shares that the draws should have."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 from ..base import Figure
-from .base import ERRORS, PosteriorCheck, PosteriorDraws
+from .base import MOST_ERRORS, PosteriorCheck, PosteriorDraws
 
 
 class WeightCheck(PosteriorCheck):
@@ -17,7 +17,7 @@ class WeightCheck(PosteriorCheck):
         found = draws.weighted
         trusted = found.smoothed.k < 0.7
         weights = "by the weights" if trusted else f"by weights that are not to be trusted, k {found.smoothed.k:.2f}"
-        apart = found.shortfall > 0.05 and found.shortfall > ERRORS * found.shortfall_error
+        differs = found.shortfall > 0.05 and found.shortfall > MOST_ERRORS * found.shortfall_error
         return [
             Figure(
                 "Pareto k",
@@ -42,16 +42,16 @@ class WeightCheck(PosteriorCheck):
                 found.shortfall,
                 expected="below 0.05",
                 note=f"+- {found.shortfall_error:.2g} nats; log evidence less the draws' own mean of log p - log flow",
-                objection="log evidence above the draws' own" if trusted and apart else "",
+                objection="log evidence above the draws' own" if trusted and differs else "",
             ),
             *self._shares(draws, trusted, weights),
         ]
 
     def _shares(self, draws: PosteriorDraws, trusted: bool, weights: str) -> list[Figure]:
-        """How much weight lies below the draws' medians, and out of their middle.
+        """The weight below the draws' medians, and outside their central parts.
 
-        Shares and no moments: a variance that few far draws make comes out small where a flow does not reach them. For
-        the same reason too little far weight is no objection to the draws.
+        Shares and not moments: a variance that depends on a few far draws is too small if the flow does not reach them.
+        For the same reason, too little weight far out is no objection to the draws.
         """
         z, fresh, log_weights = draws.z, draws.weighted.z, draws.weighted.smoothed.log_weights
         lowest, low, middle, high, highest = (z.quantile(level, 0) for level in (0.005, 0.05, 0.5, 0.95, 0.995))
@@ -64,10 +64,10 @@ class WeightCheck(PosteriorCheck):
         figures = []
         for what, inside, before, least, most, below, above in rules:
             share, error = weighted_share(inside, log_weights)
-            # The draws have errors, too.
+            # The draws have standard errors, too.
             error = (error.square() + before * (1 - before) / len(z)).sqrt()
             i = int(((share - before) / error).abs().argmax())
-            value, off = share[i].item(), abs(share[i].item() - before) > ERRORS * error[i].item()
+            value, off = share[i].item(), abs(share[i].item() - before) > MOST_ERRORS * error[i].item()
             wrong = below if value < before else above
             objects = trusted and off and wrong and not least <= value <= most
             name = draws.coordinates[i]

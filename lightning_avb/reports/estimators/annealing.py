@@ -11,8 +11,8 @@ from torch.distributions import Distribution
 
 from ...batch import Batch
 from ...errors import ConfigurationError, at_least
-from ...evaluation import Annealer, prior_of, schedule, simulate
-from ...evaluation.trust import annealing_objection, harmonic_mean
+from ...evaluation import Annealer, as_prior, schedule, simulate
+from ...evaluation.reliability import annealing_objection, harmonic_mean
 from ..base import Figure
 from .base import BELOW, LikelihoodEstimator, RowEstimator, Run
 from .importance import adapted_proposal, joint_density
@@ -22,7 +22,7 @@ class AnnealingOptions(NamedTuple):
     """How chains are annealed.
 
     Attributes:
-        chains: of every row.
+        chains: per row.
         steps: temperatures.
         leapfrogs: leapfrog steps between two temperatures.
         path: `linear` or `sigmoid` spacing of the temperatures.
@@ -36,10 +36,10 @@ class AnnealingOptions(NamedTuple):
     start: Literal["proposal", "prior"]
 
     def checked(self) -> AnnealingOptions:
-        """Itself.
+        """These options.
 
         Raises:
-            ConfigurationError: a number out of range, or a word that is none of these.
+            ConfigurationError: a number out of range, or an unknown `path` or `start`.
         """
         at_least(1, chains=self.chains)
         at_least(1, steps=self.steps)
@@ -51,8 +51,8 @@ class AnnealingOptions(NamedTuple):
         return self
 
     def __str__(self) -> str:
-        of = f"{self.chains} chains, {self.steps} steps of {self.leapfrogs} leapfrogs"
-        return f"{of}, {self.path}, from the {self.start}"
+        chains = f"{self.chains} chains, {self.steps} steps of {self.leapfrogs} leapfrogs"
+        return f"{chains}, {self.path}, from the {self.start}"
 
     def annealer(self, run: Run) -> Annealer:
         """The tuned chains of a test's model, the same for all estimators with these options."""
@@ -61,7 +61,7 @@ class AnnealingOptions(NamedTuple):
     def _tuned(self, model: Any, chunk: int, seed: int) -> Annealer:
         def start(rows: Batch) -> tuple[Distribution, Tensor | None]:
             if self.start == "prior":
-                return prior_of(model.prior).expand((len(rows.x),)), None
+                return as_prior(model.prior).expand((len(rows.x),)), None
             proposal = adapted_proposal(model, rows, chunk)
             return proposal, proposal.scale_tril
 
@@ -101,7 +101,7 @@ class AnnealedImportanceSampling(RowEstimator):
         start: Literal["proposal", "prior"] = "proposal",
     ) -> None:
         self.options = AnnealingOptions(chains, steps, leapfrogs, path, start).checked()
-        self.settings, self.copies = str(self.options), chains
+        self.settings, self.draws_per_row = str(self.options), chains
 
     def begin(self, run: Run) -> None:
         super().begin(run)
@@ -120,7 +120,7 @@ class AnnealedImportanceSampling(RowEstimator):
 
 
 class BidirectionalMonteCarlo(LikelihoodEstimator):
-    """The same on data simulated from the model, with the reverse chain: what `annealing` may lack.
+    """Annealing on data simulated from the model, with the reverse chain: a limit of the error of `annealing`.
 
     Args:
         simulated: rows to simulate.
@@ -131,7 +131,7 @@ class BidirectionalMonteCarlo(LikelihoodEstimator):
     SIDE: ClassVar[dict[str, str]] = {
         "lower": BELOW,
         "upper": "above, in expectation",
-        "gap": "none: what `lower` lacks at most, in expectation",
+        "gap": "none: the largest error of `lower`, in expectation",
     }
 
     def __init__(
@@ -152,8 +152,8 @@ class BidirectionalMonteCarlo(LikelihoodEstimator):
         self.seconds = time.perf_counter() - begin
 
     def figures(self, run: Run) -> list[Figure]:
-        figures, volume, settings = list[Figure](), run.model.log_jacobian.item(), str(self.options)
+        figures, log_jacobian, settings = list[Figure](), run.model.log_jacobian.item(), str(self.options)
         for bound, (mean, error) in self.found.items():
-            value, name = mean if bound == "gap" else mean + volume, f"{self.name}, {bound}"
+            value, name = mean if bound == "gap" else mean + log_jacobian, f"{self.name}, {bound}"
             figures.append(Figure(name, value, error, self.simulated, "simulated", self.SIDE[bound], settings))
         return [figures[0]._replace(seconds=self.seconds), *figures[1:]]

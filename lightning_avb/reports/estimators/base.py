@@ -1,6 +1,6 @@
-"""What an estimator of log p(x) is.
+"""Base classes of estimators of log p(x).
 
-`RowEstimator` is the usual case, one estimate for every row, and does all but the estimate. An estimator of your own:
+`RowEstimator` is for estimators with one value per row, and does everything but the estimate. An example:
 
     class Mine(RowEstimator):
         name, side = "mine", BELOW
@@ -11,7 +11,7 @@
         def estimate(self, run: Run, rows: Batch) -> tuple[Tensor, ...]:
             return (...,)  # (batch,), in nats
 
-In a file `my_parts.py`: `test --likelihood.estimators+=my_parts.Mine`.
+If it is in a file `my_parts.py`: `test --likelihood.estimators+=my_parts.Mine`.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ import torch
 from torch import Tensor
 
 from ...batch import Batch
-from ...evaluation import over_rows
+from ...evaluation import map_rows
 from ...evaluation.metrics import MeanOverRows
 from ..base import Estimator, Figure
 
 BELOW = "below, in expectation"
 
-Made = TypeVar("Made")
+T = TypeVar("T")
 
 
 @dataclass
 class Run:
-    """The test that estimators take part in.
+    """The test in which estimators run.
 
     Attributes:
-        trainer, model: those of the test.
-        rows: how many rows of the test data are evaluated, from the first; None: all.
-        chunk: pairs (draw, row) that the decoder gets at a time.
+        trainer, model: of the test.
+        rows: number of rows of the test data, from the first; None: all.
+        chunk: pairs (draw, row) per call of the decoder.
         seed: every figure is a function of (seed, row).
     """
 
@@ -54,20 +54,20 @@ class Run:
     seed: int
     _shared: dict[Hashable, Any] = field(default_factory=dict)
 
-    def shared(self, key: Hashable, make: Callable[[], Made]) -> Made:
-        """What several estimators need: made by the first that asks by this key."""
+    def shared(self, key: Hashable, make: Callable[[], T]) -> T:
+        """A value that several estimators need, made at the first call with this key."""
         if key not in self._shared:
             self._shared[key] = make()
         return self._shared[key]
 
     def evaluated(self, batch: Batch) -> Batch:
-        """The rows of a batch that are evaluated."""
-        batch = known_rows(batch)
+        """The rows of a batch to evaluate."""
+        batch = without_fillers(batch)
         return batch if self.rows is None else _where(batch, batch.index < self.rows)  # type: ignore[operator, arg-type]
 
 
-def known_rows(batch: Batch) -> Batch:
-    """Rows of the data: an index below 0 stands in where a process has none."""
+def without_fillers(batch: Batch) -> Batch:
+    """The rows of the data: fillers, for processes without rows, have a negative index."""
     return _where(batch, batch.index >= 0)  # type: ignore[operator, arg-type]
 
 
@@ -78,7 +78,7 @@ def _where(batch: Batch, mask: Tensor) -> Batch:
 class LikelihoodEstimator(Estimator[Run]):
     """Estimates log p(x) from the batches of a test.
 
-    One object may serve several tests: what belongs to one is made in `begin`.
+    One object may be used in several tests: `begin` resets it.
     """
 
     def begin(self, run: Run) -> None:
@@ -88,33 +88,33 @@ class LikelihoodEstimator(Estimator[Run]):
         """Takes a batch, with its `index`."""
 
     def gather(self, run: Run) -> None:
-        """Joins what the processes have, on each of them."""
+        """Joins the results of all processes, on each of them."""
 
 
 class RowEstimator(LikelihoodEstimator, abc.ABC):
-    """An estimate for every row.
+    """An estimator with one value per row.
 
     Attributes:
-        side: on which side of log p(x) it lies.
-        columns: how many numbers `estimate` gives for a row.
-        copies: draws of a row that one call of the decoder gets at least.
-        settings: what it is made with, for the table.
-        precedence: the model's own bound is compared with the estimate of the highest that nothing speaks against; 0:
-            never.
-        values: after `gather`, what `estimate` gave for all rows in the order of their index, `(rows, columns)`.
+        side: its side of log p(x).
+        columns: number of values of `estimate` per row.
+        draws_per_row: draws of a row in one call of the decoder, at least.
+        settings: a description for the table.
+        precedence: the model's own bound is compared with the estimator of the highest precedence without an objection;
+            0: never.
+        values: after `gather`, the results of `estimate` for all rows in the order of their index, `(rows, columns)`.
     """
 
     side: str
     columns: int = 1
-    copies: int = 1
+    draws_per_row: int = 1
     settings: str = ""
     precedence: int = 0
 
     @abc.abstractmethod
     def estimate(self, run: Run, rows: Batch) -> tuple[Tensor, ...]:
-        """The estimate for some rows, in nats of the model's units, and what tells how good it is, `(batch,)` each.
+        """The estimate for some rows, in nats in the model's units, and values for `check`, `(batch,)` each.
 
-        Random numbers come from `noise` or from torch's own generators: they are then a function of (seed, row).
+        Random numbers must come from `noise` or from torch's generators; they are then a function of (seed, row).
         """
 
     def check(self, columns: Tensor) -> tuple[dict[str, float] | None, str]:
@@ -124,23 +124,23 @@ class RowEstimator(LikelihoodEstimator, abc.ABC):
     def begin(self, run: Run) -> None:
         self.seconds = 0.0
         self.metric = MeanOverRows().to(run.model.device)
-        # A process that gets no row has something to join as well.
-        nothing = torch.zeros(0, self.columns, device=run.model.device)
-        self.metric.update(nothing, torch.zeros(0, dtype=torch.int64, device=run.model.device))
+        # So that a process without rows can join, too.
+        no_values = torch.zeros(0, self.columns, device=run.model.device)
+        self.metric.update(no_values, torch.zeros(0, dtype=torch.int64, device=run.model.device))
 
     def update(self, run: Run, batch: Batch) -> None:
         batch = run.evaluated(batch)
         if not len(batch.x):
             return
         begin = time.perf_counter()
-        together = max(1, run.chunk // self.copies)
-        value, *rest = over_rows(lambda rows: self.estimate(run, rows), batch, together, run.seed, self.name)
+        rows_per_call = max(1, run.chunk // self.draws_per_row)
+        value, *rest = map_rows(lambda rows: self.estimate(run, rows), batch, rows_per_call, run.seed, self.name)
         columns = torch.stack([value + self.offset(run), *rest], 1)
         self.metric.update(columns, batch.index)  # type: ignore[arg-type]
         self.seconds += time.perf_counter() - begin
 
     def offset(self, run: Run) -> Tensor:
-        """What to add to have nats of the original units."""
+        """The term to add for a density in the original units, in nats."""
         return run.model.log_jacobian
 
     def gather(self, run: Run) -> None:

@@ -16,7 +16,7 @@ from .base import BELOW, RowEstimator, Run
 
 
 class ModelBound(RowEstimator):
-    """The model's ELBO, or its critic's estimate of it, from several draws of q; an autoencoder has none.
+    """The model's ELBO, or its critic's estimate of it, from several draws of q; adversarial autoencoders have none.
 
     Args:
         draws: of q.
@@ -24,22 +24,22 @@ class ModelBound(RowEstimator):
 
     SIDE: ClassVar[dict[str, str]] = {"elbo": BELOW, "elbo_estimate": "the critic's estimate: either"}
     DISTANCE: ClassVar[dict[str, str]] = {
-        "elbo": "none: what the ELBO lacks",
+        "elbo": "none: the gap of the ELBO",
         "elbo_estimate": "none: how far the critic's estimate is too low (negative: too high)",
     }
 
     def __init__(self, draws: int = 20) -> None:
-        self.draws = self.copies = at_least(1, draws=draws)
+        self.draws = self.draws_per_row = at_least(1, draws=draws)
         self.settings = f"{draws} draws of q"
 
     def begin(self, run: Run) -> None:
         super().begin(run)
-        self.name, self.asked = "", False
+        self.name, self.name_is_known = "", False
 
     def update(self, run: Run, batch: Batch) -> None:
-        if not self.asked:
-            self.asked = True
-            with noise.use(noise.OfRows(run.seed, "own", index=batch.index[:1])):  # type: ignore[index]
+        if not self.name_is_known:
+            self.name_is_known = True
+            with noise.use(noise.RowNoise(run.seed, "own", index=batch.index[:1])):  # type: ignore[index]
                 scores = run.model.scores(batch.first(1))
             self.name = next((name for name in self.SIDE if name in scores), "")
         if self.name:
@@ -65,7 +65,7 @@ class ModelBound(RowEstimator):
         return super().figures(run) if self.name else []
 
     def distance_to(self, estimate: RowEstimator, objection: str) -> Figure:
-        """By how much an estimate of log p(x) is above this bound, row by row."""
+        """The mean over rows of an estimate of log p(x) minus this bound."""
         difference = estimate.values[:, 0] - self.values[:, 0]
         n = len(difference)
         error = difference.std().item() / math.sqrt(n) if n > 1 else math.nan

@@ -1,8 +1,8 @@
-"""What a model's bound is made of, over rows that are all equally likely, and how far off q(z|x) and the critic are.
+"""The terms of a model's bound, over rows that are all equally likely, and the errors of q(z|x) and the critic.
 
-In one or two latent dimensions log p(x) is an integral over a grid, and so is all the rest for a q with a density. Of a
-black box there are draws: its entropy comes from nearest neighbours. In more dimensions remain I(x; z) and
-KL(q(z), p(z)), with a Gaussian in place of a black box.
+In one or two latent dimensions log p(x) is an integral over a grid, and so are the other terms if q has a density. A
+black-box q only has draws: its entropy is estimated from nearest neighbours. In more dimensions only I(x; z) and
+KL(q(z), p(z)) are computed, with a Gaussian in place of a black box.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from ...capabilities import HasDensityRatio, can
 from ...evaluation import (
     Decomposition,
     Quadrature,
+    as_prior,
     critic_error,
     decompose,
     decompose_draws,
@@ -32,38 +33,37 @@ from ...evaluation import (
     kl_of_aggregate,
     kl_of_draws,
     on_grid,
-    prior_of,
 )
-from ...evaluation.importance import BLOCK
-from ...evaluation.inputs import drawn_with_density, rows_of
+from ...evaluation.importance import DRAWS_PER_CALL
+from ...evaluation.inputs import as_row_distribution, draws_with_log_prob
 from ..base import Figure, Subset
-from .base import LikelihoodEstimator, Run, known_rows
+from .base import LikelihoodEstimator, Run, without_fillers
 
 GRID_ROWS = 16
-"""Rows for which a grid is filled at most."""
+"""The largest number of rows with integrals over a grid."""
 
 DRAWS, FEW_DRAWS = 400000, 1000
-"""Draws of a black box for all these rows together, and for each one of more rows."""
+"""Draws of a black box: for all these rows together, and for each row if there are more."""
 
 CRITIC_DRAWS = 20000
-"""Draws of a row that the critic is asked about."""
+"""Draws per row for the error of the critic."""
 
-KL_TERM = "none: what the KL term is spent on"
+KL_TERM = "none: a part of the KL term"
 
 
 class BoundTerms(LikelihoodEstimator):
-    """What the bound is made of, and how far off q and the critic are; see `bound_terms`."""
+    """The terms of the bound, and the errors of q and the critic; see `bound_terms`."""
 
     name = "bound terms"
     ROWS = 1000
-    """Over which I(x; z) is taken at most."""
+    """The largest number of rows for I(x; z)."""
 
     def begin(self, run: Run) -> None:
         self.batches: list[Batch] = []
 
     def update(self, run: Run, batch: Batch) -> None:
         if sum(len(part.x) for part in self.batches) < self.ROWS:
-            self.batches.append(known_rows(batch))
+            self.batches.append(without_fillers(batch))
 
     def gather(self, run: Run) -> None:
         """The first rows of the test data, each once."""
@@ -84,17 +84,17 @@ class BoundTerms(LikelihoodEstimator):
 @torch.inference_mode(False)
 @torch.no_grad()
 def bound_terms(model: Any, batch: Batch, seed: int, rows: int | None = None) -> list[Figure]:
-    """What the bound is made of: a function of (seed, rows), in nats.
+    """The terms of the bound: a function of (seed, rows), in nats.
 
-    In one or two latent dimensions, for the first `GRID_ROWS` rows: log p(x), the ELBO of q and their distance
-    KL(q(z|x), p(z|x)), and for a model with a critic how far its KL(q(z|x), p(z)) is off. In any: I(x; z) and
-    KL(q(z), p(z)). Nothing where q is a point, as of a deterministic encoder, for which all of this is infinite.
+    In one or two latent dimensions, for the first `GRID_ROWS` rows: log p(x), the ELBO of q and their difference
+    KL(q(z|x), p(z|x)), and for a model with a critic the error of its KL(q(z|x), p(z)). In any number of dimensions:
+    I(x; z) and KL(q(z), p(z)). Empty if q is deterministic, since all of these are infinite.
 
     Args:
         model: with `encoder`, `decoder` and `prior`.
         batch: with its `index`. Equal rows count once if there are few different ones.
         seed: of the draws.
-        rows: fill a grid for no more rows than these.
+        rows: limit of the number of rows on a grid.
     """
     whole = batch._replace(x=batch.x.clone())
     batch = _distinct(whole, bool(model.classes))
@@ -118,13 +118,13 @@ def bound_terms(model: Any, batch: Batch, seed: int, rows: int | None = None) ->
 
 @contextmanager
 def _seeded(seed: int, name: str, batch: Batch) -> Iterator[None]:
-    """Draws are a function of (seed, name, rows), whoever draws."""
-    with noise.torch_seeded(seed, name), noise.use(noise.OfRows(seed, name, index=batch.index)):  # type: ignore[arg-type]
+    """Within the block all draws are a function of (seed, name, rows)."""
+    with noise.torch_seeded(seed, name), noise.use(noise.RowNoise(seed, name, index=batch.index)):  # type: ignore[arg-type]
         yield
 
 
 def _distinct(batch: Batch, with_labels: bool) -> Batch:
-    """Each row once, where there are few different ones: as in a data set of four points."""
+    """Each row once if there are few different ones, as in a data set of four points."""
     rows = batch.x.flatten(1)
     if with_labels and batch.y is not None:
         rows = torch.cat([rows, batch.y.unsqueeze(1).to(rows)], 1)
@@ -135,7 +135,7 @@ def _distinct(batch: Batch, with_labels: bool) -> Batch:
 
 
 def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str, list[Figure]]:
-    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
+    n, p, q = len(batch.x), as_prior(model.prior), as_row_distribution(model.encoder(batch.x, batch.y), "encoder")
     grid, has_critic = Quadrature.grid(model.latent_dim, device=batch.x.device), can(model, HasDensityRatio)
 
     def decoder(z: Tensor) -> Distribution:
@@ -157,7 +157,7 @@ def _bound(model: Any, batch: Batch, subset: Subset) -> tuple[Decomposition, str
         how, side, elbo = _neighbours(z), "either, by the error of the entropy of q", "ELBO, by neighbours"
         found = decompose_draws(z, decoder, model.prior, batch.x, grid)
         if has_critic:
-            error = torch.cat([critic_kl(part) for part in z[:CRITIC_DRAWS].split(BLOCK)]).mean(0) - found.kl
+            error = torch.cat([critic_kl(part) for part in z[:CRITIC_DRAWS].split(DRAWS_PER_CALL)]).mean(0) - found.kl
     rows = {
         exact: (found.log_likelihood + model.log_jacobian, "exact to the grid"),
         elbo: (found.elbo + model.log_jacobian, side),
@@ -182,25 +182,25 @@ def _mean(name: str, values: Tensor, subset: Subset, side: str, how: str) -> Fig
 
 
 def _draws(q: Distribution, count: int) -> Tensor:
-    return torch.cat([q.sample((min(BLOCK, count - start),)) for start in range(0, count, BLOCK)])
+    return torch.cat([q.sample((min(DRAWS_PER_CALL, count - start),)) for start in range(0, count, DRAWS_PER_CALL)])
 
 
 def _neighbours(z: Tensor) -> str:
-    return f"nearest neighbours, {len(z):,} draws a row"
+    return f"nearest neighbours, {len(z):,} draws per row"
 
 
 def _by_draws(model: Any, batch: Batch, plane: bool) -> tuple[Tensor, Tensor, str]:
-    """I(x; z) and KL(q(z), p(z)), and how they were got."""
-    n, p, q = len(batch.x), prior_of(model.prior), rows_of(model.encoder(batch.x, batch.y), "encoder")
-    known = has_density(q)
-    if plane and not known:
+    """I(x; z) and KL(q(z), p(z)), and the method."""
+    n, p, q = len(batch.x), as_prior(model.prior), as_row_distribution(model.encoder(batch.x, batch.y), "encoder")
+    q_has_density = has_density(q)
+    if plane and not q_has_density:
         z = _draws(q, FEW_DRAWS)
         kl, aggregate = kl_of_draws(z, model.prior).mean(), kl_of_aggregate(z, model.prior)
         if kl.isfinite():
             return kl - aggregate, aggregate, _neighbours(z)
-    r = q if known else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
-    z, log_q = (part[0] for part in drawn_with_density(r)((1,)))
+    r = q if q_has_density else fitted_proposal(q, p, df=None, inflate=1.0, share=0.0)
+    z, log_q = (part[0] for part in draws_with_log_prob(r)((1,)))
     every = torch.cat([r.log_prob(row.expand(1, n, -1)) for row in z])
     log_aggregate = every.logsumexp(1) - math.log(n)
-    how = "one draw a row" if known else "one draw a row, q as a Gaussian with its moments"
+    how = "one draw per row" if q_has_density else "one draw per row, q as a Gaussian with its moments"
     return (log_q - log_aggregate).mean(), (log_aggregate - p.log_prob(z)).mean(), how

@@ -9,8 +9,8 @@ from torch import Tensor
 from ...batch import Batch
 from ...errors import at_least
 from ...evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, refined_proposal
-from ...evaluation.importance import BLOCK, LogDensity
-from ...evaluation.trust import harmonic_mean, importance_objection
+from ...evaluation.importance import DRAWS_PER_CALL, LogDensity
+from ...evaluation.reliability import harmonic_mean, importance_objection
 from .base import BELOW, RowEstimator, Run
 
 
@@ -18,10 +18,10 @@ class ImportanceWeighting(RowEstimator):
     """The importance-weighted bound, from a heavy-tailed proposal fitted to draws of q.
 
     Args:
-        samples: weighted draws of every row.
+        samples: weighted draws per row.
     """
 
-    name, side, columns, copies, precedence = "importance", BELOW, 2, BLOCK, 1
+    name, side, columns, draws_per_row, precedence = "importance", BELOW, 2, DRAWS_PER_CALL, 1
 
     def __init__(self, samples: int = 1000) -> None:
         self.samples = at_least(1, samples=samples)
@@ -43,6 +43,6 @@ def joint_density(model: Any, rows: Batch) -> LogDensity:
 
 
 def adapted_proposal(model: Any, rows: Batch, chunk: int) -> DefensiveStudent:
-    """A proposal that is fitted to draws of q(z|x), and then to weighted draws of its own."""
+    """A proposal fitted to draws of q(z|x), and then to its own weighted draws."""
     fitted = fitted_proposal(model.encoder(rows.x, rows.y), model.prior)
     return refined_proposal(fitted, joint_density(model, rows), chunk=chunk)

@@ -14,7 +14,7 @@ from .base import RowEstimator, Run
 
 
 class ParzenWindow(RowEstimator):
-    """The Parzen window, whose width suits the first validation rows.
+    """The Parzen window, with the best width for the first validation rows.
 
     Args:
         samples: draws of the model.

@@ -1,4 +1,4 @@
-"""Small models and trainers that the engine's tests share, and fits of them in processes of their own."""
+"""Small models and trainers for the tests of the engine, and fits of them in separate processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def adversarial(contrast: Any, steps: int = 2, **options: Any) -> avb.AVB:
 
 
 def iaf(**options: Any) -> avb.VAE:
-    """With all that a VAE can have: a flow, a learned prior, importance weights, labels."""
+    """A VAE with all its options: a flow, a learned prior, importance weights, labels."""
     encoder = partial(avb.FlowEncoder, network=SMALL, flow_hidden=(8,), features=4)
     options = {"players": VAEPlayers(avb.Player(ADAM, avb.Cosine)), "estimator": "importance_weighted", **options}
     decoder = partial(avb.BernoulliDecoder, network=SMALL)
@@ -63,7 +63,7 @@ def gan(**options: Any) -> avb.GAN:
 
 
 def bigan(**options: Any) -> avb.BiGAN:
-    """With labels, and an encoder of its own kind."""
+    """With labels, and an encoder of another kind."""
     encoder = partial(avb.GaussianEncoder, network=SMALL)
     discriminator = partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL)
     cosine = avb.Player(ADAM, avb.Cosine)
@@ -117,7 +117,7 @@ ACROSS_ROWS = {
         categorical, 12, encoder=partial(avb.MLP, hidden=(8,), batch_norm=True), smoothness=1.0, balance=1.0
     ),
 }
-"""Models whose rows see each other in training: two processes are not one with the joined batch."""
+"""Models whose rows depend on each other in training: two processes differ from one with the joined batch."""
 
 POSTERIORS = {
     "posterior": partial(

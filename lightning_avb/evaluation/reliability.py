@@ -1,9 +1,9 @@
 """When an estimate of log p(x) from weights is not to be trusted.
 
-All of them are too low where few draws or chains have nearly all the weight. How much, `python benchmarks/trust.py`
-measures where log p(x) is known; docs/likelihood.md has the figures. What a bound lacks goes with 1 / effective number
-of weights, so that its mean over rows is told by their harmonic mean, which the few bad rows rule, as they rule what
-the mean lacks. The thresholds are where that is about 0.1 nats.
+Such estimates are too low when a few draws or chains have nearly all the weight. `python benchmarks/reliability.py`
+measures by how much, where log p(x) is known; docs/likelihood.md has the figures. The error of a bound is proportional
+to 1 / effective number of weights. Its mean over rows therefore follows their harmonic mean: the few bad rows dominate
+both. The thresholds are at an error of about 0.1 nats.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ from __future__ import annotations
 from torch import Tensor
 
 ENOUGH_SAMPLES = 100
-"""Effective samples, their harmonic mean over rows, that importance weighting needs."""
+"""Effective samples that importance weighting needs, as the harmonic mean over rows."""
 
 SPREAD = 0.1
-"""1 / effective chains - 1 / chains, the square of a row's standard error in nats, that annealing may have."""
+"""The largest 1 / effective chains - 1 / chains for annealing: the square of a row's standard error in nats."""
 
 ACCEPTANCE = 0.2
 """Mean acceptance below which chains hardly move."""
 
 GAP = 0.25
-"""Nats between the bounds on simulated data, of which the lower one lacks about half."""
+"""The largest gap of the bounds on simulated data, in nats; about half of it is the error of the lower bound."""
 
 
 def harmonic_mean(effective: Tensor) -> float:
-    """Over rows: near the smallest where those are few."""
+    """The harmonic mean over rows: close to the smallest values."""
     return 1 / effective.double().reciprocal().mean().item()
 
 
 def importance_objection(effective_samples: Tensor) -> str:
-    """Why not to trust importance weighting, given the effective samples of every row `(batch,)`; empty: nothing."""
+    """Why importance weighting should not be trusted, given `(batch,)` effective samples; empty: no objection."""
     effective = harmonic_mean(effective_samples)
     return f"{effective:.1f} effective samples, {ENOUGH_SAMPLES} are enough" if effective < ENOUGH_SAMPLES else ""
 
 
 def annealing_objection(chains: int, effective_chains: Tensor, acceptance: Tensor, gap: float | None) -> str:
-    """Why not to trust annealing; empty where nothing speaks against it.
+    """Why annealing should not be trusted; empty: no objection.
 
     Args:
-        chains: of every row.
+        chains: per row.
         effective_chains: of every row, `(batch,)`.
         acceptance: of every row, `(batch,)`.
         gap: of `bidirectional`, in nats; None: it was not run.

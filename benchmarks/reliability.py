@@ -1,6 +1,6 @@
-"""What estimates from weights lack where their effective samples are few: the evidence behind `evaluation/trust.py`.
+"""How far estimates from weights are too low when few samples are effective: see `evaluation/reliability.py`.
 
-    python benchmarks/trust.py
+    python benchmarks/reliability.py
 
 First table: log p(x) minus the importance-weighted bound, in nats, against the bound's own effective samples. The
 models are linear-Gaussian ones of 2 to 50 latent dimensions, whose log p(x) is known, and random decoders (MLP, 2, 8
@@ -41,7 +41,7 @@ from lightning_avb.evaluation import (
     simulate,
     tune,
 )
-from lightning_avb.evaluation.trust import harmonic_mean
+from lightning_avb.evaluation.reliability import harmonic_mean
 
 EDGES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 5001)
 

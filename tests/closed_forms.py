@@ -1,4 +1,4 @@
-"""Small worlds in which every quantity of the theory is known."""
+"""Models in which every quantity of the theory has a closed form."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LINEAR = partial(MLP, hidden=())
 
 
 def perturbed(module: nn.Module, by: float = 0.1) -> nn.Module:
-    """The module with all its parameters moved: where some start at zero, it is no special case any more."""
+    """The module with noise on all its parameters, since zeros at the start would be a special case."""
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(by * torch.randn_like(parameter))
@@ -32,7 +32,7 @@ def bounded_moments(z: Tensor) -> Tensor:
 
 
 class LinearGaussian(NamedTuple):
-    """p(z) = N(0, I) and p(x|z) = N(W z + b, s^2 I). W has orthogonal columns where nothing else is said,
+    """p(z) = N(0, I) and p(x|z) = N(W z + b, s^2 I). By default W has orthogonal columns,
     which makes the posterior diagonal."""
 
     weight: Tensor
@@ -47,7 +47,7 @@ class LinearGaussian(NamedTuple):
 
     @classmethod
     def correlated(cls) -> LinearGaussian:
-        """The same with a W whose columns are not orthogonal: the posterior is no diagonal Gaussian."""
+        """The same with a W whose columns are not orthogonal: the posterior is not diagonal."""
         return cls.example()._replace(weight=torch.tensor([[1.0, 0.8], [1.0, 0.9], [0.0, 0.7]]))
 
     @classmethod
@@ -112,7 +112,7 @@ class LinearGaussian(NamedTuple):
 
 
 class LinearShift(nn.Module):
-    """N(mean + A e, scale^2), for the part of a hierarchical encoder that its noise e enters.
+    """N(mean + A e, scale^2), for the part of a hierarchical encoder with its noise e as input.
 
     With e ~ N(m, s^2) all is Gaussian: q(z|x) = N(mean + A m, scale^2 + A s^2 A^T), and q(e|z, x) too.
     """
