@@ -40,32 +40,26 @@ def float64():
 
 
 @pytest.fixture(scope="session")
-def parsers():
-    return {}
+def command():
+    """`lightning-avb` within this process. All commands share one parser, which is long in the making."""
+    from one_parser import CLI, sharing
+
+    from lightning_avb import cli
+
+    def run(*args):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
+            cli.main()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(CLI, "setup_parser", sharing())
+        yield run
 
 
 @pytest.fixture
-def command(monkeypatch, parsers):
-    """`lightning-avb` within this process. All commands share one parser, which is long in the making."""
-    from lightning_avb import cli
-    from lightning_avb.cli.training import CLI
-
-    make = CLI.setup_parser
-
-    def setup_parser(self, *given):
-        if not parsers:
-            before = {**vars(self)}
-            make(self, *given)
-            parsers.update({name: value for name, value in vars(self).items() if name not in before})
-        vars(self).update(parsers)
-
-    monkeypatch.setattr(CLI, "setup_parser", setup_parser)
-
-    def run(*args):
-        monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
-        cli.main()
-
-    return run
+def without_curves(monkeypatch):
+    """A fit ends without the picture of its curves, which takes as long as a hundred steps."""
+    monkeypatch.setattr("lightning_avb.pictures.curves", lambda metrics: None)
 
 
 @pytest.fixture

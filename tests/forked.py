@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from lightning_avb.cli import main
 
@@ -55,6 +56,8 @@ def slurm_environment(rank: int, processes: int, port: int) -> dict[str, str]:
 
 def _run(target: Callable[[], None], folder: str, output: str, environment: dict[str, str]) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", **environment})
+    # Lightning reads it when it is imported.
+    rank_zero_only.rank = int(environment.get("RANK", environment.get("SLURM_PROCID", 0)))
     os.chdir(folder)
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(written, 1)

@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 import pytorch_lightning as pl
 import torch
-from test_cli import DIGITS, QUICK, WIDTHS
+from test_cli import FIT, VAE
 
 from lightning_avb import AVB, checkpoints
 from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_undamaged, read_checkpoint, resolve_ckpt_path
 from lightning_avb.errors import ConfigurationError, UnwritableError
 
-RUN = Path("runs", "digits", "avb_ac", "version_0")
+RUN = Path("runs", "digits", "vae", "version_0")
 FIXED = ("--trainer.logger.init_args.version=0",)
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
+def empty_folder(tmp_path, monkeypatch, without_curves):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -168,11 +168,11 @@ def test_every_route_checks_the_file(stage, place, refusal):
     place(RUN / "checkpoints/epoch=3.ckpt", RUN / "checkpoints/last.ckpt")
     flip(RUN / "checkpoints/last.ckpt")
     for given, more in (("last", FIXED), (RUN, ()), (RUN / "checkpoints", ()), (RUN / "checkpoints/last.ckpt", ())):
-        line = refusal(stage, "--config", DIGITS, "--ckpt_path", given, *more)
+        line = refusal(stage, "--config", VAE, "--ckpt_path", given, *more)
         assert line.startswith(f"error: ckpt_path: '{RUN}/checkpoints/last.ckpt' is damaged (the checksum")
         assert line.endswith(f"the newest whole checkpoint there is '{RUN}/checkpoints/epoch=3.ckpt'")
     Path("fixed.yaml").write_text("trainer: {logger: {init_args: {version: 0}}}")
-    assert "is damaged" in refusal(stage, "--config", DIGITS, "--config=fixed.yaml", "--ckpt_path=last")
+    assert "is damaged" in refusal(stage, "--config", VAE, "--config=fixed.yaml", "--ckpt_path=last")
     assert not list(Path("runs").rglob("*.csv"))
 
 
@@ -188,9 +188,9 @@ def test_own_commands_take_a_folder_and_check_it(place, command, refusal):
 
 @pytest.mark.parametrize("stage", ["validate", "test", "predict"])
 def test_an_untrained_network_is_not_judged(stage, refusal):
-    line = refusal(stage, "--config", DIGITS)
+    line = refusal(stage, "--config", VAE)
     assert line.startswith(f"error: ckpt_path: `{stage}` needs a trained model")
-    assert "ckpt_path: 'last': there is no last.ckpt" in refusal(stage, "--config", DIGITS, "--ckpt_path=last", *FIXED)
+    assert "ckpt_path: 'last': there is no last.ckpt" in refusal(stage, "--config", VAE, "--ckpt_path=last", *FIXED)
     assert not list(Path.cwd().rglob("version_*"))
 
 
@@ -231,8 +231,8 @@ def test_a_full_disk_ends_a_run_in_one_line(monkeypatch, refusal):
 
     save = torch.save
     monkeypatch.setattr(torch, "save", full)
-    line = refusal("fit", "--config", DIGITS, *QUICK, *WIDTHS, code=1)
-    assert line.startswith("error: 'runs/digits/avb_ac/version_0/checkpoints/")
+    line = refusal(*FIT, code=1)
+    assert line.startswith("error: 'runs/digits/vae/version_0/checkpoints/")
     assert line.endswith("could not be written (No space left on device); there is no previous one")
     assert {path.name for path in (RUN / "checkpoints").iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
 
@@ -250,7 +250,7 @@ def test_draws_on_a_full_disk_are_said_in_one_line(place, refusal, request):
 
 
 def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
-    options = ("fit", "--config", DIGITS, *QUICK, *WIDTHS, *FIXED, "--pictures.every_n_epochs=0")
+    options = (*FIT, *FIXED, "--pictures.every_n_epochs=0")
     command(*options, "--trainer.max_steps=12")
     folder = RUN / "checkpoints"
     assert {path.name for path in folder.iterdir()} == {"epoch=0-step=12.ckpt", "last.ckpt"}
@@ -259,12 +259,9 @@ def test_what_a_kill_has_left_is_removed_or_counted(command, caplog):
     (folder / ".epoch=1-step=23.ckpt.part").write_bytes(b"PK")
     caplog.clear()
     command(*options, "--ckpt_path=last", "--trainer.max_steps=24")
-    assert "'runs/digits/avb_ac/version_0/checkpoints/.epoch=1-step=23.ckpt.part'" in caplog.text
-    assert (
-        "checkpoint: 1 of an earlier start in 'runs/digits/avb_ac/version_0/checkpoints' are not tracked by this run"
-        in caplog.text
-    )
-    assert "of an earlier start: epoch=1-step=24.ckpt" in caplog.text
+    assert "'runs/digits/vae/version_0/checkpoints/.epoch=1-step=23.ckpt.part'" in caplog.text
+    left = "checkpoint: 1 of an earlier start in 'runs/digits/vae/version_0/checkpoints' are not tracked by this run"
+    assert f"{left}: epoch=1-step=24.ckpt" in caplog.text
     names = {path.name for path in folder.iterdir()}
     assert names == {"epoch=1-step=24.ckpt", "epoch=1-step=24-v1.ckpt", "last.ckpt"}
     assert newest_undamaged(folder) == folder / "last.ckpt"

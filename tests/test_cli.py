@@ -8,15 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from forked import finish, free_port, said, start, torchrun_environment
 from jsonargparse import Namespace
 from PIL import Image
 from small_models import MODELS
 
-from lightning_avb import cli
 from lightning_avb.cli.training import CLI
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -35,28 +36,30 @@ WIDTHS = (
     "--model.decoder.network.hidden=[8]",
     "--model.critic.width=8",
 )
+VAE = str(CONFIGS / "digits" / "vae.yaml")
+FIT = ("fit", "--config", VAE, *QUICK, *WIDTHS[:2])
+"""For what is the same with every model: a small one, whose options are read in half the time."""
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
+def empty_folder(tmp_path, monkeypatch, without_curves):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(command, tmp_path_factory):
     """A finished run on the digits."""
     folder = tmp_path_factory.mktemp("finished")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", DIGITS, *QUICK, *WIDTHS])
-        cli.main()
+        command("fit", "--config", DIGITS, *QUICK, *WIDTHS)
     return folder / "runs" / "digits" / "avb_ac" / "version_0"
 
 
 @pytest.fixture(scope="module")
-def started(tmp_path_factory):
-    """A command whose run is left out. Its parser, whose making takes longer than a configuration, serves them all."""
+def started(command, tmp_path_factory):
+    """A command whose run is left out."""
 
     class Started(CLI):
         def _run_subcommand(self, subcommand):
@@ -68,7 +71,21 @@ def started(tmp_path_factory):
         return Started()
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: f"{path.parent.name}/{path.stem}")
+UNMEASURED = CONFIGS / "unmeasured"
+FIRST = [sorted(folder.glob("*.yaml"))[0] for folder in UNMEASURED.iterdir()]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        # What the others of a folder hold is compared with the signatures in test_configurations.
+        pytest.param(
+            path, marks=() if path in FIRST or not path.is_relative_to(UNMEASURED) else pytest.mark.slow,
+            id=path.relative_to(CONFIGS).with_suffix("").as_posix(),
+        )
+        for path in ALL
+    ],
+)  # fmt: skip
 def test_every_config_builds_its_model(path, started):
     parts = yaml.safe_load(path.read_text())
     if "path: data/" in path.read_text():
@@ -80,10 +97,11 @@ def test_every_config_builds_its_model(path, started):
     started.instantiate_classes()
     model, data = started.model, started.datamodule
     own = {"own_pictures": (3, 48, 40), "own_table": (5,)}.get(path.parent.name)
-    model.build_if_known(data_shape=data.data_shape or own, classes=data.classes)
     if path.parent.name != "posteriors":
         assert model.latent_dim == parts["model"]["init_args"]["latent_dim"]
-    again = type(model)(**{key: value for key, value in model.hparams.items() if key != "_class_path"})
+    with torch.device("meta"):  # no numbers are drawn
+        model.build_if_known(data_shape=data.data_shape or own, classes=data.classes)
+        again = type(model)(**{key: value for key, value in model.hparams.items() if key != "_class_path"})
     assert [p.shape for p in again.parameters()] == [p.shape for p in model.parameters()]
 
 
@@ -101,7 +119,7 @@ def test_a_run_leaves_its_config_metrics_pictures_and_checkpoints(finished):
 
 
 def test_the_last_checkpoint_is_the_end_of_the_run(command, tmp_path):
-    command("fit", "--config", DIGITS, *WIDTHS, *QUICK, "--trainer.max_steps=17", "--trainer.check_val_every_n_epoch=1")
+    command(*FIT, "--trainer.max_steps=17")
     (last,) = tmp_path.rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 17
 
@@ -146,7 +164,8 @@ def test_resuming_and_the_command_line_wins(finished, command, tmp_path, caplog)
 def test_other_stages(finished, command, tmp_path, stage, capsys):
     (tmp_path / "run").symlink_to(finished)
     before = {path.name for path in finished.iterdir()}
-    command(stage, "--config", finished / "config.yaml", "--ckpt_path", "run", "--trainer.limit_test_batches=1")
+    few = () if stage == "predict" else ("--likelihood.rows=2", "--likelihood.chains=2", "--likelihood.steps=10")
+    command(stage, "--config", finished / "config.yaml", "--ckpt_path", "run", "--trainer.limit_test_batches=1", *few)
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     assert {path.name for path in finished.iterdir()} == before
     if stage == "predict":
@@ -181,14 +200,14 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         (["--model.latent_dim=0"], "latent_dim: 0 is below 1"),
         (["--model=lightning_avb.AVV"], "model: there is no lightning_avb.AVV; did you mean AVB?"),
         (["--model.encoder=GausianEncoder"], "did you mean GaussianEncoder?"),
-        (["--model.encoder.activation=eluu"], "activation: 'eluu' is not one of elu"),
-        (["--model.encoder.noise_hidden=[0]"], "has a layer without units"),
+        (["--model.encoder.network.activation=eluu"], "activation: 'eluu' is not one of elu"),
+        (["--model.encoder.network.hidden=[0]"], "has a layer without units"),
         (
-            ["--model.players.critic.stps=3"],
-            "model.players.critic.stps: no such key; did you mean players.critic.steps?",
+            ["--model.players.model.stps=3"],
+            "model.players.model.stps: no such key; did you mean players.model.steps?",
         ),
-        (["--model.players.critic.optimizer.lrr=3"], "did you mean lr?"),
-        (["--model.players.critic.optimizer.lr=-3"], "players.critic.optimizer: Invalid learning rate: -3"),
+        (["--model.players.model.optimizer.lrr=3"], "did you mean lr?"),
+        (["--model.players.model.optimizer.lr=-3"], "players.model.optimizer: Invalid learning rate: -3"),
         (["--data.batch_size=5000"], "data.batch_size: 5000 rows are more than the 1297 rows of the training data"),
         (["--data=datamodules.Digitss"], "there is no datamodules.Digitss; did you mean Digits?"),
         (["--data.batch_siz=3"], "did you mean batch_size?"),
@@ -200,7 +219,7 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
     ],
 )
 def test_mistakes_are_said_in_one_line(refusal, tmp_path, options, message):
-    assert message in refusal("fit", "--config", DIGITS, *QUICK, *options)
+    assert message in refusal(*FIT, *options)
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
@@ -221,7 +240,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, refusal):
     last = finished / "checkpoints/last.ckpt"
     config = ("fit", "--config", finished / "config.yaml", "--ckpt_path", last)
     assert "model.latent_dim: 5, in the checkpoint 4" in refusal(*config, "--model.latent_dim=5")
-    other = ("fit", "--config", CONFIGS / "digits/vae.yaml", "--ckpt_path", last)
+    other = ("fit", "--config", VAE, "--ckpt_path", last)
     assert "the checkpoint holds a lightning_avb.models.avb.AVB" in refusal(*other)
     (Path("x.ckpt")).write_text("nothing")
     assert "no checkpoint of lightning_avb" in refusal("sample", "--ckpt_path", "x.ckpt", "--output", "x.png")
@@ -252,7 +271,7 @@ def test_what_is_hidden_needs_a_density(refusal, tmp_path, name, reason, words):
 
 
 def test_a_start_with_another_configuration_keeps_the_first(command, tmp_path):
-    options = ("fit", "--config", DIGITS, *WIDTHS, *QUICK, "--trainer.logger=false", "--ckpt_path=last")
+    options = (*FIT, "--trainer.logger=false", "--ckpt_path=last")
     for steps in (2, 2, 3):
         command(*options, f"--trainer.max_steps={steps}")
     assert {path.name for path in Path("runs").glob("config*.yaml")} == {"config.yaml", "config_1.yaml"}
@@ -268,8 +287,8 @@ def test_wandb_offline_keeps_one_run(command, tmp_path, monkeypatch):
     monkeypatch.setattr(WandbLogger, "log_image", lambda *args, **kw: (logged.append(args[1:]), log_image(*args, **kw)))
     log_hyperparams = WandbLogger.log_hyperparams
     monkeypatch.setattr(WandbLogger, "log_hyperparams", lambda *args: (configs.append(args[1]), log_hyperparams(*args)))
-    options = ("--config", DIGITS, "--config", CONFIGS / "trainer/wandb.yaml", *WIDTHS, *QUICK)
-    command("fit", *options)
+    options = (*FIT, "--config", CONFIGS / "trainer/wandb.yaml")
+    command(*options)
     (last,) = tmp_path.glob("runs/lightning-avb/*/checkpoints/last.ckpt")
     name = last.parent.parent.name
     assert (last.parent.parent / "config.yaml").exists()
@@ -282,14 +301,14 @@ def test_wandb_offline_keeps_one_run(command, tmp_path, monkeypatch):
     import wandb
 
     wandb.finish()
-    command("fit", *options, "--ckpt_path", last, "--trainer.max_steps=30")
+    command(*options, "--ckpt_path", last, "--trainer.max_steps=30")
     assert [path.name for path in Path("runs/lightning-avb").iterdir()] == [name]
     wandb.finish()
 
 
 def test_tensorboard_gets_pictures(command, tmp_path):
     pytest.importorskip("tensorboard")
-    command("fit", "--config", DIGITS, "--config", CONFIGS / "trainer/tensorboard.yaml", *WIDTHS, *QUICK)
+    command(*FIT, "--config", CONFIGS / "trainer/tensorboard.yaml")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (events,) = tmp_path.rglob("events.out.tfevents*")
@@ -303,12 +322,19 @@ def test_mixed_precision_from_a_mixin(command, tmp_path):
     assert list(tmp_path.rglob("last.ckpt"))
 
 
-def test_two_processes_from_a_mixin(tmp_path):
-    options = ("--config", DIGITS, "--config", str(CONFIGS / "trainer/ddp.yaml"), *WIDTHS, *QUICK)
-    two = ("--trainer.accelerator=cpu", "--trainer.devices=2")
-    command = [sys.executable, "-m", "lightning_avb", "fit", *options, *two]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
+@pytest.mark.parametrize("launcher", ["torchrun", pytest.param("Lightning", marks=pytest.mark.slow)])
+def test_two_processes_from_a_mixin(tmp_path, launcher):
+    """Lightning starts the command a second time."""
+    two = ("--config", str(CONFIGS / "trainer/ddp.yaml"), "--trainer.accelerator=cpu", "--trainer.devices=2")
+    words = (*FIT, *two)
+    if launcher == "torchrun":
+        port = free_port()
+        environments = [torchrun_environment(rank, 2, port) for rank in range(2)]
+        assert finish(start(forked.command(*words), tmp_path, environments)) == [0, 0], said(tmp_path)
+    else:
+        command = [sys.executable, "-m", "lightning_avb", *words]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+        assert result.returncode == 0, result.stderr
     (last,) = tmp_path.rglob("last.ckpt")
     assert torch.load(last, weights_only=True)["global_step"] == 24
     assert [path.name for path in tmp_path.rglob("config*.yaml")] == ["config.yaml"]
@@ -316,7 +342,7 @@ def test_two_processes_from_a_mixin(tmp_path):
 
 
 def test_mixins_append_callbacks(command):
-    command("fit", "--config", DIGITS, "--config", CONFIGS / "trainer/ema.yaml", *WIDTHS, *QUICK)
+    command(*FIT, "--config", CONFIGS / "trainer/ema.yaml")
     (config,) = Path("runs").rglob("config.yaml")
     callbacks = yaml.safe_load(config.read_text())["trainer"]["callbacks"]
     assert [callback["class_path"].rpartition(".")[2] for callback in callbacks] == ["EMAWeightAveraging"]
@@ -337,8 +363,7 @@ def test_pictures_of_what_is_hidden_or_noisy(finished, command, tmp_path, refusa
 
 
 def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, tmp_path):
-    vae = str(CONFIGS / "digits" / "vae.yaml")
-    command("fit", "--config", vae, *QUICK, "--model.conditional", "true", "--model.encoder.network.hidden=[8]")
+    command(*FIT, "--model.conditional=true", "--trainer.max_steps=2")
     (last,) = tmp_path.glob("runs/digits/vae/*/checkpoints/last.ckpt")
     command("sample", "--ckpt_path", last, "--output", "some.png", "--labels", "[1, 7]", "--n", 6)
     command("sample", "--ckpt_path", last, "--output", "all.png", "--n", 20)
@@ -357,7 +382,7 @@ def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):
     rows = rows * torch.tensor([1.0, 10.0, 0.1]) + torch.tensor([100.0, 0.0, -5.0])
     lines = ["height,weight,depth", *(",".join(f"{value:.5f}" for value in row) for row in rows.tolist())]
     Path("table.csv").write_text("\n".join(lines))
-    options = ("--trainer.max_steps=300", *QUICK[1:])
+    options = ("--trainer.max_steps=60", *QUICK[1:])
     command("fit", "--config", CONFIGS / "unmeasured" / "own_table" / "vae.yaml", "--data.path", "table.csv", *options)
     (last,) = tmp_path.glob("runs/own_table/vae/*/checkpoints/last.ckpt")
     Path("table.csv").unlink()

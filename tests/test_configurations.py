@@ -51,7 +51,7 @@ def arguments(target: type, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def repeated(node: Any, default: Any, where: str) -> Iterator[str]:
-    """The keys of a configuration whose value is the default at their place.
+    """The keys of a configuration whose value is the default at their place, and those that their class does not have.
 
     Args:
         node: a value of the configuration.
@@ -76,8 +76,10 @@ def repeated(node: Any, default: Any, where: str) -> Iterator[str]:
         # LightningCLI keeps what two classes have in common when one takes the place of the other.
         accepted = inspect.signature(target).parameters
         inherited = {key: value for key, value in arguments(before, inherited).items() if key in accepted}
-    expected = arguments(target, inherited)
+    expected, parameters = arguments(target, inherited), inspect.signature(target).parameters
     for key, value in (node.get("init_args") or {} if named else node).items():
+        if key not in parameters and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            yield f"{where}.{key}"
         yield from repeated(value, expected.get(key, NOTHING), f"{where}.{key}")
 
 
@@ -109,6 +111,7 @@ def test_no_value_repeats_a_default(path):
         ("players", {"critic": {"steps": 2}}, "model.players.critic.steps"),
         ("players", {"model": {"optimizer": {"betas": [0.5, 0.999]}}}, "model.players.model.optimizer.betas"),
         ("samples", 1, "model.samples"),
+        ("sampels", 2, "model.sampels"),
         # A network of another kind keeps the widths of the one before.
         (
             "encoder",
@@ -160,6 +163,7 @@ def optimizers(model):
     return {player: (type(optimizer), optimizer.defaults) for player, optimizer in made.items()}
 
 
+@pytest.mark.usefixtures("command")
 @pytest.mark.parametrize(
     ("method", "model", "latent_dim"), [(AVB, "avb_ac", 4), (VAE, "vae", 4), (CategoricalAAE, "aae_semi", 5)]
 )
@@ -179,6 +183,7 @@ def test_python_without_another_word_is_the_configuration_of_the_digits(
     ]
 
 
+@pytest.mark.usefixtures("command")
 def test_a_part_of_a_default_recipe_can_be_changed(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     options = ("--model.players.critic.optimizer.lr=0.005", "--model.critic.network.hidden=[8]")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -14,7 +12,7 @@ from torch.distributions import MultivariateNormal
 
 from datamodules import Arrays
 from datamodules.tables import encode_labels
-from lightning_avb import checkpoints, cli
+from lightning_avb import checkpoints
 from lightning_avb.errors import ConfigurationError
 
 MEAN = torch.tensor([-3.0, 1000.0, 0.02], dtype=torch.float64)
@@ -315,7 +313,7 @@ data:
 
 
 @pytest.mark.parametrize("kind", ["Arrays", "ImageFolder"])
-def test_from_the_command_line(table, tmp_path, monkeypatch, kind):
+def test_from_the_command_line(command, table, tmp_path, monkeypatch, kind):
     """Neither the path nor a shape stands in the configuration."""
     monkeypatch.chdir(tmp_path)
     for number in range(20):
@@ -323,8 +321,7 @@ def test_from_the_command_line(table, tmp_path, monkeypatch, kind):
         Image.fromarray(BYTES[number]).save(tmp_path / "pictures" / f"{number}.png")
     (tmp_path / "a.yaml").write_text(GAUSSIAN_VAE.replace("CLASS", kind))
     options = ["--data.path", str(table[0]), "--data.label=kind"] if kind == "Arrays" else ["--data.root", "pictures"]
-    monkeypatch.setattr(sys, "argv", ["lightning-avb", "fit", "--config", "a.yaml", *options])
-    cli.main()
+    command("fit", "--config", "a.yaml", *options)
     (last,) = tmp_path.rglob("last.ckpt")
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["hyper_parameters"]["data_shape"] == ([3] if kind == "Arrays" else [3, 12, 10])

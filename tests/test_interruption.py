@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
@@ -44,14 +45,21 @@ def fit(folder, *callbacks, ckpt_path=None, **options):
     return {"model": model.state_dict(), "optimizer": run.optimizers[0].state_dict()}
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """The folder of a fit without signals, and how it ended."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, fit(folder, ModelCheckpoint(save_last=True), EMAWeightAveraging(decay=0.9))
+
+
 @pytest.mark.parametrize(
     ("number", "stops"),
     [(5, 5), (4, 4), (8, 8), (13, 13)],
     ids=["within an epoch", "at its end", "at its end with a validation", "one batch before the end"],
 )
-def test_a_signal_within_a_step_stops_behind_it_and_nothing_is_lost(tmp_path, number, stops):
+def test_a_signal_within_a_step_stops_behind_it_and_nothing_is_lost(tmp_path, undisturbed, number, stops):
     """Weights, moments and every logged figure, the row of the last step and the validation's among them."""
-    expected = fit(tmp_path / "whole", ModelCheckpoint(save_last=True), EMAWeightAveraging(decay=0.9))
+    whole, expected = undisturbed
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as left:
         fit(tmp_path / "run", Signal(number), ModelCheckpoint(save_last=True), EMAWeightAveraging(decay=0.9))
@@ -61,7 +69,7 @@ def test_a_signal_within_a_step_stops_behind_it_and_nothing_is_lost(tmp_path, nu
     assert torch.load(last, weights_only=True)["global_step"] == stops
     ended = fit(tmp_path / "run", ModelCheckpoint(save_last=True), EMAWeightAveraging(decay=0.9), ckpt_path=last)
     assert signals.same(ended, expected)
-    assert signals.figures(tmp_path / "run") == signals.figures(tmp_path / "whole")
+    assert signals.figures(tmp_path / "run") == signals.figures(whole)
 
 
 def test_a_validation_between_two_batches_belongs_to_the_first(tmp_path):
@@ -117,21 +125,23 @@ def test_a_second_signal_ends_at_once(tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    return {n: signals.whole(tmp_path_factory.mktemp("whole") / str(n), n) for n in (1, 2, 3)}
+    """The run of n processes that is left alone."""
+    return functools.cache(lambda n: signals.whole(tmp_path_factory.mktemp("whole") / str(n), n))
 
 
 @pytest.mark.parametrize(
     "case",
     [
-        signals.Case("SIGINT", "all", 1),
-        signals.Case("SIGUSR1", "all", 2),
+        signals.Case("SIGUSR1", "one", 2),
+        pytest.param(signals.Case("SIGUSR1", "all", 2), marks=pytest.mark.slow),
+        pytest.param(signals.Case("SIGINT", "all", 1), marks=pytest.mark.slow),
         # Of three processes sums depend on the order in which they are taken.
-        signals.Case("SIGTERM", "one", 3),
+        pytest.param(signals.Case("SIGTERM", "one", 3), marks=pytest.mark.slow),
     ],
     ids=lambda case: f"{case.signal} to {case.to} of {case.processes}",
 )
 def test_at_a_random_moment_every_process_stops_behind_the_same_batch(tmp_path, whole, case):
-    assert signals.trial(tmp_path / "run", case, whole[case.processes], random.Random(0)) is None
+    assert signals.trial(tmp_path / "run", case, whole(case.processes), random.Random(0)) is None
 
 
 def ctrl_c(*_) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import re
 import socket
-import sys
 from functools import partial
 from types import SimpleNamespace
 
@@ -19,7 +18,7 @@ from test_cli import CONFIGS
 from torch.distributions import Independent, Normal
 
 from datamodules import Arrays
-from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder, cli
+from lightning_avb import VAE, Batch, GaussianDecoder, GaussianEncoder
 from lightning_avb.distributions import Implicit
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.evaluation.metrics import MeanOverRows
@@ -75,38 +74,35 @@ def test_a_row_counts_once_on_any_number_of_processes(tmp_path, processes):
         assert abs(result["standard_error"] - values.std() / math.sqrt(ROWS)) < 1e-9
 
 
-def run(monkeypatch, *arguments):
-    monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, arguments)])
-    cli.main()
-
-
 QUIET = ("--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false")
+NO_GRIDS = ("--trainer.callbacks=null",)
+"""Without the exact likelihood of every batch."""
 SHORT = ("--likelihood.samples=500", "--likelihood.chains=4", "--likelihood.steps=60", "--likelihood.simulated=32")
 
 
 @pytest.fixture(scope="module", params=["vae", "avb_ac"])
-def finished(request, tmp_path_factory):
+def finished(request, command, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         config = CONFIGS / "four_points" / f"{request.param}.yaml"
-        run(patch, "fit", "--config", config, "--trainer.max_steps=100", *QUIET)
+        command("fit", "--config", config, "--trainer.max_steps=100", *QUIET)
     return folder / "runs" / "four_points" / request.param / "version_0"
 
 
-def estimates(finished, monkeypatch, capsys, *arguments, draws=40000):
+def estimates(command, finished, monkeypatch, capsys, *arguments, draws=40000):
     """What `test` writes beside the checkpoint, by name, and what it prints."""
     monkeypatch.setattr("lightning_avb.reports.estimators.bound_terms.DRAWS", draws)
     monkeypatch.chdir(finished)
     last = finished / "checkpoints" / "last.ckpt"
-    run(monkeypatch, "test", "--config", finished / "config.yaml", "--ckpt_path", last, *QUIET, *SHORT, *arguments)
+    command("test", "--config", finished / "config.yaml", "--ckpt_path", last, *QUIET, *SHORT, *arguments)
     newest = max((finished / "checkpoints").glob("last.likelihood*.json"), key=lambda path: path.stat().st_mtime_ns)
     return {line["name"]: line for line in json.loads(newest.read_text())}, capsys.readouterr().out
 
 
-def test_all_estimates_agree_on_the_four_points(finished, monkeypatch, capsys):
+def test_all_estimates_agree_on_the_four_points(command, finished, monkeypatch, capsys):
     every = '--likelihood.estimators=["importance", "annealing", "bidirectional", "quadrature", "parzen"]'
-    lines, printed = estimates(finished, monkeypatch, capsys, every, "--likelihood.rows=64")
+    lines, printed = estimates(command, finished, monkeypatch, capsys, every, "--likelihood.rows=64")
     truth = lines["quadrature"]["value"]
     assert -4 < truth < -1.38
     for name in ("importance", "annealing"):
@@ -128,9 +124,9 @@ def test_all_estimates_agree_on_the_four_points(finished, monkeypatch, capsys):
     assert ("critic's error, its KL - the true one" in lines) == ("elbo_estimate" in lines)
 
 
-def test_figures_depend_on_the_seed_and_not_on_the_batches(finished, monkeypatch, capsys):
-    few = ('--likelihood.estimators=["importance"]', "--likelihood.rows=40")
-    found = partial(estimates, finished, monkeypatch, capsys, *few, draws=1000)
+def test_figures_depend_on_the_seed_and_not_on_the_batches(command, finished, monkeypatch, capsys):
+    few = (*NO_GRIDS, '--likelihood.estimators=["importance"]', "--likelihood.rows=40")
+    found = partial(estimates, command, finished, monkeypatch, capsys, *few, draws=1000)
     first, _ = found("--data.eval_batch_size=7")
     second, _ = found("--data.eval_batch_size=33", "--likelihood.chunk=300")
     other, _ = found("--likelihood.seed=1")
@@ -157,8 +153,9 @@ class Best(RowEstimator):
 """
 
 
+@pytest.mark.parametrize("finished", ["vae"], indirect=True)
 @pytest.mark.parametrize("given", ["path", "init_args", "file"])
-def test_an_estimator_of_the_user_s_own_is_one_class(finished, monkeypatch, capsys, given):
+def test_an_estimator_of_the_user_s_own_is_one_class(command, finished, monkeypatch, capsys, given):
     """Beside a named one, or after the default ones; with settings of its own."""
     monkeypatch.syspath_prepend(finished)
     (finished / "own_parts.py").write_text(OWN_ESTIMATOR)
@@ -169,7 +166,7 @@ def test_an_estimator_of_the_user_s_own_is_one_class(finished, monkeypatch, caps
         own = "{class_path: own_parts.Best, init_args: {draws: 5}}"
         (finished / "own.yaml").write_text(f"likelihood: {{estimators: [importance, {own}]}}")
         arguments = ["--config", finished / "own.yaml"]
-    lines, printed = estimates(finished, monkeypatch, capsys, *arguments, "--likelihood.rows=6")
+    lines, printed = estimates(command, finished, monkeypatch, capsys, *arguments, *NO_GRIDS, "--likelihood.rows=6")
     line = lines["best of some"]
     assert line["rows"] == 6 and math.isfinite(line["value"]) and line["expected"] == "below"
     assert line["note"] == f"{3 if given == 'path' else 5} draws" and f"{line['value']:.3f}" in printed

@@ -94,6 +94,7 @@ def test_a_configuration_is_found_by_its_name_and_a_file_here_wins(tmp_path):
             find_configuration(wrong)
 
 
+@pytest.mark.usefixtures("without_curves")
 def test_every_command_with_a_configuration_takes_its_name(command, refusal):
     command("fit", "--config", "digits/vae", "-c", "trainer/bf16", *SMALL)
     folder = Path("runs/digits/vae/version_0")
@@ -176,10 +177,16 @@ import os, sys
 import matplotlib.figure, sklearn.datasets  # once, before the forks
 from pathlib import Path
 import lightning_avb.datamodules
+from contextlib import redirect_stderr, suppress
+from io import StringIO
 from lightning_avb import checkpoints
-from lightning_avb.cli import main, training
+from lightning_avb.cli import main
+from one_parser import CLI, sharing
 
 script = sys.path[0]  # as the console command; python -m begins with the current folder
+CLI.setup_parser = sharing()
+with suppress(SystemExit):
+    main(["fit", "--help"])
 failed = 0
 names = {"package": "datamodules.Mine", "folder": "datamodules.mine.Mine", "file": "datamodules.Mine"}
 for kind, theirs in names.items():
@@ -202,28 +209,30 @@ for kind, theirs in names.items():
             assert isinstance(checkpoints.load_datamodule(last), lightning_avb.datamodules.Digits)
             named = "lightning_avb.datamodules.digits.Digits" if way == "ours" else theirs
             assert f"{cls.__module__}.{cls.__qualname__}" == named, cls
+        if kind == "file":
+            with redirect_stderr(StringIO()) as said:
+                try:
+                    main(["fit", "--config", "digits/vae", "--data", "datamodules.Digits"])
+                except SystemExit as done:
+                    assert done.code == 2
+            assert "no datamodules.Digits; did you mean lightning_avb.datamodules.Digits?" in said.getvalue(), said
         os._exit(0)
 sys.exit(failed)
 """
 
 
 def test_a_users_datamodules_and_ours_both_work(tmp_path):
-    """A package, a plain folder and a file; from the console command, from `python -m` and from a checkpoint."""
+    """A package, a plain folder and a file; from the console command, from `python -m` and from a checkpoint.
+
+    A class of ours that theirs hide is named in full.
+    """
     for path in ("package/datamodules/__init__.py", "folder/datamodules/mine.py", "file/datamodules.py"):
         Path(path).parent.mkdir(parents=True)
         Path(path).write_text(THEIRS)
     Path("folder/datamodules/digits.py").write_text("")  # a name that ours has too
     Path("bin").mkdir()
     Path("bin/both.py").write_text(BOTH)
-    python("bin/both.py", folder=tmp_path)
-
-
-def test_the_class_that_a_users_datamodules_hides_is_named(tmp_path):
-    Path("datamodules.py").write_text(THEIRS)
-    command = [sys.executable, "-m", "lightning_avb", "fit", "--config", "digits/vae", "--data", "datamodules.Digits"]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert "there is no datamodules.Digits; did you mean lightning_avb.datamodules.Digits?" in done.stderr
+    python("bin/both.py", folder=tmp_path, path=f"{ROOT}:{ROOT / 'tests'}")
 
 
 def test_the_short_name_of_our_data_sets_gives_the_same_classes():

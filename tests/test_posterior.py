@@ -132,7 +132,13 @@ def test_two_modes_are_found_with_their_shares(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "contrast", [GaussianContrast, FullGaussianContrast, partial(FlowContrast, features=4, flow_hidden=(8,))]
+    "contrast",
+    [
+        partial(FlowContrast, features=4, flow_hidden=(8,)),
+        pytest.param(GaussianContrast, marks=pytest.mark.slow),
+        pytest.param(FullGaussianContrast, marks=pytest.mark.slow),
+    ],
+    ids=["flow", "gaussian", "full gaussian"],
 )
 def test_a_black_box_plays_against_a_critic(tmp_path, contrast):
     sampler = partial(avb.BoundedNoiseEncoder, noise_hidden=(16,), extra_noise=2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,7 @@ from lightning_avb import Posterior, checkpoints, cli, targets
 from lightning_avb.targets import NormalMean
 
 
-def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
+def test_from_a_users_module_to_named_draws(command, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("mine_of_the_test.py").write_text(
         "def log_density(mu, sigma):\n    return -(mu - 3) ** 2 / 2 - sigma\n\n\n"
@@ -32,10 +31,6 @@ def test_from_a_users_module_to_named_draws(tmp_path, monkeypatch, capsys):
         "        log_density: mine_of_the_test.log_density\n        derived: mine_of_the_test.derived\n"
         "        constraints: {mu: real, sigma: positive}\ndata: datamodules.NoData\n"
     )
-
-    def command(*args):
-        monkeypatch.setattr(sys, "argv", ["lightning-avb", *map(str, args)])
-        cli.main()
 
     command("fit", "--config", "mine.yaml")
     (last,) = tmp_path.rglob("last.ckpt")

@@ -1,8 +1,7 @@
 """Strategies and launchers: what is supported, what is refused, in one line and by name."""
 
 import re
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +17,6 @@ from pytorch_lightning.strategies import (
 )
 
 from lightning_avb import VAE, processes
-from lightning_avb.cli import main
 from lightning_avb.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[1]
@@ -156,15 +154,10 @@ def test_other_processes_than_the_trainer_is_to_have(
     ],
 )
 def test_the_command_says_it_in_one_line(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], line: str
+    refusal: Callable[..., str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, options: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = ["fit", "--config", VAE_CONFIG, "--trainer.accelerator", "cpu", *options]
-    monkeypatch.setattr(sys, "argv", ["lightning-avb", *arguments])
-    with pytest.raises(SystemExit) as code:
-        main()
-    (said,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert code.value.code == 2
+    said = refusal("fit", "--config", VAE_CONFIG, "--trainer.accelerator", "cpu", *options)
     assert said.startswith(f"error: {line}")
     assert not list(tmp_path.rglob("version_*")), "a start that fails leaves no folder"
 

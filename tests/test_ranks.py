@@ -54,7 +54,7 @@ def on(folder: Path, processes: int) -> dict[str, dict[str, float]]:
     return json.loads((folder / "figures.json").read_text())
 
 
-@pytest.mark.parametrize("processes", [pytest.param(2, marks=pytest.mark.slow), 3, 4])
+@pytest.mark.parametrize("processes", [3, *(pytest.param(n, marks=pytest.mark.slow) for n in (2, 4))])
 def test_figures_are_the_same_on_any_number_of_processes(tmp_path, one_process, processes):
     found = on(tmp_path, processes)
     assert found.keys() == one_process.keys()

@@ -12,18 +12,19 @@ import pytest
 import torch
 import yaml
 from jsonargparse import Namespace
-from test_cli import CONFIGS, DIGITS, QUICK, WIDTHS
+from test_cli import CONFIGS
+from test_cli import FIT as SMALL
 
 from lightning_avb import cli, records, runs
 from lightning_avb.records import MetricsFile
 
-FIT = ("fit", "--config", DIGITS, *QUICK, *WIDTHS, "--pictures.every_n_epochs=0", "--trainer.log_every_n_steps=1")
-NAME = Path("digits", "avb_ac")
+FIT = (*SMALL, "--pictures.every_n_epochs=0", "--trainer.log_every_n_steps=1")
+NAME = Path("digits", "vae")
 FIXED = "--trainer.logger.init_args.version=0"
 
 
 @pytest.fixture(autouse=True)
-def empty_folder(tmp_path, monkeypatch):
+def empty_folder(tmp_path, monkeypatch, without_curves):
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -109,20 +110,28 @@ def test_a_trial_leaves_nothing(command):
     assert not files() and not Path("runs").exists()
 
 
+WRONG = (
+    ("--data.batch_size=5000",),
+    ("--model.encoder.network.activation=eluu",),
+    ("--model.players.model.optimizer.lr=-3",),
+    ("--data.binarize=none", "--trainer.limit_val_batches=0"),
+    ("--ckpt_path=nowhere.ckpt",),
+)
+LOGGERS = ((), (FIXED,), ("--config", CONFIGS / "trainer" / "tensorboard.yaml"))
+
+
 @pytest.mark.parametrize(
-    "wrong",
+    ("wrong", "logger"),
     [
-        ("--data.batch_size=5000",),
-        ("--model.encoder.activation=eluu",),
-        ("--model.players.critic.optimizer.lr=-3",),
-        ("--data.binarize=none", "--trainer.limit_val_batches=0"),
-        ("--ckpt_path=nowhere.ckpt",),
+        pytest.param(wrong, logger, marks=() if (i + j) % 3 == 0 else pytest.mark.slow)
+        for i, wrong in enumerate(WRONG)
+        for j, logger in enumerate(LOGGERS)
     ],
 )
-def test_a_start_that_fails_leaves_no_folder(refusal, wrong):
-    for more in ((), (FIXED,), ("--config", CONFIGS / "trainer" / "tensorboard.yaml")):
-        refusal(*FIT, *more, *wrong)
-        assert not files() and not list(Path().rglob("version_*"))
+def test_a_start_that_fails_leaves_no_folder(refusal, wrong, logger):
+    """Quick: every mistake with one logger, and every logger with a mistake."""
+    refusal(*FIT, *logger, *wrong)
+    assert not files() and not list(Path().rglob("version_*"))
 
 
 def test_runs_that_start_at_once_get_folders_of_their_own(monkeypatch):
@@ -142,7 +151,7 @@ def test_runs_that_start_at_once_get_folders_of_their_own(monkeypatch):
 def test_a_run_does_not_take_the_folder_of_another(command, refusal):
     command(*FIT, FIXED, "--trainer.max_steps=2")
     before = {name: Path(name).read_bytes() for name in files()}
-    folder = "runs/digits/avb_ac/version_0"
+    folder = "runs/digits/vae/version_0"
     assert refusal(*FIT, FIXED).startswith(f"error: trainer.logger: '{folder}/checkpoints' holds another run; continue")
     line = refusal(*FIT, f"--checkpoint.dirpath={folder}/checkpoints")
     assert line.startswith(f"error: checkpoint.dirpath: '{folder}/checkpoints' holds another run")
@@ -212,7 +221,7 @@ def test_a_resumed_run_goes_on_with_its_metrics(command, killed):
     killed(17, *options, "--trainer.max_steps=30")
     parts = Path("parts") / NAME / "version_0"
     # The checkpoint at step 12 was written before the validation of that epoch.
-    assert [row["step"] for row in rows(parts) if "val/elbo_estimate" in row] == ["11"]
+    assert [row["step"] for row in rows(parts) if "val/elbo" in row] == ["11"]
     with (parts / "metrics.csv").open("a") as file:
         file.write("1,torn")
     command(*options, "--trainer.max_steps=30", "--ckpt_path=last")
@@ -257,16 +266,16 @@ def test_a_job_finds_its_own_folder_and_goes_on(command, slurm, refusal, killed)
     killed(9, *options, "--trainer.max_steps=17")
     folder = Path("runs") / NAME / "job_4711"
     assert folder.is_dir()
-    assert "'runs/digits/avb_ac/job_4711/checkpoints' holds another run" in refusal(*options)
+    assert "'runs/digits/vae/job_4711/checkpoints' holds another run" in refusal(*options)
     slurm(4711, restart=1)
     command(*options, "--trainer.max_steps=17")
     assert [path.name for path in folder.parent.iterdir()] == ["job_4711"]
-    assert [row["step"] for row in rows(folder) if "train/elbo_estimate" in row] == [str(step) for step in range(17)]
+    assert [row["step"] for row in rows(folder) if "train/elbo" in row] == [str(step) for step in range(17)]
     assert same_end(folder, Path("whole") / NAME / "version_0")
     starts = yaml.safe_load((folder / "run.yaml").read_text())
     assert [(start["job"], start["step"]) for start in starts] == [("4711", 0), ("4711", 7)]
     slurm(4712)
-    assert "ckpt_path: 'hpc': there is no checkpoint in 'runs/digits/avb_ac/job_4712/checkpoints'" in refusal(
+    assert "ckpt_path: 'hpc': there is no checkpoint in 'runs/digits/vae/job_4712/checkpoints'" in refusal(
         *options, "--ckpt_path=hpc"
     )
     assert not (folder.parent / "job_4712").exists()
@@ -279,8 +288,8 @@ def test_a_job_that_died_before_its_first_checkpoint_starts_from_scratch(command
     assert len(rows(folder)) == 2 and not list(folder.glob("checkpoints/*"))
     slurm(8, restart=1)
     command(*FIT, "--trainer.max_steps=2")
-    assert "no checkpoint in 'runs/digits/avb_ac/job_8/checkpoints'; the job starts from scratch again" in caplog.text
-    assert [row["step"] for row in rows(folder) if "train/elbo_estimate" in row] == ["0", "1"]
+    assert "no checkpoint in 'runs/digits/vae/job_8/checkpoints'; the job starts from scratch again" in caplog.text
+    assert [row["step"] for row in rows(folder) if "train/elbo" in row] == ["0", "1"]
 
 
 def test_torchrun_names_a_run_that_it_may_start_again(monkeypatch):
