@@ -32,7 +32,7 @@ from .lightning_private import BatchModule, attached_datamodule, set_logged_step
 from .players import Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import from_config
-from .resuming import CheckpointGuard, compare_with
+from .resuming import CheckpointGuard, check_and_sign, compare_with
 
 PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
@@ -278,6 +278,9 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         clip_norm = list(self.players.values())[position].clip_norm
         if clip_norm is not None:
             nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], clip_norm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        check_and_sign(checkpoint, self)
 
     # Logging and evaluation.
 

@@ -15,16 +15,22 @@ VERSION_KEY = "lightning_avb_version"
 """Where a checkpoint has the version of the library that wrote it. Those of 0.1 have none."""
 
 
-class CheckpointGuard(pl.Callback):
-    """Keeps weights that are not finite, or follow from such a loss, out of every checkpoint, and adds the version.
+def check_and_sign(checkpoint: dict[str, Any], model: Any) -> None:
+    """Adds the version of this library to a checkpoint of a model.
 
-    Every `Game` has one. A model may have an `on_save_checkpoint` of its own.
+    Raises:
+        NonFiniteLossError: its weights are not finite, or follow from such a loss.
     """
+    model.finite.check_losses()
+    model.finite.check_weights(model.player_modules())
+    checkpoint[VERSION_KEY] = __version__
+
+
+class CheckpointGuard(pl.Callback):
+    """Does so in every fit, also where a model has an `on_save_checkpoint` of its own. Every `Game` has one."""
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        pl_module.finite.check_losses()
-        pl_module.finite.check_weights(pl_module.player_modules())
-        checkpoint[VERSION_KEY] = __version__
+        check_and_sign(checkpoint, pl_module)
 
 
 def require_known_version(checkpoint: dict[str, Any], name: str = "the checkpoint") -> None:

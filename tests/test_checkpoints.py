@@ -12,9 +12,10 @@ import pytorch_lightning as pl
 import torch
 from test_cli import FIT, VAE
 
-from lightning_avb import AVB, checkpoints
+from lightning_avb import AVB, __version__, checkpoints
 from lightning_avb.checkpoints import AtomicCheckpointIO, damage, newest_undamaged, read_checkpoint, resolve_ckpt_path
 from lightning_avb.errors import ConfigurationError, UnwritableError
+from lightning_avb.resuming import VERSION_KEY
 
 RUN = Path("runs", "digits", "vae", "version_0")
 FIXED = ("--trainer.logger.init_args.version=0",)
@@ -32,7 +33,13 @@ def one(tmp_path_factory):
     path = tmp_path_factory.mktemp("one") / "some.ckpt"
     torch.manual_seed(0)
     model = AVB(latent_dim=2, data_shape=(1, 8, 8), classes=10)
-    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": dict(model.hparams), "global_step": 1}
+    checkpoint = {
+        "state_dict": model.state_dict(),
+        "hyper_parameters": dict(model.hparams),
+        "optimizer_states": [],
+        "global_step": 1,
+        VERSION_KEY: __version__,
+    }
     torch.save({**checkpoint, "pytorch-lightning_version": pl.__version__}, path)
     return path
 
@@ -97,7 +104,7 @@ def test_damage_is_named_with_the_newest_whole_one_beside_it(place, damaged, rea
 def test_a_checkpoint_of_version_0_1_is_refused(one, tmp_path):
     """It has no version; its class paths and buffers have other names."""
     path, checkpoint = tmp_path / "old.ckpt", torch.load(one, weights_only=True)
-    del checkpoint["lightning_avb_version"]
+    del checkpoint[VERSION_KEY]
     checkpoint["hyper_parameters"]["players"]["init_args"]["model"]["class_path"] = "lightning_avb.game.Player"
     checkpoint["state_dict"]["log_volume"] = checkpoint["state_dict"].pop("log_jacobian")
     torch.save(checkpoint, path)

@@ -376,6 +376,6 @@ def test_what_makes_no_network_is_refused_by_name(message):
 
 def test_a_row_alone_is_not_normalised():
     network = MLP((3,), (2,), hidden=(4,), batch_norm=True)
-    with pytest.raises(ConfigurationError, match=r"^batch_norm: a row alone"):
+    with pytest.raises(ConfigurationError, match=r"^batch_norm: a single row"):
         network(torch.randn(1, 3))
     assert network.eval()(torch.randn(1, 3)).shape == (1, 2)

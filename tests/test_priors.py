@@ -209,5 +209,5 @@ def test_what_makes_no_sense_is_refused_by_name(name, part):
 @pytest.mark.parametrize("part", [PetalPrior, SwissRollPrior])
 @pytest.mark.parametrize("latent_dim", [1, 3])
 def test_what_is_in_the_plane_has_two_dimensions(part, latent_dim):
-    with pytest.raises(ConfigurationError, match=f"^latent_dim: {latent_dim} is not 2"):
+    with pytest.raises(ConfigurationError, match=f"^latent_dim: {latent_dim} must be 2"):
         part(latent_dim)
