@@ -20,7 +20,10 @@ from pytorch_lightning.utilities import rank_zero_only
 from lightning_avb.cli import main
 
 FORKED = multiprocessing.get_context("forkserver")
-FORKED.set_forkserver_preload(["lightning_avb.cli", "sklearn.datasets", "forked", "small_models", "signals"])
+FORKED.set_forkserver_preload(
+    ["lightning_avb.cli.training", "lightning_avb.cli.outputs", "sklearn.datasets", "matplotlib.figure"]
+)
+"""`lightning_avb.cli` alone imports next to nothing. Modules of this folder are not found there before Python 3.13."""
 
 
 class Begun(pl.Callback):
