@@ -106,7 +106,8 @@ def test_every_command_with_a_configuration_takes_its_name(command, refusal):
         assert "; did you mean digits/vae?" in refusal(stage, "--config=digits/vaee")
 
 
-def test_the_list_of_configurations(command, capsys):
+def test_the_list_of_configurations(command, refusal, capsys):
+    assert "configs: no configuration has 'vaegun' in its name or title" in refusal("configs", "vaegun")
     command("configs")
     lines = capsys.readouterr().out.splitlines()
     listed = [line.split()[0] for line in lines if not line.startswith(" ")]

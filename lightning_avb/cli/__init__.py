@@ -97,8 +97,11 @@ def _overview() -> str:
 def _list_configurations(arguments: list[str]) -> None:
     parser = Parser(prog="lightning-avb configs", description="Lists the configurations that come with the package.")
     parser.add_argument("words", nargs="?", default="", help="list only those whose name or title contains this")
-    for line in list_configurations(parser.parse_args(arguments).words):
-        print(line)
+    words = parser.parse_args(arguments).words
+    lines = list(list_configurations(words))
+    if not lines:
+        exit_with_error(f"configs: no configuration has {words!r} in its name or title")
+    print("\n".join(lines))
 
 
 def _run_command(name: str, arguments: list[str]) -> None:
