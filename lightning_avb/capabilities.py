@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
@@ -21,6 +22,7 @@ def can(thing: Any, *capabilities: Any) -> bool:
     return all(hasattr(thing, name) for capability in capabilities for name in _members(capability))
 
 
+@cache  # asked for in every training step
 def _members(protocol: type) -> set[str]:
     parts = [part for part in protocol.__mro__ if part not in (Protocol, Generic, object)]
     names = {name for part in parts for name in (*vars(part), *vars(part).get("__annotations__", {}))}

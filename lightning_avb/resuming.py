@@ -21,6 +21,8 @@ def check_and_sign(checkpoint: dict[str, Any], model: Any) -> None:
     Raises:
         NonFiniteLossError: its weights are not finite, or follow from such a loss.
     """
+    if VERSION_KEY in checkpoint:  # the callback comes before the model's own hook
+        return
     model.finite.check_losses()
     model.finite.check_weights(model.player_modules())
     checkpoint[VERSION_KEY] = __version__
