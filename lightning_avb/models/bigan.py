@@ -32,7 +32,7 @@ from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, Standard
 from ..networks import MLP, Network, ResidualCritic, check_no_batch_norm
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from .gan import ADAM, NETWORK, Generator, Output, check_output
+from .gan import ADAM, NETWORK, DecodesByGenerator, Generator, Output, check_output
 from .latent import EncodingModel, check_sampled_prior
 
 
@@ -51,7 +51,7 @@ class BiGANPlayers:
     discriminator: Player = Player(ADAM, Cosine)
 
 
-class BiGAN(EncodingModel):
+class BiGAN(DecodesByGenerator, EncodingModel):
     """Bidirectional GAN, or adversarially learned inference.
 
     Args:
@@ -105,9 +105,6 @@ class BiGAN(EncodingModel):
         self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
         check_no_batch_norm(discriminator=self.discriminator)
 
-    def check_values(self, x: Tensor) -> None:
-        self.generator.check(x)
-
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {
             "generator": [self.generator],
@@ -147,12 +144,6 @@ class BiGAN(EncodingModel):
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         """Those of `learn`, and `reconstruction_error`: |x - G(z_q)|^2, summed over the dimensions of x."""
-        reconstruction = self.decode(self.encode(batch.x, batch.y), batch.y)
-        error = (batch.x - reconstruction).square().flatten(1).sum(1)
+        error = self.reconstruction_error(batch)
         losses, scores = self.learn(batch)
         return {"reconstruction_error": error, **named_losses(losses), **scores}
-
-    @torch.no_grad()
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """G(z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
-        return self.generator(z, y)

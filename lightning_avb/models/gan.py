@@ -81,6 +81,20 @@ def check_output(output: Output) -> None:
         raise ConfigurationError(f"output: {output!r} is neither 'sigmoid' nor 'identity'")
 
 
+class DecodesByGenerator:
+    """What a model with a `generator` in the place of a decoder does; before `GenerativeModel` among its bases."""
+
+    generator: Generator
+
+    def check_values(self, x: Tensor) -> None:
+        self.generator.check(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
+        """G(z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
+        return self.generator(z, y)
+
+
 @dataclass(frozen=True)
 class GANPlayers:
     """The players of a GAN.
@@ -94,7 +108,7 @@ class GANPlayers:
     discriminator: Player = Player(ADAM, Cosine)
 
 
-class GAN(GenerativeModel):
+class GAN(DecodesByGenerator, GenerativeModel):
     """Generative adversarial network.
 
     Args:
@@ -149,9 +163,6 @@ class GAN(GenerativeModel):
         self.discriminator = self.recipes["discriminator"](data_shape, (), self.classes)
         check_no_batch_norm(discriminator=self.discriminator)
 
-    def check_values(self, x: Tensor) -> None:
-        self.generator.check(x)
-
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {"generator": [self.generator], "discriminator": [self.discriminator]}
 
@@ -183,11 +194,6 @@ class GAN(GenerativeModel):
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         losses, scores = self.learn(batch)
         return {**named_losses(losses), **scores}
-
-    @torch.no_grad()
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """G(z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
-        return self.generator(z, y)
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
         raise ConfigurationError("predict: a GAN has no encoder; a BiGAN has one")

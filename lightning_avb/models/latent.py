@@ -214,6 +214,10 @@ class EncodingModel(GenerativeModel):
         """`(batch, latent_dim)`: one draw of q(z|x) per row."""
         return self.encoder(x, y).rsample((1,))[0]
 
+    def reconstruction_error(self, batch: Batch) -> Tensor:
+        """|x - decode(encode(x))|^2, `(batch,)`, summed over the dimensions of x."""
+        return (batch.x - self.decode(self.encode(batch.x, batch.y), batch.y)).square().flatten(1).sum(1)
+
     def predictions(self, batch: Batch) -> dict[str, Any]:
         """One posterior draw per row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
         return {"z": self.encode(batch.x, batch.y), "y": batch.y, "index": batch.index}

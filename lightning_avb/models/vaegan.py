@@ -28,7 +28,7 @@ from ..errors import at_least, check_weights
 from ..networks import Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from ..precision import full_precision_in_half
-from .gan import ADAM, NETWORK, Generator, Output
+from .gan import ADAM, NETWORK, DecodesByGenerator, Generator, Output
 from .latent import EncodingModel
 from .vae import closed_form_kl
 
@@ -54,7 +54,7 @@ class VAEGANPlayers:
     discriminator: Player = Player(ADAM, Cosine)
 
 
-class VAEGAN(EncodingModel):
+class VAEGAN(DecodesByGenerator, EncodingModel):
     """VAE/GAN.
 
     Args:
@@ -105,9 +105,6 @@ class VAEGAN(EncodingModel):
         self.discriminator = FeatureDiscriminator(network, self.features)
         check_no_batch_norm(discriminator=self.discriminator)
 
-    def check_values(self, x: Tensor) -> None:
-        self.generator.check(x)
-
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         first = [self.encoder, self.prior]
         return {"encoder": first, "generator": [self.generator], "discriminator": [self.discriminator]}
@@ -140,11 +137,6 @@ class VAEGAN(EncodingModel):
         return PhaseResult({"generator": loss, "discriminator": found.discriminator}, scores)
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        error = (batch.x - self.decode(self.encode(batch.x, batch.y), batch.y)).square().flatten(1).sum(1)
+        error = self.reconstruction_error(batch)
         (one, scores), (other, more) = self.learn_encoder(batch), self.learn(batch)
         return {"reconstruction_error": error, **named_losses({**one, **other}), **scores, **more}
-
-    @torch.no_grad()
-    def decode(self, z: Tensor, y: Tensor | None = None) -> Tensor:
-        """G(z), `(..., *data_shape)`, for z `(..., latent_dim)` and labels `(...)`."""
-        return self.generator(z, y)
