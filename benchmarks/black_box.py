@@ -6,7 +6,7 @@ Every run adds one line to OUTPUT (runs/black_box.jsonl), and runs that are ther
 standard errors over seeds is printed at the end. C2ST is against reference draws of the target. Pyro's guides are
 trained by its own SVI, 5000 steps of Adam at 0.01 with cosine decay and 8 particles; SVGD has 200 particles, and no
 more than these are compared. Other methods: ours without one of its parts, `no_bridge` and `no_coordinates`; `flow`,
-an inverse autoregressive flow as our sampler; a black box against a critic, `critic`, `critic_flow`, `critic_steps` and
+an inverse autoregressive flow as our sampler; a black box against a critic, `critic`, `critic_steps` and
 `critic_penalty`.
 """
 
@@ -170,7 +170,7 @@ def svgd(target: Any, name: str, seed: int, draws: int, particles: int = 200, st
 NETWORK = partial(avb.MLP, hidden=(64, 64))
 black_box = partial(
     ours,
-    sampler=partial(avb.BoundedNoiseEncoder, network=NETWORK),
+    sampler=partial(avb.NoiseInjectionEncoder, hidden=(64, 64)),
     critic=partial(avb.ResidualCritic, network=NETWORK),
 )
 
@@ -185,7 +185,6 @@ METHODS: dict[str, Any] = {
     "no_coordinates": partial(ours, standardise=False),
     "flow": partial(ours, sampler=partial(avb.FlowEncoder, network=NETWORK)),
     "critic": black_box,
-    "critic_flow": partial(black_box, contrast=partial(avb.FlowContrast, draws=16, network=NETWORK)),
     "critic_steps": partial(black_box, players=PosteriorPlayers(critic=avb.Player(SamplerAdam, avb.Cosine, steps=3))),
     "critic_penalty": partial(black_box, gradient_penalty=0.1),
 }

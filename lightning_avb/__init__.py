@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from .batch import Batch
     from .checkpoints import load
     from .conditionals import (
-        AuxiliaryEncoder,
         BernoulliDecoder,
-        BoundedNoiseEncoder,
         Decoder,
         DecoderRecipe,
         DeterministicEncoder,
@@ -39,7 +37,6 @@ if TYPE_CHECKING:
     from .contrasts import (
         Contrast,
         ContrastRecipe,
-        FlowContrast,
         FullGaussianContrast,
         GaussianContrast,
         PriorContrast,
@@ -80,6 +77,7 @@ if TYPE_CHECKING:
         Network,
         ResidualCritic,
         ResidualMLP,
+        ScoreNetwork,
     )
     from .players import Cosine, Phase, PhaseResult, Player
 
@@ -96,12 +94,10 @@ __all__ = [
     "AVBPlayers",
     "AdversarialObjective",
     "AdversarialTerms",
-    "AuxiliaryEncoder",
     "Batch",
     "BernoulliDecoder",
     "BiGAN",
     "BiGANPlayers",
-    "BoundedNoiseEncoder",
     "CategoricalAAE",
     "CategoricalAAEPlayers",
     "ConfigurationError",
@@ -122,7 +118,6 @@ __all__ = [
     "Encoder",
     "EncoderRecipe",
     "EncodingModel",
-    "FlowContrast",
     "FlowEncoder",
     "FlowPrior",
     "FullGaussianContrast",
@@ -154,6 +149,7 @@ __all__ = [
     "Reference",
     "ResidualCritic",
     "ResidualMLP",
+    "ScoreNetwork",
     "SemiImplicitEncoder",
     "StandardNormal",
     "SwissRollPrior",

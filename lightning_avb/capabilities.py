@@ -44,6 +44,32 @@ class HasMoments(Protocol):
     def moments(self, draws: int) -> tuple[Tensor, Tensor]: ...
 
 
+class Located(Protocol):
+    """A q(z|x) that knows where it lies: the law of (z - location) / scale depends on x through `features` alone.
+
+    `location` and `scale` are `(batch, latent_dim)`, `features` is `(batch, features)`.
+    """
+
+    location: Tensor
+    scale: Tensor
+    features: Tensor
+
+
+class DensityBounds(Protocol):
+    """A q(z|x) whose draws come with a lower and an upper bound of their log-density in expectation."""
+
+    def rsample_and_bounds(self, samples: int, components: int) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+# Encoders.
+
+
+class HasFeatures(Protocol):
+    """An encoder whose q(z|x) is `Located`; `feature_dim` is the number of its features."""
+
+    feature_dim: int
+
+
 # Priors.
 
 

@@ -12,23 +12,19 @@ are not the draws that are scored, and the critic gets the estimates as its cont
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
-from torch.func import functional_call
 
 from . import noise
 from .batch import Shape
-from .capabilities import HasMoments, can
+from .capabilities import HasFeatures, HasMoments, Located, can
 from .conditionals import Conditional
 from .distributions import DiagonalNormal, TriangularNormal
 from .errors import at_least
-from .networks import MLP, Network
-from .networks.flows import AutoregressiveFlow, FlowKind
 
 
 class Reference(NamedTuple):
@@ -36,16 +32,16 @@ class Reference(NamedTuple):
 
     Attributes:
         to_critic: maps z, `(samples, batch, latent_dim)`, to the critic's coordinates, of the same shape, and to
-            log r(z|x) - log p(z), `(samples, batch)` in nats. The parameters of r are constants in it.
+            log r(z|x) - log p(z), `(samples, batch)` in nats.
         rsample: maps a number of samples to draws of r in the critic's coordinates, without gradient.
         context: `(batch, context_dim)`, the parameters of r as the critic gets them, or None.
-        fit: maps z to the loss of the parameters of r, -log r(z|x), `(samples, batch)`; None: r has no parameters.
+        features: `(batch, feature_dim)`, what the critic gets in place of x; None: x itself.
     """
 
     to_critic: Callable[[Tensor], tuple[Tensor, Tensor]]
     rsample: Callable[[int], Tensor]
     context: Tensor | None = None
-    fit: Callable[[Tensor], Tensor] | None = None
+    features: Tensor | None = None
 
 
 class Contrast(Conditional, abc.ABC):
@@ -56,6 +52,10 @@ class Contrast(Conditional, abc.ABC):
     """
 
     context_dim: int
+
+    def critic_shape(self, encoder: Any, data_shape: Shape) -> Shape:
+        """Shape of what the critic gets as a row of x: that of the data, or of the encoder's features."""
+        return data_shape
 
     @abc.abstractmethod
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference: ...
@@ -98,21 +98,36 @@ def _moments(q: Any, draws: int) -> tuple[Tensor, Tensor]:
 class GaussianContrast(Contrast):
     """r(z|x) = N(m, diag(s^2)) with the moments of q(z|x): adaptive contrast (section 3.1 of the paper).
 
-    The critic gets standardised z, (z - m) / s, in which draws of r are N(0, I), and m and log s as context. If q has
-    no moments in closed form, they are estimated from `draws` separate draws and vary from batch to batch. They are
-    constants for the gradient, both in the critic's input and in log r.
+    The critic gets standardised z, (z - m) / s, in which draws of r are N(0, I). If q has no moments in closed form,
+    they are estimated from `draws` separate draws and vary from batch to batch.
+
+    Of a black box nothing else is known: m and s are constants for the gradient, in the critic's input and in log r,
+    and the critic gets x, m and log s. A q that is `Located` knows more. z = location + scale u, and only the moments
+    of u have to be estimated. Those are constants, while location and scale, as functions of x, are attached to the
+    gradient, which makes that of -sum log scale exact. The critic then gets the features in place of x, and the moments
+    of u: all that the law of (z - m) / s depends on.
 
     Args:
         data_shape, latent_dim, classes: given by the model.
         draws: draws per row for the moments, at least 2; not used if q has moments in closed form.
     """
 
-    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 8) -> None:
+    def __init__(self, data_shape: Shape, latent_dim: int, classes: int = 0, draws: int = 32) -> None:
         super().__init__(classes)
         self.context_dim, self.draws = 2 * latent_dim, at_least(2, draws=draws)
 
+    def critic_shape(self, encoder: Any, data_shape: Shape) -> Shape:
+        return (encoder.feature_dim,) if can(encoder, HasFeatures) else data_shape
+
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         mean, scale = _moments(q, self.draws)
+        known, features = (mean, scale.log()), None
+        if can(q, Located):
+            located: Located = q  # type: ignore[assignment]
+            location, unit = located.location, located.scale
+            shift, stretch = (mean - location.detach()) / unit.detach(), scale / unit.detach()
+            mean, scale = location + unit * shift, unit * stretch
+            known, features = (shift, stretch.log()), located.features.detach()
         r = DiagonalNormal(mean, scale)
 
         def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,7 +136,7 @@ class GaussianContrast(Contrast):
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
 
-        return Reference(to_critic, rsample, torch.cat([mean, scale.log()], -1))
+        return Reference(to_critic, rsample, torch.cat(known, -1), features)
 
 
 class FullGaussianContrast(Contrast):
@@ -160,76 +175,3 @@ class FullGaussianContrast(Contrast):
 
         rows, columns = self.triangle
         return Reference(to_critic, rsample, torch.cat([mean, tril[..., rows, columns]], -1))
-
-
-class FlowContrast(GaussianContrast):
-    """r(z|x): a conditional flow on top of the Gaussian with q's moments, fitted to draws of q by maximum likelihood.
-
-    z is standardised by q's moments, as in `GaussianContrast`, and goes through a flow that is conditioned on features
-    of x. The critic gets the result, which is N(0, I) for draws of r. At the start the flow is the identity, which is
-    adaptive contrast; then it learns the shape of q, so that the critic does not have to. Location and scale still come
-    from the moments: a flow that had to follow them would lag behind a moving encoder. The player `contrast` trains the
-    flow on draws of q, which are constants in its loss; in the model's loss the flow's weights are constants.
-
-    Args:
-        data_shape, latent_dim, classes, draws: see `GaussianContrast`.
-        network: from x to the features.
-        features: their number.
-        kind, transforms, flow_hidden, bins: see `AutoregressiveFlow`.
-    """
-
-    def __init__(
-        self,
-        data_shape: Shape,
-        latent_dim: int,
-        classes: int = 0,
-        draws: int = 8,
-        network: Network = partial(MLP, hidden=(128,)),
-        features: int = 32,
-        kind: FlowKind = "spline",
-        transforms: int = 2,
-        flow_hidden: Sequence[int] = (64, 64),
-        bins: int = 8,
-    ) -> None:
-        super().__init__(data_shape, latent_dim, classes, draws=draws)
-        self.network = network(data_shape, (at_least(1, features=features),), classes)
-        self.flow_function = _FlowFunction(
-            AutoregressiveFlow(latent_dim, features, kind, transforms, flow_hidden, bins)
-        )
-
-    @property
-    def flow(self) -> AutoregressiveFlow:
-        """From standardised z to the critic's coordinates, given features of x."""
-        return self.flow_function.flow
-
-    def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
-        mean, scale = _moments(q, self.draws)
-        features = self.network(x, self.label(y, x)).to(mean.dtype)
-        constant = {name: parameter.detach() for name, parameter in self.flow_function.named_parameters()}
-
-        def density(u: Tensor, ladj: Tensor) -> Tensor:
-            standard = DiagonalNormal(torch.zeros_like(mean), torch.ones_like(scale))
-            return standard.log_prob(u) + ladj - scale.log().sum(-1)
-
-        def to_critic(z: Tensor) -> tuple[Tensor, Tensor]:
-            u, ladj = functional_call(self.flow_function, constant, ((z - mean) / scale, features.detach()))
-            return u, density(u, ladj) - p.log_prob(z)
-
-        def fit(z: Tensor) -> Tensor:
-            return -density(*self.flow_function((z.detach() - mean) / scale, features))
-
-        def rsample(samples: int) -> Tensor:
-            return noise.normal((samples, *mean.shape), mean)
-
-        return Reference(to_critic, rsample, torch.cat([mean, scale.log()], -1), fit)
-
-
-class _FlowFunction(nn.Module):
-    """A flow as one function of (z, features) for `functional_call`: zuko reads weights when it is applied."""
-
-    def __init__(self, flow: AutoregressiveFlow) -> None:
-        super().__init__()
-        self.flow = flow
-
-    def forward(self, z: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        return self.flow(features).call_and_ladj(z)

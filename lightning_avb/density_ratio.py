@@ -29,9 +29,9 @@ class CriticTerms(NamedTuple):
 
     Attributes:
         kl: T(x, z) + log r(z|x) - log p(z), whose mean estimates KL(q(z|x), p(z)). Its gradient reaches z, and a
-            learned p; the weights of critic and contrast are constants in it.
+            learned p; the weights of the critic are constants in it.
         on_posterior, on_reference: T on draws of q and of r.
-        losses: of the players `critic` and, where r has parameters, `contrast`. z is a constant in them.
+        losses: of the player `critic`. z is a constant in it.
     """
 
     kl: Tensor
@@ -44,12 +44,18 @@ class CriticTerms(NamedTuple):
         """The share of right answers of the critic; 0.5 if it cannot tell q from r."""
         return critic_accuracy(self.on_posterior, self.on_reference)
 
+    def scores(self, log_likelihood: Tensor) -> dict[str, Tensor]:
+        """What is logged, given log p(x|z) at the same draws, `(samples, batch)`."""
+        estimate = log_likelihood - self.kl
+        return {"elbo_estimate": estimate, "kl_estimate": self.kl, "critic_accuracy": self.accuracy}
+
 
 class DensityRatio(nn.Module):
     """`density_ratio(p, q, z, x, y)` estimates log q(z|x) - log p(z) at draws z of q, and gives its training losses.
 
     Args:
-        critic: T(x, z), see `networks.Critic`; its context is that of the contrast, followed by the label as one-hot.
+        critic: T(x, z), see `networks.Critic`, for rows of the shape that `Contrast.critic_shape` says; its context is
+            that of the contrast, followed by the label as one-hot.
         contrast: r(z|x), see `contrasts.Contrast`.
         gradient_penalty: weight gamma of R1 (Mescheder, Geiger & Nowozin 2018): the critic's loss gets
             gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates.
@@ -63,6 +69,19 @@ class DensityRatio(nn.Module):
         check_weights(gradient_penalty=gradient_penalty)
         check_no_batch_norm(critic=critic)
         self.contrast, self.critic, self.gradient_penalty = contrast, critic, gradient_penalty
+
+    def draw(
+        self, p: Any, q: Distribution, samples: int, x: Tensor, y: Tensor | None = None
+    ) -> tuple[Tensor, CriticTerms]:
+        """Draws of q, `(samples, batch, latent_dim)`, and what the critic gives for them."""
+        z = q.rsample((samples,))
+        return z, self(p, q, z, x, y)
+
+    def critic_losses(self, p: Any, q: Distribution, samples: int, x: Tensor, y: Tensor | None = None) -> Losses:
+        """The critic's loss at new draws of q, which carry no gradient."""
+        with torch.no_grad():
+            z = q.rsample((samples,))
+        return self(p, q, z, x, y).losses
 
     def forward(self, p: Any, q: Distribution, z: Tensor, x: Tensor, y: Tensor | None = None) -> CriticTerms:
         """One pass through the critic, over the draws of q and equally many draws of the reference.
@@ -79,15 +98,15 @@ class DensityRatio(nn.Module):
         z_critic = torch.cat([shared.critic_input(z_critic), reference.rsample(len(z))]).to(x)
         context_parts = [part for part in (reference.context, self.contrast.label(y, x)) if part is not None]
         context = torch.cat(context_parts, -1).to(x) if context_parts else None
+        given = x if reference.features is None else reference.features
         with full_precision_in_half(z.device.type):
-            t = self.critic(x, z_critic, context).to(x)
+            t = self.critic(given, z_critic, context).to(x)
         for_model, for_critic = shared.critic_output(t[: len(z)])
         loss = density_ratio_loss(for_critic, t[len(z) :])
         if self.gradient_penalty and torch.is_grad_enabled():
 
             def critic(z: Tensor, context: Tensor | None) -> Tensor:
-                return self.critic(x, z, context)
+                return self.critic(given, z, context)
 
             loss = loss + 0.5 * self.gradient_penalty * squared_slope(critic, [z_critic[: len(z)]], context)
-        losses = {"critic": loss, **({"contrast": reference.fit(z)} if reference.fit else {})}
-        return CriticTerms(for_model + log_ratio, for_critic, t[len(z) :], losses)
+        return CriticTerms(for_model + log_ratio, for_critic, t[len(z) :], {"critic": loss})

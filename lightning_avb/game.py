@@ -34,7 +34,7 @@ from .precision import one_scale_update
 from .recipes import from_config
 from .resuming import CheckpointGuard, check_and_sign, compare_with
 
-PROGRESS = ("elbo", "elbo_estimate", "critic_loss")
+PROGRESS = ("elbo", "elbo_lower", "elbo_estimate", "critic_loss")
 """The scores that the progress bar shows."""
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 import os
 import sys
 from collections.abc import Mapping
@@ -91,6 +92,18 @@ def to_config(value: Any, name: str = "value") -> Any:
     )
 
 
+def recipe_class(recipe: Any) -> type:
+    """The class that a recipe makes."""
+    return locate(to_config(recipe)["class_path"])
+
+
+def makes_default(recipe: Any, cls: type) -> bool:
+    """Whether a recipe makes this class with all options at their defaults, written out or not."""
+    options = to_config(recipe)["init_args"] if recipe_class(recipe) is cls else None
+    defaults = {name: parameter.default for name, parameter in inspect.signature(cls).parameters.items()}
+    return options is not None and all(options[name] == to_config(defaults[name]) for name in options)
+
+
 def from_config(value: Any) -> Any:
     """The inverse of `to_config`: class paths become callables (dataclasses: values), everything else stays itself.
 
@@ -106,7 +119,10 @@ def from_config(value: Any) -> Any:
     target = locate(value["class_path"])
     arguments = {key: from_config(item) for key, item in (value.get("init_args") or {}).items()}
     if dataclasses.is_dataclass(target):
-        return target(**arguments)  # type: ignore[operator]
+        try:
+            return target(**arguments)  # type: ignore[operator]
+        except TypeError as error:  # such as a checkpoint from a version with other arguments
+            raise ConfigurationError(f"{value['class_path']}: {error}") from error
     # A checkpoint must not be able to call anything else.
     if not (isinstance(target, type) and issubclass(target, (nn.Module, Optimizer, LRScheduler))):
         raise ConfigurationError(f"class_path: {value['class_path']!r} is no module, optimizer or scheduler")

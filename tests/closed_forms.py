@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal
 
-from lightning_avb import MLP, FullGaussianEncoder, GaussianDecoder, GaussianEncoder, noise
+from lightning_avb import MLP, FullGaussianEncoder, GaussianDecoder, GaussianEncoder, SemiImplicitEncoder, noise
 from lightning_avb.conditionals import Encoder
 from lightning_avb.distributions import DiagonalNormal, Implicit
 
@@ -111,36 +111,37 @@ class LinearGaussian(NamedTuple):
         return encoder
 
 
-class LinearShift(nn.Module):
-    """N(mean + A e, scale^2), for the part of a hierarchical encoder with its noise e as input.
+class LinearMixture(NamedTuple):
+    """z = mean + scale (B e + narrow eps) with normal e and eps: q(z) and q(e|z) are Gaussian."""
 
-    With e ~ N(m, s^2) all is Gaussian: q(z|x) = N(mean + A m, scale^2 + A s^2 A^T), and q(e|z, x) too.
-    """
+    weight: Tensor
+    narrow: float
 
-    def __init__(self, weight: Tensor) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)
+    def encoder(self, data_shape: tuple[int, ...], mixing: int) -> SemiImplicitEncoder:
+        """This, with a linear network for mean and log-scale, and as many dimensions of e as of z."""
+        dim = len(self.weight)
+        encoder = SemiImplicitEncoder(
+            data_shape, dim, network=LINEAR, noise_hidden=(dim,), extra_noise=0, bound=1e7, narrow=self.narrow,
+            mixing=mixing,
+        )  # fmt: skip
+        with torch.no_grad():
+            encoder.network.layers[-1].weight[2 * dim :], encoder.network.layers[-1].bias[2 * dim :] = 0, 0
+            encoder.noise.weight.copy_(torch.eye(dim))
+            encoder.shape = nn.Linear(dim, 2 * dim, bias=False)
+            encoder.shape.weight.zero_()[:dim] = self.weight - math.sqrt(1 - self.narrow**2) * torch.eye(dim)
+        return encoder
 
-    def forward(self, start: Tensor, features: Tensor, eps: Tensor) -> DiagonalNormal:
-        mean, log_scale = start.chunk(2, -1)
-        mean = mean + eps @ self.weight.T
-        return DiagonalNormal(mean, log_scale.exp().expand_as(mean))
+    def marginal(self, mean: Tensor, scale: Tensor) -> MultivariateNormal:
+        """q(z)."""
+        mixed = scale.unsqueeze(-1) * self.weight
+        return MultivariateNormal(mean, (self.narrow * scale).square().diag_embed() + mixed @ mixed.mT)
 
-    def marginal(self, start: Tensor, mean_of_e: Tensor, scale_of_e: Tensor) -> MultivariateNormal:
-        """q(z|x)."""
-        mean, log_scale = start.chunk(2, -1)
-        mixed = self.weight * scale_of_e.unsqueeze(-2)
-        covariance = (2 * log_scale).exp().diag_embed() + mixed @ mixed.mT
-        return MultivariateNormal(mean + mean_of_e @ self.weight.T, covariance)
-
-    def reverse(self, start: Tensor, mean_of_e: Tensor, scale_of_e: Tensor, z: Tensor) -> MultivariateNormal:
-        """q(e|z, x)."""
-        mean, log_scale = start.chunk(2, -1)
-        weighted = self.weight / (2 * log_scale).exp().unsqueeze(-1)
-        prior_precision = scale_of_e.square().reciprocal()
-        precision = prior_precision.diag_embed() + self.weight.T @ weighted
-        pull = (prior_precision * mean_of_e + ((z - mean).unsqueeze(-2) @ weighted).squeeze(-2)).unsqueeze(-1)
-        return MultivariateNormal(torch.linalg.solve(precision, pull).squeeze(-1), precision_matrix=precision)
+    def reverse(self, mean: Tensor, scale: Tensor, z: Tensor) -> MultivariateNormal:
+        """q(e|z)."""
+        weighted = self.weight / self.narrow**2
+        precision = torch.eye(self.weight.shape[1]) + self.weight.T @ weighted
+        pull = ((z - mean) / scale) @ weighted
+        return MultivariateNormal(torch.linalg.solve(precision, pull.mT).mT, precision_matrix=precision)
 
 
 class BlackBox(Encoder):

@@ -37,16 +37,18 @@ def vae(**options: Any) -> avb.VAE:
     )
 
 
-def adversarial(contrast: Any, steps: int = 2, **options: Any) -> avb.AVB:
-    players = AVBPlayers(avb.Player(ADAM, avb.Cosine), avb.Player(ADAM, avb.Cosine, steps=steps), avb.Player(ADAM))
-    return avb.AVB(
-        2,
-        partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8, 8), extra_noise=2),
-        partial(avb.BernoulliDecoder, network=SMALL),
-        partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL),
-        contrast,
-        **{"players": players, **options},
-    )
+BLACK_BOX = partial(avb.NoiseInjectionEncoder, hidden=(8,), noise_dim=4)
+LOCATED = partial(avb.SemiImplicitEncoder, network=SMALL, noise_hidden=(8, 8), extra_noise=2)
+CRITIC = partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL)
+SCORE = partial(avb.ScoreNetwork, width=8, blocks=1, network=SMALL)
+
+
+def adversarial(
+    contrast: Any, steps: int = 2, encoder: Any = BLACK_BOX, critic: Any = CRITIC, **options: Any
+) -> avb.AVB:
+    players = AVBPlayers(avb.Player(ADAM, avb.Cosine), avb.Player(ADAM, avb.Cosine, steps=steps))
+    decoder = partial(avb.BernoulliDecoder, network=SMALL)
+    return avb.AVB(2, encoder, decoder, critic, contrast, **{"players": players, **options})
 
 
 def iaf(**options: Any) -> avb.VAE:
@@ -96,12 +98,8 @@ MODELS = {
     "vae": vae,
     "iaf": iaf,
     "avb": partial(adversarial, avb.PriorContrast),
-    "avb_ac": partial(adversarial, partial(avb.GaussianContrast, draws=4)),
-    "avb_flow": partial(
-        adversarial,
-        partial(avb.FlowContrast, draws=4, network=SMALL, features=4, flow_hidden=(8,)),
-        gradient_penalty=0.1,
-    ),
+    "avb_ac": partial(adversarial, partial(avb.GaussianContrast, draws=4), encoder=LOCATED, gradient_penalty=0.1),
+    "avb_score": partial(adversarial, avb.GaussianContrast, encoder=LOCATED, critic=SCORE),
     "gan": gan,
     "bigan": bigan,
     "vaegan": vaegan,
@@ -126,17 +124,15 @@ POSTERIORS = {
     "posterior_critic": partial(
         avb.Posterior,
         targets.Mixture,
-        partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,), extra_noise=2),
-        partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL),
+        BLACK_BOX,
+        CRITIC,
         samples=16,
         players=PosteriorPlayers(critic=avb.Player(ADAM, steps=2)),
     ),
     "posterior_flow": partial(
         avb.Posterior,
         targets.Mixture,
-        partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,), extra_noise=2),
-        partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL),
-        partial(avb.FlowContrast, draws=4, network=SMALL, features=4, flow_hidden=(8,)),
+        partial(avb.FlowEncoder, network=SMALL, flow_hidden=(8,), features=4),
         samples=16,
     ),
 }
@@ -196,9 +192,11 @@ class JoinedNoise:
         self.rows, self.calls = rows, 0
 
     def __call__(self, shape: tuple[int, ...], like: torch.Tensor) -> torch.Tensor:
-        samples, batch, dim = shape
         self.calls += 1
         generator = torch.Generator().manual_seed(self.calls)
+        if len(shape) == 2:  # noise that all rows share
+            return torch.randn(shape, generator=generator, dtype=like.dtype)
+        samples, batch, dim = shape
         table = torch.randn((samples, self.rows, dim), generator=generator, dtype=like.dtype)
         rank = int(os.environ.get("LOCAL_RANK", 0)) if batch < self.rows else 0
         return table[:, rank * batch : (rank + 1) * batch]

@@ -5,18 +5,21 @@ import torch
 from small_models import MODELS, POSTERIORS
 from torch import nn
 
-from lightning_avb import GaussianEncoder, MixturePrior, StandardNormal
+from lightning_avb import GaussianEncoder, MixturePrior, PooledMixtureEncoder, SemiImplicitEncoder, StandardNormal
 from lightning_avb.capabilities import (
     DataDescription,
     Decodes,
+    DensityBounds,
     DrawsParameters,
     Encodes,
     HasCodes,
     HasDensityRatio,
+    HasFeatures,
     HasLikelihood,
     HasMoments,
     HasParts,
     HasPrior,
+    Located,
     Samples,
     ScoredDraws,
     can,
@@ -27,6 +30,7 @@ WITH_LIKELIHOOD = GENERATIVE | {Encodes, HasLikelihood}
 EXPECTED = {
     "vae": WITH_LIKELIHOOD,
     "avb": WITH_LIKELIHOOD | {HasDensityRatio},
+    "avb_score": WITH_LIKELIHOOD,
     "aae": WITH_LIKELIHOOD,
     "aae_clusters": WITH_LIKELIHOOD,
     "gan": GENERATIVE,
@@ -61,6 +65,20 @@ def test_what_distributions_and_priors_can_do():
     assert can(q, ScoredDraws) and not can(torch.distributions.Normal(0.0, 1.0), ScoredDraws)
     assert not can(torch.distributions.Normal(0.0, 1.0), HasMoments)
     assert can(MixturePrior(2), HasParts) and not can(StandardNormal(2), HasParts)
+
+
+def test_what_posteriors_say_of_themselves():
+    of_posteriors = {HasMoments, ScoredDraws, DensityBounds, Located}
+    for part, expected in (
+        (GaussianEncoder, {ScoredDraws}),
+        (PooledMixtureEncoder, {HasMoments, ScoredDraws, DensityBounds}),
+        (SemiImplicitEncoder, of_posteriors),
+    ):
+        encoder = part((3,), 2)
+        q = encoder(torch.zeros(1, 3))
+        assert {capability for capability in of_posteriors if can(q, capability)} == expected
+        assert can(encoder, HasFeatures) == (Located in expected)
+    assert q.features.shape == (1, encoder.feature_dim) and q.location.shape == q.scale.shape == (1, 2)
 
 
 def test_a_datamodule_tells_what_it_has_and_only_when_asked():

@@ -14,14 +14,12 @@ from torch.distributions import Distribution, Normal
 
 from lightning_avb import (
     MLP,
-    AuxiliaryEncoder,
     BernoulliDecoder,
-    BoundedNoiseEncoder,
     DeterministicEncoder,
     DiscretizedLogisticDecoder,
-    FlowContrast,
     FlowEncoder,
     FullGaussianEncoder,
+    GaussianContrast,
     GaussianDecoder,
     GaussianEncoder,
     InnerProductCritic,
@@ -33,7 +31,7 @@ from lightning_avb import (
     noise,
 )
 from lightning_avb.conditionals import Conditional
-from lightning_avb.distributions import DiscretizedLogistic, TriangularNormal
+from lightning_avb.distributions import DiscretizedLogistic, SemiImplicit, TriangularNormal
 from lightning_avb.errors import ConfigurationError
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -46,12 +44,11 @@ ENCODERS = {
     "affine flow": FlowEncoder,
     "spline flow": partial(FlowEncoder, kind="spline", bins=4, transforms=3),
     "semi-implicit": partial(SemiImplicitEncoder, mixing=3),
+    "semi-implicit of any width": partial(SemiImplicitEncoder, mixing=3, noise_hidden=(8,), width_range=0.5),
     "pooled mixture": partial(PooledMixtureEncoder, width=16),
-    "auxiliary": AuxiliaryEncoder,
     "noise injection": NoiseInjectionEncoder,
     "noise at the first layer": partial(NoiseInjectionEncoder, every_layer=False),
     "noise basis": SMALL_BASIS,
-    "bounded noise": BoundedNoiseEncoder,
     "deterministic": DeterministicEncoder,
 }
 DECODERS = {
@@ -82,11 +79,11 @@ def labels(classes, rows=4):
     return torch.arange(rows) % classes if classes else None
 
 
-def assert_every_parameter_moves(module, output, but_for=()):
+def assert_every_parameter_moves(module, output):
     names, parameters = zip(*module.named_parameters(), strict=True)
     gradients = torch.autograd.grad(output, parameters, allow_unused=True, retain_graph=True)
     moving = {name for name, gradient in zip(names, gradients, strict=True) if gradient is not None and gradient.any()}
-    assert moving == {name for name in names if not name.startswith(tuple(but_for))}
+    assert moving == set(names)
 
 
 def drawn(q, samples=3):
@@ -130,7 +127,7 @@ class TestEncoders:
     def test_gradient_reaches_every_parameter(self, part, shape, classes):
         encoder = perturbed(part(shape, LATENT, classes))
         z, *log_q = drawn(encoder(torch.rand(4, *shape), labels(classes)), 5)
-        assert_every_parameter_moves(encoder, z.square().sum(), but_for=["reverse."])  # of the density alone
+        assert_every_parameter_moves(encoder, z.square().sum())
         for bound in log_q:
             assert_every_parameter_moves(encoder, (bound + z.square().sum(-1)).sum())
         *_, last = (p for name, p in encoder.network.named_parameters() if name.endswith("bias"))
@@ -148,10 +145,9 @@ class TestEncoders:
                 torch.testing.assert_close(one, all_of_them[:, rows])
 
     def test_samples_do_not_see_each_other(self, part, shape):
-        """But for the draws beyond those of the samples, which a semi-implicit q shares among them, and the density of
-        a pooled mixture, whose draws are each other's components."""
+        """But for the density of a semi-implicit q, whose draws are each other's components."""
         encoder, x, noises = perturbed(part(shape, LATENT)), torch.rand(4, *shape), []
-        values = slice(1) if isinstance(encoder, PooledMixtureEncoder) else slice(None)
+        values = slice(1) if isinstance(encoder(x), SemiImplicit) else slice(None)
 
         def record(shape, like):
             noises.append(torch.randn(shape))
@@ -369,8 +365,6 @@ def test_covariance_of_the_full_gaussian(latent_dim):
 STARTS = {
     "affine flow": FlowEncoder,
     "spline flow": partial(FlowEncoder, kind="spline"),
-    "semi-implicit": SemiImplicitEncoder,
-    "auxiliary": AuxiliaryEncoder,
 }
 
 
@@ -384,43 +378,85 @@ def test_it_starts_as_a_gaussian(part):
 
     with noise.use(record):
         z = encoder(x).rsample((200,))
-    first = 2 * encoder.auxiliary_dim if isinstance(encoder, AuxiliaryEncoder) else 0
-    mean, log_scale = encoder.network(x)[:, first : first + 2 * LATENT].chunk(2, -1)
+    mean, log_scale = encoder.network(x)[:, : 2 * LATENT].chunk(2, -1)
     torch.testing.assert_close(z, mean + log_scale.exp() * noises[-1])
 
 
-def shift_of(encoder, x):
-    """What the encoder adds to its noise, in standard deviations of its Gaussian start."""
-    eps = torch.randn(200, len(x), encoder.noise_dim)
-    with noise.use(lambda shape, like: eps):
-        z = encoder(x).rsample((200,))
+@pytest.mark.parametrize("narrow", [0.3, 0.8])
+def test_a_semi_implicit_posterior_starts_as_a_gaussian(narrow):
+    """mean + scale (sqrt(1 - narrow^2) e_1 + narrow eps): linear in two independent noises, hence N(mean, scale^2)."""
+    encoder, x, noises = SemiImplicitEncoder((3,), LATENT, narrow=narrow), torch.rand(4, 3), []
+
+    def record(shape, like):
+        noises.append(torch.randn(shape))
+        return noises[-1]
+
+    with noise.use(record):
+        q = encoder(x)
+        z = q.rsample((200,))
     mean, log_scale = encoder.network(x)[:, : 2 * LATENT].chunk(2, -1)
-    return (z - mean) / log_scale.exp() - eps[..., :LATENT]
+    assert torch.equal(q.location, mean) and torch.equal(q.scale, log_scale.exp())
+    e, eps = noises
+    assert e.shape == (200, 4, LATENT + 8) and eps.shape == (200, 4, LATENT)
+    unit = math.sqrt(1 - narrow**2) * e[..., :LATENT] + narrow * eps
+    torch.testing.assert_close(z, mean + log_scale.exp() * unit)
 
 
-def test_bounded_noise_starts_as_a_gaussian():
-    assert shift_of(BoundedNoiseEncoder((3,), LATENT), torch.rand(4, 3)).abs().max() < 1e-13
+def shift_and_width(encoder, x):
+    """What the encoder adds to the linear part of its noise, and its w, in standard deviations of the start."""
+    e = torch.randn(200, len(x), encoder.noise_dim)
+    with noise.use(lambda shape, like: e):
+        q = encoder(x)
+        components = q.components(200)
+    linear = math.sqrt(1 - encoder.narrow**2) * e[..., :LATENT]
+    return (components.loc - q.location) / q.scale - linear, components.scale / q.scale
+
+
+def bent(encoder, std):
+    """The encoder far from its start."""
+    torch.nn.init.normal_(encoder.shape[-1].layers[-1].weight, std=std)
+    return encoder
 
 
 @pytest.mark.parametrize("bound", [0.5, 3.0])
-def test_bounded_noise_stays_in_its_bound(bound):
-    encoder, x = BoundedNoiseEncoder((3,), LATENT, bound=bound), torch.rand(4, 3)
-    torch.nn.init.normal_(encoder.correction[-1].layers[-1].weight, std=30.0)
-    shift = shift_of(encoder, x)
+def test_the_shift_stays_in_its_bound(bound):
+    shift, _ = shift_and_width(bent(SemiImplicitEncoder((3,), LATENT, bound=bound), 30.0), torch.rand(4, 3))
     assert shift.abs().max() <= bound + 1e-9
     assert shift.max() > 0.9 * bound and shift.min() < -0.9 * bound, "the bound was not reached"
 
 
+@pytest.mark.parametrize("width_range", [0.0, 1.5])
+def test_the_width_stays_in_its_range(width_range):
+    encoder = bent(SemiImplicitEncoder((3,), LATENT, narrow=0.6, width_range=width_range), 30.0)
+    log_width = (shift_and_width(encoder, torch.rand(4, 3))[1] / 0.6).log()
+    assert log_width.abs().max() <= width_range + 1e-9
+    assert log_width.max() >= 0.9 * width_range - 1e-9, "the range was not reached"
+    assert log_width.min() <= 1e-9 - 0.9 * width_range, "the range was not reached"
+
+
 def test_far_from_its_bound_the_shift_does_not_depend_on_it():
-    encoders, x = [BoundedNoiseEncoder((3,), LATENT, bound=bound) for bound in (0.5, 3.0)], torch.rand(4, 3)
-    torch.nn.init.normal_(encoders[0].correction[-1].layers[-1].weight, std=1e-3)
-    encoders[1].load_state_dict(encoders[0].state_dict())
+    encoders, x = [SemiImplicitEncoder((3,), LATENT, bound=bound) for bound in (0.5, 3.0)], torch.rand(4, 3)
+    encoders[1].load_state_dict(bent(encoders[0], 1e-3).state_dict())
     shifts = []
     for encoder in encoders:
         torch.manual_seed(0)
-        shifts.append(shift_of(encoder, x))
+        shifts.append(shift_and_width(encoder, x)[0])
     assert shifts[0].std() > 1e-4
     torch.testing.assert_close(*shifts, rtol=1e-2, atol=1e-6)
+
+
+def test_nothing_but_location_scale_and_features_tells_rows_apart():
+    """The law of (z - location) / scale: another row with the same features has the same."""
+    encoder, x = perturbed(SemiImplicitEncoder((3,), LATENT, width_range=1.0)), torch.rand(4, 3)
+    start = 2 * LATENT
+    last = encoder.network.layers[-1]
+    with torch.no_grad():
+        last.weight[start:] = 0  # the same features for all rows
+    q, index = encoder(x), torch.zeros(4, dtype=torch.int64)
+    assert len(q.features.unique(dim=0)) == 1 and len(q.location.unique(dim=0)) == 4
+    with noise.use(noise.RowNoise(index=index)):
+        u = (q.rsample((5,)) - q.location) / q.scale
+    torch.testing.assert_close(u, u[:, :1].expand_as(u))
 
 
 def test_closed_moments_of_the_noise_basis():
@@ -482,13 +518,14 @@ REFUSED = [
     ("features", partial(FlowEncoder, features=0)),
     ("flow_hidden", partial(FlowEncoder, flow_hidden=(0,))),
     ("mixing", partial(SemiImplicitEncoder, mixing=0)),
-    ("noise_dim", partial(SemiImplicitEncoder, noise_dim=0)),
-    ("auxiliary_dim", partial(AuxiliaryEncoder, auxiliary_dim=0)),
-    ("draws", partial(FlowContrast, draws=1)),
-    ("features", partial(FlowContrast, features=0)),
-    ("flow_hidden", partial(FlowContrast, flow_hidden=(0,))),
-    ("bound", partial(BoundedNoiseEncoder, bound=0.0)),
-    ("noise_hidden", partial(BoundedNoiseEncoder, noise_hidden=())),
+    ("extra_noise", partial(SemiImplicitEncoder, extra_noise=-1)),
+    ("bound", partial(SemiImplicitEncoder, bound=0.0)),
+    ("narrow", partial(SemiImplicitEncoder, narrow=0.0)),
+    ("narrow", partial(SemiImplicitEncoder, narrow=1.0)),
+    ("width_range", partial(SemiImplicitEncoder, width_range=-0.1)),
+    ("noise_hidden", partial(SemiImplicitEncoder, noise_hidden=())),
+    ("noise_hidden", partial(SemiImplicitEncoder, noise_hidden=(0,))),
+    ("draws", partial(GaussianContrast, draws=1)),
     ("hidden", partial(NoiseInjectionEncoder, hidden=())),
     ("noise_dim", partial(NoiseInjectionEncoder, noise_dim=0)),
     ("scale", partial(GaussianDecoder, scale=-1.0)),

@@ -21,9 +21,9 @@ from lightning_avb.distributions import (
     DiagonalNormal,
     DiscretizedLogistic,
     Flow,
-    Hierarchical,
     Implicit,
     NormalMixture,
+    SemiImplicit,
     SwissRoll,
     TriangularNormal,
 )
@@ -391,16 +391,40 @@ def test_implicit_shapes(sample_shape):
     assert implicit(torch.ones(3)).rsample(sample_shape).shape == (*sample_shape, 4, 3)
 
 
+def semi_implicit(others=0):
+    """A mixture of Gaussians with means of the given noise."""
+
+    def components(samples):
+        loc = noise.normal((samples, 4, 3), torch.zeros(()))
+        return DiagonalNormal(loc, torch.full_like(loc, 0.5))
+
+    return SemiImplicit(components, torch.Size([4]), torch.Size([3]), others)
+
+
 def test_what_has_no_density_does_not_pretend():
-    draws = torch.randn(6, 4, 3), torch.randn(6, 4)
-    hierarchical = Hierarchical(lambda samples: draws, torch.Size([4]), torch.Size([3]))
-    for q in (hierarchical, implicit(torch.ones(3))):
+    for q in (semi_implicit(), implicit(torch.ones(3))):
         with pytest.raises(NotImplementedError):
-            q.log_prob(draws[0])
-    z, log_q = hierarchical.rsample_and_log_prob((2, 3))
-    assert torch.equal(z, draws[0].view(2, 3, 4, 3)) and torch.equal(log_q, draws[1].view(2, 3, 4))
-    deviation, mean = torch.std_mean(draws[0], 0)
-    assert all(map(torch.equal, hierarchical.moments(6), (mean, deviation)))
+            q.log_prob(torch.randn(6, 4, 3))
+
+
+@pytest.mark.parametrize("sample_shape", [(), (5,), (2, 5)])
+@pytest.mark.parametrize("others", [0, 2])
+def test_semi_implicit_shapes(sample_shape, others):
+    q = semi_implicit(others)
+    assert q.rsample(sample_shape).shape == (*sample_shape, 4, 3)
+    z, log_q = q.rsample_and_log_prob(sample_shape)
+    assert z.shape == (*sample_shape, 4, 3) and log_q.shape == (*sample_shape, 4)
+
+
+def test_a_semi_implicit_draw_is_weighed_by_the_other_components_too():
+    noises = [torch.randn(7, 4, 3), torch.randn(5, 4, 3)]
+    handed_out = iter(noises)
+    with noise.use(lambda shape, like: next(handed_out)):
+        z, log_q = semi_implicit(others=2).rsample_and_log_prob((5,))
+    loc, eps = noises
+    torch.testing.assert_close(z, loc[:5] + 0.5 * eps)
+    pairs = Independent(Normal(loc.unsqueeze(0), 0.5), 1).log_prob(z.unsqueeze(1))
+    torch.testing.assert_close(log_q, pairs.exp().mean(1).log())
 
 
 def test_implicit_moments_are_those_of_its_draws():

@@ -178,7 +178,7 @@ def parse(parser, examples, monkeypatch):
         monkeypatch.setitem(cli.COMMANDS, name, unbegun(command))
     Path("configs").symlink_to(ROOT / "configs")
     Path("RUN").mkdir()
-    Path("RUN/config.yaml").symlink_to(ROOT / "configs/digits/avb_ac.yaml")
+    Path("RUN/config.yaml").symlink_to(ROOT / "configs/digits/avb_si.yaml")
     Path("mine.yaml").write_text(next(block for block in blocks("docs/black_box.md", "yaml") if "trainer" in block))
 
     def run(*arguments: str) -> None:

@@ -183,10 +183,18 @@ class Names(Logger):
 
 
 LEVELS = partial(avb.DiscretizedLogisticDecoder, network=SMALL)
-NOISE = partial(avb.BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,))
+NOISE = partial(avb.NoiseInjectionEncoder, hidden=(8,))
 WITH_LEVELS = {
     "vae": partial(avb.VAE, 2, partial(avb.GaussianEncoder, network=SMALL), LEVELS),
     "avb": partial(avb.AVB, 2, NOISE, LEVELS, partial(avb.ResidualCritic, width=8, blocks=1, network=SMALL)),
+    "avb_si": partial(
+        avb.AVB,
+        2,
+        partial(avb.SemiImplicitEncoder, network=SMALL),
+        LEVELS,
+        components=2,
+        critic=partial(avb.ScoreNetwork, width=8, blocks=1, network=SMALL),
+    ),
 }
 """Models that have figures in bits."""
 

@@ -18,17 +18,18 @@ from lightning_avb import (
     MLP,
     VAE,
     Batch,
-    BoundedNoiseEncoder,
     DiscretizedLogisticDecoder,
-    FlowContrast,
     FlowEncoder,
     FlowPrior,
     GaussianContrast,
     GaussianDecoder,
     GaussianEncoder,
     MixturePrior,
+    NoiseInjectionEncoder,
     PriorContrast,
     ResidualCritic,
+    ScoreNetwork,
+    SemiImplicitEncoder,
     noise,
 )
 from lightning_avb.conditionals import Decoder
@@ -43,9 +44,12 @@ def vae(encoder=GaussianEncoder, **options):
     return VAE(2, partial(encoder, network=SMALL), **{"decoder": DECODER, "samples": 3, **options})
 
 
-def avb(contrast, **options):
-    encoder = partial(BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,))
-    critic = partial(ResidualCritic, width=8, network=SMALL)
+BLACK_BOX = partial(NoiseInjectionEncoder, hidden=(8,))
+LOCATED = partial(SemiImplicitEncoder, network=SMALL, noise_hidden=(8,))
+
+
+def avb(encoder, contrast=GaussianContrast, critic=ResidualCritic, **options):
+    critic = partial(critic, width=8, network=SMALL)
     return AVB(2, encoder, critic=critic, contrast=contrast, **{"decoder": DECODER, "samples": 3, **options})
 
 
@@ -53,9 +57,10 @@ MODELS = {
     "vae": vae,
     "vae, sgvb a": partial(vae, estimator="monte_carlo", prior=MixturePrior),
     "iwae": partial(vae, FlowEncoder, estimator="importance_weighted", prior=partial(FlowPrior, flow_hidden=(8,))),
-    "avb": partial(avb, PriorContrast),
-    "avb, adaptive contrast": partial(avb, GaussianContrast),
-    "avb, flow": partial(avb, partial(FlowContrast, network=SMALL, features=4, flow_hidden=(8,)), prior=MixturePrior),
+    "avb": partial(avb, BLACK_BOX, PriorContrast),
+    "avb, adaptive contrast": partial(avb, BLACK_BOX),
+    "avb, located": partial(avb, LOCATED, prior=MixturePrior),
+    "avb, score": partial(avb, LOCATED, critic=ScoreNetwork, prior=MixturePrior),
 }
 every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 
@@ -63,6 +68,11 @@ every_model = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
 def learned(model, batch):
     torch.manual_seed(1)
     return model.learn(batch)
+
+
+def scored(model, batch):
+    torch.manual_seed(1)
+    return model.scores(batch)
 
 
 def gradients(play, model):
@@ -147,14 +157,15 @@ def test_a_prior_on_weights_without_width_is_refused(value):
 @every_model
 def test_log_jacobian_moves_the_bounds_and_no_gradient(make):
     model, batch = perturbed(make(data_shape=(3,))), Batch(torch.randn(5, 3))
-    before = learned(model, batch)
+    before, evaluated = learned(model, batch), scored(model, batch)
     model.log_jacobian.fill_(1.7)
-    after = learned(model, batch)
-    for name, score in after.scores.items():
-        bound = name.startswith("elbo") or name == "iw_bound"
-        shift = 1.7 if bound else -1.7 if name == "reconstruction" else 0.0
-        torch.testing.assert_close(score, before.scores[name] + shift)
-    assert {"elbo", "elbo_estimate"} & set(after.scores)
+    after, evaluated_after = learned(model, batch), scored(model, batch)
+    for scores, shifted in ((before.scores, after.scores), (evaluated, evaluated_after)):
+        for name, score in shifted.items():
+            bound = name.startswith("elbo") or name == "iw_bound"
+            shift = 1.7 if bound else -1.7 if name == "reconstruction" else 0.0
+            torch.testing.assert_close(score, scores[name] + shift)
+    assert {"elbo", "elbo_estimate", "elbo_lower"} & set(evaluated_after)
     for one, other in zip(*(gradients(play, model).values() for play in (before, after)), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
@@ -206,10 +217,12 @@ def test_a_model_without_a_clue_needs_eight_bits(shape, estimator):
 def test_bits_are_those_of_the_bound_and_only_for_levels(make):
     batch = Batch(torch.randint(256, (5, 3)) / 255)
     scores = perturbed(make(decoder=partial(DiscretizedLogisticDecoder, network=SMALL), data_shape=(3,))).scores(batch)
-    name = "elbo_estimate" if "elbo_estimate" in scores else "elbo"
-    bound = scores.get("iw_bound", scores[name])
-    bits = scores["bits_per_dim_estimate" if name == "elbo_estimate" else "bits_per_dim"]
-    torch.testing.assert_close(bits, -bound / (3 * math.log(2)))
+    pairs = {"elbo": "bits_per_dim", "elbo_lower": "bits_per_dim", "elbo_estimate": "bits_per_dim_estimate"}
+    found = [name for name in pairs if name in scores]
+    for name in found:
+        bound = scores.get("iw_bound", scores[name])
+        torch.testing.assert_close(scores[pairs[name]], -bound / (3 * math.log(2)))
+    assert {name for name in scores if "bits" in name} == {pairs[name] for name in found} != set()
     assert not [name for name in make(data_shape=(3,)).scores(batch) if "bits" in name]
 
 
@@ -241,21 +254,27 @@ def test_the_label_changes_q_and_p_and_t(make):
         terms = []
         for of in (batch, other):
             torch.manual_seed(1)
-            terms.append(model.density_ratio(p, q, kept, of.x, of.y))
-        assert (terms[0].on_posterior != terms[1].on_posterior).all()
-        assert (terms[0].on_reference != terms[1].on_reference).all()
+            terms.append(model.divergence.draw(p, q, 3, of.x, of.y)[1])
+        assert (terms[0].losses["critic"] != terms[1].losses["critic"]).all()
+        if model.divergence.critic.head.out_features == 1:
+            assert (terms[0].on_posterior != terms[1].on_posterior).all()
+            assert (terms[0].on_reference != terms[1].on_reference).all()
 
 
 @every_model
 def test_every_part_is_told_the_labels_of_its_rows(make):
     model, batch, told = labelled(make), with_labels(), []
-    for part in (model.encoder, model.decoder, getattr(getattr(model, "density_ratio", None), "contrast", None)):
-        if part is not None:
-            part.register_forward_pre_hook(lambda part, given: told.append(given[-1]))
-    for play in (model.learn, model.scores, getattr(model, "learn_critic", model.learn)):
+    parts = {"encoder": model.encoder, "decoder": model.decoder}
+    if hasattr(model, "density_ratio"):
+        parts["contrast"] = model.density_ratio.contrast
+    for name, part in parts.items():
+        part.register_forward_pre_hook(lambda part, given, name=name: told.append((name, given[-1])))
+    for play in (model.learn, model.scores, *([model.learn_critic] if isinstance(model, AVB) else [])):
+        told.clear()
         play(batch)
-    assert len(told) == (8 if isinstance(model, AVB) else 6)
-    assert all(y is batch.y for y in told)
+        without = {"decoder"} if play.__name__ == "learn_critic" else set()
+        assert {name for name, _ in told} == parts.keys() - without
+        assert all(y is batch.y for _, y in told)
 
 
 @pytest.mark.usefixtures("float64")
@@ -277,7 +296,7 @@ def test_a_model_that_is_not_conditional_ignores_labels(make):
         assert torch.equal(one, other)
 
 
-@pytest.mark.parametrize("make", [MODELS["vae"], MODELS["avb, flow"]], ids=["vae", "avb"])
+@pytest.mark.parametrize("make", [MODELS["vae"], MODELS["avb, score"]], ids=["vae", "avb"])
 @pytest.mark.parametrize("stage", ["train", "val", "test", "predict"])
 def test_rows_without_a_label_are_refused(tmp_path, make, stage):
     run = trainer(tmp_path, max_steps=1, num_sanity_val_steps=0)

@@ -21,8 +21,6 @@ from lightning_avb import (
     AVB,
     MLP,
     Batch,
-    BoundedNoiseEncoder,
-    FlowContrast,
     FlowEncoder,
     FlowPrior,
     FullGaussianContrast,
@@ -35,12 +33,14 @@ from lightning_avb import (
     NoiseBasisEncoder,
     NoiseInjectionEncoder,
     Player,
+    PooledMixtureEncoder,
     PriorContrast,
     ResidualCritic,
     SemiImplicitEncoder,
     StandardNormal,
     noise,
 )
+from lightning_avb.capabilities import Located, can
 from lightning_avb.density_ratio import CriticTerms, DensityRatio
 from lightning_avb.distributions import DiagonalNormal
 from lightning_avb.errors import ConfigurationError
@@ -53,7 +53,6 @@ CONTRASTS = {
     "prior": PriorContrast,
     "gaussian": partial(GaussianContrast, draws=8),
     "full gaussian": partial(FullGaussianContrast, draws=32),
-    "flow": partial(FlowContrast, draws=8, network=SMALL, features=4, flow_hidden=(8,), transforms=1, bins=4),
 }
 every_contrast = pytest.mark.parametrize("contrast", CONTRASTS.values(), ids=CONTRASTS)
 DECODER = partial(GaussianDecoder, network=LINEAR)
@@ -84,9 +83,6 @@ class OptimalCritic(Critic):
 
     def forward(self, x, z, context=None):
         log_r = (self.prior() if context is None else StandardNormal(z.shape[-1])()).log_prob(z)
-        if isinstance(self.contrast, FlowContrast):
-            z, ladj = self.contrast.flow(self.contrast.network(x)).inv.call_and_ladj(z)
-            log_r = log_r - ladj
         if context is not None:
             mean, root = told_moments(self.contrast, context, z.shape[-1])
             z, log_r = mean + (root @ z.unsqueeze(-1)).squeeze(-1), log_r - torch.linalg.slogdet(root).logabsdet
@@ -107,8 +103,8 @@ def black_box():
 
 every_posterior = pytest.mark.parametrize("posterior", [two_shapes, black_box])
 
-# Gradients from many draws: one dimension for what is told numbers, two for what is told matrices or flows.
-QUICK = {"prior": two_shapes, "gaussian": two_shapes, "full gaussian": black_box, "flow": black_box}
+# Gradients from many draws: one dimension for what is told numbers, two for what is told matrices.
+QUICK = {"prior": two_shapes, "gaussian": two_shapes, "full gaussian": black_box}
 every_posterior_and_contrast = pytest.mark.parametrize(
     ("posterior", "contrast"),
     [
@@ -121,13 +117,14 @@ every_posterior_and_contrast = pytest.mark.parametrize(
 
 
 def game(encoder, x, contrast, optimal_for=None, samples=1, **options):
-    """AVB with the given encoder and its optimal critic, beside a contrast and a prior that have left their start.
+    """AVB with the given encoder and its optimal critic, beside a prior that has left its start.
 
     The critic knows a copy of the encoder that stands still, or the one that it is given.
     """
     latent_dim = encoder(x).event_shape[0]
-    model = AVB(latent_dim, decoder=DECODER, contrast=contrast, samples=samples, data_shape=x.shape[1:], **options)
-    perturbed(model.density_ratio.contrast), perturbed(model.prior)
+    parts = GaussianEncoder, DECODER, ResidualCritic, contrast
+    model = AVB(latent_dim, *parts, samples=samples, data_shape=x.shape[1:], **options)
+    perturbed(model.prior)
     optimal_for = optimal_for or deepcopy(encoder).requires_grad_(False)
     model.encoder = encoder
     model.density_ratio.critic = OptimalCritic(optimal_for, model.density_ratio.contrast, model.prior)
@@ -191,7 +188,7 @@ def test_expected_gradient_of_the_optimal_critic_is_zero(posterior, contrast):
 def test_gradient_through_the_draws_is_that_of_the_divergence(posterior, contrast):
     encoder, x, kl = posterior()
     parameters = [*encoder.parameters()]
-    model = game(encoder, x, contrast, samples=500)
+    model = game(encoder, x, contrast, samples=600)
     truth = flat_gradient(kl(x).mean(), parameters)
     draws = torch.stack([flat_gradient(judged(model, x).kl.mean(), parameters) for _ in range(100)])
     assert truth.abs().max() > 0.3
@@ -256,12 +253,6 @@ class GaussianTooWide(GaussianContrast):
         return reference._replace(rsample=lambda samples: 2 * reference.rsample(samples))
 
 
-class FlowTooWide(FlowContrast):
-    def forward(self, q, p, x, y=None):
-        reference = super().forward(q, p, x, y)
-        return reference._replace(rsample=lambda samples: 2 * reference.rsample(samples))
-
-
 class NoRatio(GaussianContrast):
     def forward(self, q, p, x, y=None):
         reference = super().forward(q, p, x, y)
@@ -294,28 +285,6 @@ class FullGaussian(FullGaussianContrast):
         super().__init__(data_shape, latent_dim, classes, draws=2000)
 
 
-class FlowWithoutVolume(FlowContrast):
-    """log r as if the flow kept volumes."""
-
-    def forward(self, q, p, x, y=None):
-        reference = super().forward(q, p, x, y)
-        _, log_scale = reference.context.chunk(2, -1)
-
-        def to_critic(z):
-            seen, _ = reference.to_critic(z)
-            return seen, standard_log_prob(seen) - log_scale.sum(-1) - p.log_prob(z)
-
-        return reference._replace(to_critic=to_critic)
-
-
-class SeenBeforeTheFlow(FlowContrast):
-    """The critic is shown z as it goes into the flow, and draws of r as they come out of it."""
-
-    def forward(self, q, p, x, y=None):
-        reference, (mean, scale) = super().forward(q, p, x, y), q.moments(self.draws)
-        return reference._replace(to_critic=lambda z: ((z - mean) / scale, reference.to_critic(z)[1]))
-
-
 TOLERANCE = 0.06
 """In nats. Five standard errors of the evaluation are 0.025; trained from five seeds, correct critics ended within
 0.045 of the truth and broken ones more than 0.15 from it."""
@@ -336,23 +305,15 @@ LEARNERS = {
     "gaussian, divided by the variance": (False, DividedByTheVariance, ResidualCritic, AVB),
     "full gaussian": (True, FullGaussian, ResidualCritic, AVB),
     "full gaussian, reference counted twice": (False, FullGaussian, ResidualCritic, ReferenceTwice),
-    "flow": (True, FlowContrast, ResidualCritic, AVB),
-    "flow, reference counted twice": (False, FlowContrast, ResidualCritic, ReferenceTwice),
-    "flow, reference too wide": (False, FlowTooWide, ResidualCritic, AVB),
-    "flow, log r without volume": (False, FlowWithoutVolume, ResidualCritic, AVB),
-    "flow, critic sees z before the flow": (False, SeenBeforeTheFlow, ResidualCritic, AVB),
 }
 
 
 def learned_divergence(contrast, critic, method, steps):
     """What a small critic says of KL(q, p) after some steps on its own loss, for x = 0 and x = 1."""
     critic = partial(critic, width=32, network=LINEAR)
-    if issubclass(contrast, FlowContrast):
-        contrast = partial(contrast, network=SMALL, features=4, flow_hidden=(16,), transforms=1)
-    model = method(1, decoder=DECODER, critic=critic, contrast=contrast, samples=16, data_shape=(1,))
+    model = method(1, GaussianEncoder, DECODER, critic, contrast, samples=16, data_shape=(1,))
     model.encoder = TwoShapes()
-    learning = [model.density_ratio.critic, model.density_ratio.contrast]
-    optimizer = torch.optim.Adam([p for module in learning for p in module.parameters()], 1e-2)
+    optimizer = torch.optim.Adam(model.density_ratio.critic.parameters(), 1e-2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     both = torch.tensor([[0.0], [1.0]])
     for _ in range(steps):
@@ -365,7 +326,7 @@ def learned_divergence(contrast, critic, method, steps):
         return model.scores(Batch(both))["kl_estimate"].mean(0), model.encoder.kl(both)
 
 
-TWICE = (f"{contrast}, reference counted twice" for contrast in ("prior", "full gaussian", "flow"))
+TWICE = (f"{contrast}, reference counted twice" for contrast in ("prior", "full gaussian"))
 ALIKE = {"prior, blind critic", "prior, swapped labels", *TWICE}
 """What the Gaussian contrast shows as well: a critic that is wrong in itself."""
 
@@ -390,16 +351,18 @@ ENCODERS = {
     "gaussian": GaussianEncoder,
     "full gaussian": FullGaussianEncoder,
     "flow": partial(FlowEncoder, network=SMALL, features=4, flow_hidden=(8,)),
-    "semi-implicit": partial(SemiImplicitEncoder, network=SMALL, mixing=2, features=8, noise_dim=4),
+    "semi-implicit": partial(SemiImplicitEncoder, network=SMALL, noise_hidden=(8,), width_range=0.5),
+    "pooled mixture": partial(PooledMixtureEncoder, network=SMALL, width=8),
     "noise injection": partial(NoiseInjectionEncoder, hidden=(8,), noise_dim=4),
     "noise basis": partial(NoiseBasisEncoder, network=SMALL, basis=3, noise_dim=2, basis_hidden=(4,), start=0.0),
-    "bounded noise": partial(BoundedNoiseEncoder, network=SMALL, noise_hidden=(8,)),
 }
 PRIORS = {
     "mixture": partial(MixturePrior, components=3),
     "flow": partial(FlowPrior, transforms=2, flow_hidden=(8,), bins=4),
 }
 every_encoder = pytest.mark.parametrize("encoder", ENCODERS.values(), ids=ENCODERS)
+TWO_KINDS = ("noise injection", "semi-implicit")
+black_or_located = pytest.mark.parametrize("encoder", [ENCODERS[name] for name in TWO_KINDS], ids=TWO_KINDS)
 
 
 def small_game(encoder, contrast, critic=ResidualCritic, **options):
@@ -409,35 +372,34 @@ def small_game(encoder, contrast, critic=ResidualCritic, **options):
 
 
 def separate_losses(model, batch):
-    """All players' losses from passes of their own, in which everything that is constant has been detached."""
+    """All players' losses from passes of their own, in which everything that is constant has been detached.
+
+    Beside `GaussianContrast` the critic of a `Located` q is told of u = (z - location) / scale and gets the features;
+    location and scale are no constants.
+    """
     x, y = batch.x, batch.y
     p, q = model.prior(), model.encoder(x, y)
     z = q.rsample((model.samples,))
     reference = model.density_ratio.contrast(q, p, x, y)
     drawn = reference.rsample(model.samples).detach()
     told = [] if y is None else [torch.nn.functional.one_hot(y, model.classes).to(x)]
-    losses = {}
+    losses, given = {}, x
     if isinstance(model.density_ratio.contrast, PriorContrast):
         seen, log_ratio = z, p.log_prob(z).detach() - p.log_prob(z.detach())
     else:
         told.insert(0, reference.context.detach())
         mean, root = told_moments(model.density_ratio.contrast, reference.context.detach(), z.shape[-1])
+        if isinstance(model.density_ratio.contrast, GaussianContrast) and can(q, Located):
+            given = q.features.detach()
+            mean, root = q.location + q.scale * mean, q.scale.unsqueeze(-1) * root
         volume = torch.linalg.slogdet(root).logabsdet
         seen = torch.linalg.solve(root, (z - mean).unsqueeze(-1)).squeeze(-1)
         log_ratio = standard_log_prob(seen) - volume - p.log_prob(z)
-    if isinstance(model.density_ratio.contrast, FlowContrast):
-        label = told[-1] if len(told) == 2 else None
-        standardised, r = seen, model.density_ratio.contrast
-        u, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised.detach())
-        losses["contrast"] = volume - ladj - standard_log_prob(u)
-        r = deepcopy(r).requires_grad_(False)
-        seen, ladj = r.flow(r.network(x, label)).call_and_ladj(standardised)
-        log_ratio = standard_log_prob(seen) + ladj - volume - p.log_prob(z)
     context = torch.cat(told, -1) if told else None
     weights = {name: parameter.detach() for name, parameter in model.density_ratio.critic.named_parameters()}
-    kl = functional_call(model.density_ratio.critic, weights, (x, seen, context)) + log_ratio
-    on_posterior = model.density_ratio.critic(x, seen.detach(), context)
-    on_reference = model.density_ratio.critic(x, drawn, context)
+    kl = functional_call(model.density_ratio.critic, weights, (given, seen, context)) + log_ratio
+    on_posterior = model.density_ratio.critic(given, seen.detach(), context)
+    on_reference = model.density_ratio.critic(given, drawn, context)
     losses["model"] = model.kl_weight * kl - model.decoder(z, y).log_prob(x)
     losses["critic"] = softplus(-on_posterior) + softplus(on_reference)
     return losses
@@ -479,17 +441,19 @@ def test_every_player_gets_the_gradient_of_its_own_loss(encoder, contrast, criti
 
 @pytest.mark.usefixtures("float64")
 @every_contrast
+@black_or_located
 @pytest.mark.parametrize("prior", PRIORS.values(), ids=PRIORS)
-def test_a_learned_prior_results_with_the_model(prior, contrast):
-    model = small_game(ENCODERS["bounded noise"], contrast, prior=prior, samples=3)
+def test_a_learned_prior_results_with_the_model(prior, encoder, contrast):
+    model = small_game(encoder, contrast, prior=prior, samples=3)
     assert_every_player_gets_the_gradient_of_its_own_loss(model, Batch(torch.randn(5, 3)))
 
 
 @pytest.mark.usefixtures("float64")
 @every_contrast
+@black_or_located
 @pytest.mark.parametrize("critic", [ResidualCritic, InnerProductCritic])
-def test_every_player_is_told_the_label(contrast, critic):
-    model = small_game(ENCODERS["bounded noise"], contrast, critic, samples=3, conditional=True, classes=4)
+def test_every_player_is_told_the_label(contrast, encoder, critic):
+    model = small_game(encoder, contrast, critic, samples=3, conditional=True, classes=4)
     batch = Batch(torch.randn(5, 3), torch.tensor([0, 1, 2, 3, 0]))
     assert_every_player_gets_the_gradient_of_its_own_loss(model, batch)
 
@@ -500,7 +464,7 @@ def test_every_player_is_told_the_label(contrast, critic):
 def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
     model, batch = small_game(encoder, contrast, samples=3), Batch(torch.randn(5, 3))
     opponents = set(model.players) - {"model"}
-    assert opponents == ({"critic", "contrast"} if contrast is CONTRASTS["flow"] else {"critic"})
+    assert opponents == {"critic"}
     for phase, players in ((model.learn_model, {"model"}), (model.learn_critic, opponents)):
         torch.manual_seed(1)
         result = phase(batch)
@@ -515,13 +479,13 @@ def test_a_phase_for_some_players_gives_the_same_gradient(encoder, contrast):
 
 
 @every_contrast
-def test_the_critic_learns_on_draws_that_carry_no_gradient(contrast):
-    model = small_game(ENCODERS["noise injection"], contrast, prior=MixturePrior)
+@black_or_located
+def test_the_critic_learns_on_draws_that_carry_no_gradient(encoder, contrast):
+    model = small_game(encoder, contrast, prior=MixturePrior)
     sum(loss.mean() for loss in model.learn_critic(Batch(torch.randn(5, 3))).losses.values()).backward()
     for module in (model.encoder, model.decoder, model.prior):
         assert all(parameter.grad is None for parameter in module.parameters())
-    for module in (model.density_ratio.critic, model.density_ratio.contrast):
-        assert all(parameter.grad is not None for parameter in module.parameters())
+    assert all(parameter.grad is not None for parameter in model.density_ratio.critic.parameters())
 
 
 @every_contrast
@@ -537,20 +501,16 @@ def test_mixed_precision_has_finite_gradients(encoder, contrast, dtype):
 
 
 def test_who_steps_when():
-    """The contrast steps with the critic; without parameters it does not play."""
-    for contrast, opponents in ((PriorContrast, ("critic",)), (CONTRASTS["flow"], ("critic", "contrast"))):
-        for steps in (0, 1, 3):
-            players = AVBPlayers(critic=Player(steps=steps))
-            model = small_game(GaussianEncoder, contrast, players=players)
-            assert tuple(model.players) == ("model", *opponents)
-            phases = [(phase.players, phase.compute.__name__) for phase in model.phases()]
-            if steps == 0:
-                assert phases == [(("model",), "learn_model")]
-            else:
-                assert phases == [(("model", *opponents), "learn"), *[(opponents, "learn_critic")] * (steps - 1)]
-    for name, wrong in {"contrast": AVBPlayers(contrast=Player(steps=2)), "model": AVBPlayers(Player(steps=0))}.items():
-        with pytest.raises(ConfigurationError, match=rf"^players\.{name}\.steps"):
-            AVB(2, players=wrong)
+    for steps in (0, 1, 3):
+        model = small_game(GaussianEncoder, PriorContrast, players=AVBPlayers(critic=Player(steps=steps)))
+        assert tuple(model.players) == ("model", "critic")
+        phases = [(phase.players, phase.compute.__name__) for phase in model.phases()]
+        if steps == 0:
+            assert phases == [(("model",), "learn_model")]
+        else:
+            assert phases == [(("model", "critic"), "learn"), *[(("critic",), "learn_critic")] * (steps - 1)]
+    with pytest.raises(ConfigurationError, match=r"^players\.model\.steps"):
+        AVB(2, players=AVBPlayers(Player(steps=0)))
 
 
 # The penalty on the critic's slope.
@@ -573,10 +533,11 @@ class Quadratic(Critic):
 
 @pytest.mark.usefixtures("float64")
 @every_contrast
-def test_gradient_penalty_by_hand(contrast):
+@black_or_located
+def test_gradient_penalty_by_hand(encoder, contrast):
     """gamma/2 |a z + b sum(x) + c sum(context)|^2 at q's draws as the critic sees them; nobody else feels it."""
     gamma, x = 0.3, torch.randn(5, 3)
-    model = AVB(2, ENCODERS["bounded noise"], DECODER, Quadratic, contrast, samples=3, data_shape=(3,))
+    model = AVB(2, encoder, DECODER, Quadratic, contrast, samples=3, data_shape=(3,))
     shown = []
     perturbed(model).density_ratio.critic.register_forward_hook(lambda critic, given, _: shown.append(given))
     results = []
@@ -584,12 +545,12 @@ def test_gradient_penalty_by_hand(contrast):
         torch.manual_seed(1)
         results.append(model.learn(Batch(x)).losses)
     without, found = results
-    _, seen, context = shown[0]
+    given, seen, context = shown[0]  # given: x, or the features of q
     a, b, c = model.density_ratio.critic.parameters()
-    slope = a * seen[:3].detach() + b * x.sum(-1, keepdim=True)
+    slope = a * seen[:3].detach() + b * given.sum(-1, keepdim=True)
     slope = slope if context is None else slope + c * context.sum(-1, keepdim=True)
     penalty = 0.5 * gamma * slope.square().sum(-1)
-    assert (penalty > 1e-3).all()
+    assert (penalty > 1e-5).all()
     assert set(found) == set(without) == set(model.players)
     for player in found:
         torch.testing.assert_close(found[player], without[player] + (penalty if player == "critic" else 0))
@@ -633,10 +594,9 @@ class Watching(ResidualCritic):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("contrast", [GaussianContrast, CONTRASTS["flow"]], ids=["gaussian", "flow"])
-def test_moments_come_from_other_draws_than_those_scored(contrast):
+def test_moments_come_from_other_draws_than_those_scored():
     """Found again from the noise that was handed out."""
-    model = small_game(ENCODERS["noise injection"], partial(contrast, draws=16), Watching, samples=3)
+    model = small_game(ENCODERS["noise injection"], partial(GaussianContrast, draws=16), Watching, samples=3)
     x, handed_out = torch.randn(5, 3), []
 
     def record(shape, like):
@@ -652,8 +612,6 @@ def test_moments_come_from_other_draws_than_those_scored(contrast):
     assert not torch.isin(scored, for_moments).any()
     torch.testing.assert_close(model.density_ratio.critic.context, torch.cat([mean, deviation.log()], -1))
     z = (network(network.features(x), scored) - mean) / deviation
-    if isinstance(model.density_ratio.contrast, FlowContrast):
-        z = model.density_ratio.contrast.flow(model.density_ratio.contrast.network(x))(z)
     torch.testing.assert_close(model.density_ratio.critic.z, torch.cat([z, of_reference]))
 
 
@@ -669,12 +627,14 @@ def test_accuracy_of_a_critic():
 
 @pytest.mark.usefixtures("float64")
 @every_contrast
-def test_scores_add_up(contrast):
-    model = small_game(ENCODERS["noise injection"], contrast, samples=3, kl_warmup=5)
+@black_or_located
+def test_scores_add_up(encoder, contrast):
+    model = small_game(encoder, contrast, samples=3, kl_warmup=5)
     scores = model.scores(Batch(torch.randn(5, 3)))
     torch.testing.assert_close(scores["elbo_estimate"], -scores["reconstruction"] - scores["kl_estimate"])
     assert all(score.shape == (3, 5) for score in scores.values())
-    assert ("contrast_loss" in scores) == (contrast is CONTRASTS["flow"]) and "critic_loss" in scores
+    assert "critic_loss" in scores
+    assert ({"elbo_lower", "elbo_upper"} <= scores.keys()) == (encoder is ENCODERS["semi-implicit"])
 
 
 # The equilibrium of the linear-Gaussian game with the prior contrast.
@@ -706,7 +666,7 @@ def test_equilibrium_is_maximum_likelihood_with_the_posterior(at_equilibrium):
     world = LinearGaussian.most_likely(x, latent_dim=2)
     if not at_equilibrium:
         world = LinearGaussian(1.1 * world.weight, world.bias + 0.1, 1.1 * world.scale)
-    model = AVB(2, GaussianEncoder, DECODER, contrast=PriorContrast, samples=10, data_shape=(3,))
+    model = AVB(2, GaussianEncoder, DECODER, ResidualCritic, PriorContrast, samples=10, data_shape=(3,))
     model.encoder, model.decoder, model.density_ratio.critic = (
         world.encoder(),
         world.decoder(),

@@ -68,7 +68,7 @@ def test_a_wheel_has_the_modules_and_the_configurations_and_nothing_else(wheel):
 def test_what_a_wheel_holds_finds_its_own_configurations(wheel, tmp_path):
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     said = python("-m", "lightning_avb", "configs", folder=tmp_path, path=tmp_path / "installed")
-    assert "digits/avb_ac" in said
+    assert "digits/avb_si" in said
     found = "from lightning_avb.cli.configurations import find_configuration; print(find_configuration('digits/vae'))"
     file = Path(python("-c", found, folder=tmp_path, path=tmp_path / "installed").strip())
     assert file == tmp_path / "installed/lightning_avb/configs/digits/vae.yaml" and file.is_file()
@@ -78,16 +78,16 @@ def test_what_a_wheel_holds_finds_its_own_configurations(wheel, tmp_path):
 
 
 def test_a_configuration_is_found_by_its_name_and_a_file_here_wins(tmp_path):
-    for given in ("digits/avb_ac", "digits/avb_ac.yaml", "trainer/bf16"):
+    for given in ("digits/avb_si", "digits/avb_si.yaml", "trainer/bf16"):
         assert find_configuration(given) == str(FOLDER / f"{given.removesuffix('.yaml')}.yaml")
     Path("digits").mkdir()
-    for name in ("digits/avb_ac.yaml", "digits/vae", "mine.yaml"):
+    for name in ("digits/avb_si.yaml", "digits/vae", "mine.yaml"):
         Path(name).write_text("")
-    assert find_configuration("digits/avb_ac") == find_configuration("digits/avb_ac.yaml") == "digits/avb_ac.yaml"
+    assert find_configuration("digits/avb_si") == find_configuration("digits/avb_si.yaml") == "digits/avb_si.yaml"
     assert find_configuration("digits/vae") == "digits/vae"
     assert find_configuration("mine") == "mine.yaml"
     assert find_configuration("{trainer: {max_steps: 3}}") == "{trainer: {max_steps: 3}}"
-    for wrong, right in (("digits/avb_acc", "digits/avb_ac"), ("configs/minst/vae.yaml", "mnist/vae")):
+    for wrong, right in (("digits/avb_sii", "digits/avb_si"), ("configs/minst/vae.yaml", "mnist/vae")):
         with pytest.raises(
             ConfigurationError, match=f"^config: there is no file '{wrong}', .*; did you mean {right}\\?"
         ):
@@ -150,7 +150,7 @@ def test_help_of_fit_begins_with_what_most_runs_set(command, capsys):
     assert stop.value.code == 0 and begin[0] == "usage: lightning-avb fit --config NAME_OR_FILE [--KEY VALUE ...]"
     for key in ("--config", "--model", "--data", "--trainer.max_steps", "--trainer.devices", "--seed_everything"):
         assert any(line.startswith(f"  {key} ") for line in begin)
-    assert "  lightning-avb fit --config digits/avb_ac" in begin
+    assert "  lightning-avb fit --config digits/avb_si" in begin
 
 
 def test_what_the_package_exports_is_there_for_python_and_for_type_checkers():

@@ -194,7 +194,7 @@ def test_data_sets_that_are_none_are_refused(target, x, message):
         ({"samples": 1}, "samples: 1 is below 2"),
         ({"gradient_penalty": -1.0}, "gradient_penalty: "),
         ({"warmup": -1}, "warmup: -1 is below 0"),
-        ({"sampler": avb.BoundedNoiseEncoder, "contrast": PriorContrast}, "contrast: PriorContrast needs draws of p"),
+        ({"sampler": avb.NoiseInjectionEncoder, "contrast": PriorContrast}, "contrast: PriorContrast needs draws of p"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(options, message):

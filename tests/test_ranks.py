@@ -14,7 +14,7 @@ from small_models import MODELS, POSTERIORS, trainer
 from datamodules import Digits, NoData
 from lightning_avb.callbacks import ExactLikelihood
 
-PLANE = ["vae", "avb_ac", "avb_flow"]
+PLANE = ["vae", "avb_ac", "avb_score"]
 
 
 def figures(processes: int) -> None:

@@ -14,8 +14,9 @@ from lightning_avb import (
     AVB,
     MLP,
     Cosine,
-    FlowContrast,
+    FlowEncoder,
     FlowPrior,
+    GaussianContrast,
     GaussianEncoder,
     MixturePrior,
     Player,
@@ -35,11 +36,12 @@ VALUES = {
     "partial": partial(ResidualCritic, width=32),
     "nested": partial(GaussianEncoder, network=partial(MLP, hidden=[8, 8])),
     "critic with a network": partial(ResidualCritic, network=partial(MLP, hidden=[4])),
-    "contrast": partial(FlowContrast, network=partial(MLP, hidden=[4]), kind="affine", flow_hidden=[8]),
+    "contrast": partial(GaussianContrast, draws=16),
+    "flow with a network": partial(FlowEncoder, network=partial(MLP, hidden=[4]), kind="affine", flow_hidden=[8]),
     "prior": partial(FlowPrior, kind="spline", hidden=[8]),
     "parts in a list": [MLP, partial(MLP, hidden=[3])],
     "player": Player(partial(SGD, lr=0.1), partial(Cosine, total=10), clip_norm=2.0, steps=3),
-    "players": AVBPlayers(Player(), Player(partial(Adam, lr=1e-4, betas=[0.5, 0.999]), steps=2), Player(SGD)),
+    "players": AVBPlayers(Player(), Player(partial(Adam, lr=1e-4, betas=[0.5, 0.999]), steps=2)),
 }
 
 
@@ -75,7 +77,8 @@ def test_a_model_is_made_again_from_what_it_wrote_down():
     again = AVB(**written)
     assert {name: p.shape for name, p in again.named_parameters()} == {n: p.shape for n, p in model.named_parameters()}
     assert (again.classes, again.gradient_penalty, again.weight_prior, again.encoder.mixing) == (3, 0.5, 2.0, 3)
-    assert again.encoder.network.layers[0].out_features == 5 and again.density_ratio.contrast.context_dim == 4
+    assert again.encoder.network.layers[0].out_features == 5 and again.density_ratio.contrast.draws == 16
+    assert again.density_ratio.critic.x_branch.layers[0].out_features == 4
     assert again.hparams == model.hparams
 
 

@@ -10,7 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid, one_hot, silu
 
-from lightning_avb import MLP, VAEGAN, Batch, BoundedNoiseEncoder, FlowEncoder, GaussianEncoder, Player, noise
+from lightning_avb import MLP, VAEGAN, Batch, FlowEncoder, GaussianEncoder, NoiseInjectionEncoder, Player, noise
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.vaegan import VAEGANPlayers
 
@@ -112,7 +112,7 @@ def test_what_makes_no_sense_is_named(options, message):
         VAEGAN(2, **{"data_shape": (3,), **options})
 
 
-@pytest.mark.parametrize("encoder", [FlowEncoder, BoundedNoiseEncoder])
+@pytest.mark.parametrize("encoder", [FlowEncoder, NoiseInjectionEncoder])
 def test_an_encoder_without_a_divergence_is_refused(encoder):
     model = VAEGAN(2, encoder, data_shape=(3,))
     with pytest.raises(ConfigurationError, match="no KL divergence in closed form"):

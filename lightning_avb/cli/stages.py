@@ -8,7 +8,7 @@ STAGES = {
 }
 
 _CONFIG = """\
-  --config NAME_OR_FILE           a configuration: digits/avb_ac, or a file of yours; a second one is laid over the
+  --config NAME_OR_FILE           a configuration: digits/avb_si, or a file of yours; a second one is laid over the
                                   first. `lightning-avb configs` lists those that come with the package
 """
 _CHOICES = """\
@@ -39,11 +39,11 @@ What most runs set:
   --print_config                  prints the configuration that results, and does nothing
 
 Examples:
-  lightning-avb fit --config digits/avb_ac
-  lightning-avb fit --config digits/avb_ac --trainer.max_steps 500 --model.latent_dim 8 --seed_everything 1
+  lightning-avb fit --config digits/avb_si
+  lightning-avb fit --config digits/avb_si --trainer.max_steps 500 --model.latent_dim 8 --seed_everything 1
   lightning-avb fit --config mnist/vae --config trainer/bf16 --data.root ~/data --trainer.devices 2
   lightning-avb fit --config own_table/vae --data.path table.csv
-  lightning-avb fit --config digits/avb_ac --ckpt_path runs/digits/avb_ac/version_0 --trainer.max_steps 6000
+  lightning-avb fit --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0 --trainer.max_steps 6000
 
 All options:"""
 
@@ -58,7 +58,7 @@ DESCRIPTIONS = {
 {STAGES["validate"]}
 {_OF_A_CHECKPOINT}
 Example:
-  lightning-avb validate --config digits/avb_ac --ckpt_path runs/digits/avb_ac/version_0
+  lightning-avb validate --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0
 
 All options:""",
     "test": f"""\
@@ -68,14 +68,14 @@ All options:""",
   --likelihood.rows N             of how many rows
 
 Example:
-  lightning-avb test --config digits/avb_ac --ckpt_path runs/digits/avb_ac/version_0
+  lightning-avb test --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0
 
 All options:""",
     "predict": f"""\
 {STAGES["predict"]}
 {_OF_A_CHECKPOINT}
 Example:
-  lightning-avb predict --config digits/avb_ac --ckpt_path runs/digits/avb_ac/version_0
+  lightning-avb predict --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0
 
 All options:""",
 }

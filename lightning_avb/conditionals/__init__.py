@@ -9,21 +9,17 @@ from .base import Conditional, Decoder, DecoderRecipe, Encoder, EncoderRecipe, P
 from .categorical import CategoricalEncoder
 from .decoders import BernoulliDecoder, DiscretizedLogisticDecoder, GaussianDecoder
 from .encoders import (
-    AuxiliaryEncoder,
     DeterministicEncoder,
     FlowEncoder,
     FullGaussianEncoder,
     GaussianEncoder,
-    PooledMixtureEncoder,
-    SemiImplicitEncoder,
 )
-from .implicit import BoundedNoiseEncoder, NoiseBasisEncoder, NoiseInjectionEncoder
+from .implicit import NoiseBasisEncoder, NoiseInjectionEncoder
 from .priors import FlowPrior, MixturePrior, NormalPrior, PetalPrior, StandardNormal, SwissRollPrior
+from .semi_implicit import PooledMixtureEncoder, SemiImplicitEncoder
 
 __all__ = [
-    "AuxiliaryEncoder",
     "BernoulliDecoder",
-    "BoundedNoiseEncoder",
     "CategoricalEncoder",
     "Conditional",
     "Decoder",

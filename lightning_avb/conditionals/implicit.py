@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from .. import noise
 from ..batch import Shape
 from ..distributions import Implicit
-from ..errors import ConfigurationError, at_least
-from ..networks import MLP, Network, NoiseBasis, NoisyMLP, activation_function, check_widths
+from ..errors import at_least
+from ..networks import MLP, Network, NoiseBasis, NoisyMLP
 from .base import Encoder
 
 
@@ -100,60 +100,3 @@ class NoiseBasisEncoder(Encoder):
             return centre + (mixing * mean).sum(-2), (mixing.square() * variance).sum(-2).sqrt()
 
         return Implicit(push, x.shape[:1], torch.Size([self.latent_dim]), moments)
-
-
-class BoundedNoiseEncoder(Encoder):
-    """z = mean(x) + scale(x) * (eps + bound * tanh(g(x, eps, eps') / bound)), with g = 0 at the start.
-
-    At the start the posterior is Gaussian; training adds a shift of the noise of at most `bound` standard deviations.
-    This limits how fast the encoder can move away from its critic, which makes it the stable default.
-
-    Args:
-        data_shape, latent_dim, classes: given by the model.
-        network: from x to mean, log-scale and the features of x for g.
-        noise_hidden: widths of the hidden layers of g.
-        extra_noise: dimensions of eps', besides the latent_dim of eps.
-        bound: the largest shift, in standard deviations of the Gaussian start.
-        activation: of g, see `MLP`.
-    """
-
-    def __init__(
-        self,
-        data_shape: Shape,
-        latent_dim: int,
-        classes: int = 0,
-        network: Network = MLP,
-        noise_hidden: Sequence[int] = (64, 64),
-        extra_noise: int = 8,
-        bound: float = 3.0,
-        activation: str = "silu",
-    ) -> None:
-        super().__init__(classes)
-        if not bound > 0:
-            raise ConfigurationError(f"bound: {bound} is not a positive number of standard deviations")
-        check_widths(noise_hidden=noise_hidden)
-        if not noise_hidden:
-            raise ConfigurationError("noise_hidden: the correction needs at least one hidden layer")
-        self.latent_dim, self.bound = latent_dim, bound
-        self.noise_dim = latent_dim + at_least(0, extra_noise=extra_noise)
-        first, *rest = noise_hidden
-        self.network = network(data_shape, (2 * latent_dim + first,), classes)
-        self.noise = nn.Linear(self.noise_dim, first, bias=False)
-        last = MLP((first,), (latent_dim,), hidden=rest, activation=activation)
-        self.correction = nn.Sequential(activation_function(activation), last)
-        *_, weight, bias = self.correction.parameters()
-        nn.init.zeros_(weight)
-        nn.init.zeros_(bias)
-
-    def forward(self, x: Tensor, y: Tensor | None = None) -> Implicit:
-        out = self.network(x, self.label(y, x)).to(x.dtype)
-        mean, log_scale, features = out.tensor_split([self.latent_dim, 2 * self.latent_dim], -1)
-        scale = log_scale.exp()
-
-        def push(samples: int) -> Tensor:
-            eps = noise.normal((samples, len(x), self.noise_dim), x)
-            correction = self.correction(features + self.noise(eps)).to(x.dtype)
-            shift = self.bound * torch.tanh(correction / self.bound)
-            return torch.addcmul(mean, scale, eps[..., : self.latent_dim] + shift)
-
-        return Implicit(push, x.shape[:1], torch.Size([self.latent_dim]))

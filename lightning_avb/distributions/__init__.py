@@ -3,7 +3,7 @@
 Shapes: `rsample((samples,))` is `(samples, batch, latent_dim)`, `log_prob` of that is `(samples, batch)`, in nats.
 """
 
-from .bounded import Hierarchical, SemiImplicit, pairwise_log_prob
+from .bounded import LocatedMixture, SemiImplicit, pairwise_log_prob
 from .normal import DiagonalNormal, NormalMixture, TriangularNormal
 from .observations import Bernoulli, DiscretizedLogistic
 from .pushforward import Flow, Implicit
@@ -14,8 +14,8 @@ __all__ = [
     "DiagonalNormal",
     "DiscretizedLogistic",
     "Flow",
-    "Hierarchical",
     "Implicit",
+    "LocatedMixture",
     "NormalMixture",
     "SemiImplicit",
     "SwissRoll",

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from .. import noise
 from ..capabilities import ScoredDraws, can
-from ..distributions import Hierarchical, Implicit
+from ..distributions import Implicit
 from ..errors import ConfigurationError
 
 Decoder = Callable[[Tensor], Distribution]
@@ -34,7 +34,7 @@ Proposal = ScoredDraws | Distribution
 
 def has_density(q: Distribution) -> bool:
     """Whether `log_prob` works: not for a black box, nor if the class only inherits it from torch's base class."""
-    return not isinstance(q, (Implicit, Hierarchical)) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
+    return not isinstance(q, Implicit) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
         Distribution.log_prob
     )
 

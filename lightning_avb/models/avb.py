@@ -5,24 +5,25 @@ this density in one place,
 
     ELBO(x) = E_q[ log p(x|z) ] - KL(q(z|x), p(z)),
 
-and a second network T(x, z), the critic, supplies it. Trained to tell (x, z), z ~ q(z|x), from (x, z), z ~ r(z|x),
-by the logistic loss, its optimum is T* = log q(z|x) - log r(z|x) (equation 3.3, proposition 1), whence
+and a second network, the critic, supplies it. The paper's critic T(x, z) is trained to tell (x, z), z ~ q(z|x), from
+(x, z), z ~ r(z|x), by the logistic loss; its optimum is T* = log q(z|x) - log r(z|x) (equation 3.3, proposition 1),
+whence
 
     KL(q(z|x), p(z)) = E_q[ T*(x, z) + log r(z|x) - log p(z) ].
 
-r = p(z) is Algorithm 1, and r = the Gaussian with q's moments is adaptive contrast; r can also be a flow fitted to q's
-draws. T* depends on the encoder's weights phi, but E_q[ grad_phi T* ] = 0 (proposition 2), so the gradient reaches phi
-only through z.
+r = p(z) is Algorithm 1, and r = the Gaussian with q's moments is adaptive contrast. T* depends on the encoder's weights
+phi, but E_q[ grad_phi T* ] = 0 (proposition 2), so the gradient reaches phi only through z. It needs no more than the
+slope of log q(z|x) along z, and where q is Gaussian given a part of its noise, a regression finds this slope without a
+second class of draws: `score_matching`, the default.
 
-There are three players, `model` (encoder, decoder, prior), `critic` and, if r has parameters, `contrast`. One phase
-updates all of them, from the same weights and draws:
+There are two players, `model` (encoder, decoder, prior) and `critic`. One phase updates both, from the same weights and
+draws:
 
-    model:     -log p(x|z) + T(x, z) + log r(z|x) - log p(z),    the weights of critic and contrast constant,
-    critic:    -log sigmoid T(x, z) - log sigmoid -T(x, z_r),    z constant,
-    contrast:  -log r(z|x),                                      z constant;
+    model:   -log p(x|z) + T(x, z) + log r(z|x) - log p(z),    the weights of the critic constant,
+    critic:  -log sigmoid T(x, z) - log sigmoid -T(x, z_r),    z constant;
 
-then `steps - 1` phases with new noise update critic and contrast. Without critic steps (steps: 0) the critic is a fixed
-function that the encoder exploits; with the prior as contrast nothing then keeps q from becoming deterministic.
+then `steps - 1` phases with new noise update the critic. Without critic steps (steps: 0) it is a fixed function that
+the encoder exploits; with the prior as contrast nothing then keeps q from becoming deterministic.
 """
 
 from __future__ import annotations
@@ -33,26 +34,27 @@ from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from ..batch import Batch, Shape
+from ..capabilities import DensityBounds, HasFeatures, can
 from ..conditionals import (
     BernoulliDecoder,
-    BoundedNoiseEncoder,
     DecoderRecipe,
     EncoderRecipe,
     PriorRecipe,
+    SemiImplicitEncoder,
     StandardNormal,
 )
 from ..contrasts import ContrastRecipe, GaussianContrast
 from ..density_ratio import CriticTerms, DensityRatio
-from ..errors import check_weights
-from ..networks import ResidualCritic
+from ..errors import ConfigurationError, at_least, check_weights
+from ..networks import ScoreNetwork
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
+from ..recipes import makes_default, recipe_class
+from ..score_matching import DenoisingScoreMatching, ScoreTerms
 from .latent import LatentVariableModel
-
-ADAM = partial(torch.optim.Adam, lr=1e-3, betas=(0.5, 0.999), fused=True)
-"""Low momentum, because the opponent changes the gradients."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +63,11 @@ class AVBPlayers:
 
     Args:
         model: encoder, decoder and prior.
-        critic: T(x, z); `steps` is the number of its steps per batch.
-        contrast: r(z|x), if it has parameters; it steps with the critic.
+        critic: `steps` is the number of its steps per batch. It learns faster than the encoder that it has to follow.
     """
 
-    model: Player = Player(ADAM, Cosine)
-    critic: Player = Player(ADAM, Cosine, steps=2)
-    contrast: Player = Player(ADAM, Cosine)
+    model: Player = Player(partial(torch.optim.Adam, fused=True), Cosine)
+    critic: Player = Player(partial(torch.optim.Adam, lr=2e-3, fused=True), Cosine)
 
 
 class AVB(LatentVariableModel):
@@ -77,14 +77,17 @@ class AVB(LatentVariableModel):
         latent_dim: dimensions of z.
         encoder: q(z|x); needs no density.
         decoder: p(x|z).
-        critic: T(x, z).
-        contrast: r(z|x): `PriorContrast` (Algorithm 1), `GaussianContrast` (adaptive contrast) or `FlowContrast`.
+        critic: `ScoreNetwork`, fitted to the slope of log q(z|x) by `score_matching`, for an encoder that is Gaussian
+            given its noise; or T(x, z) of the paper, `ResidualCritic` or `InnerProductCritic`, for any encoder.
+        contrast: r(z|x) for the critic T: `PriorContrast` (Algorithm 1), `GaussianContrast` (adaptive contrast). A
+            `ScoreNetwork` has none.
         prior: p(z).
         samples: draws of z per row.
+        components: of a semi-implicit q, for the bounds of the ELBO in validation and test; see `SemiImplicit`.
         gradient_penalty: weight gamma of R1 (Mescheder, Geiger & Nowozin 2018): the critic's loss gets
             gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates. It makes T smoother, with a bias.
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
-        players: optimizer, schedule, clip norm and steps of `model`, `critic` and `contrast`.
+        players: optimizer, schedule, clip norm and steps of `model` and `critic`.
         accumulate: see `Game`.
         data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
@@ -95,12 +98,13 @@ class AVB(LatentVariableModel):
     def __init__(
         self,
         latent_dim: int,
-        encoder: EncoderRecipe = BoundedNoiseEncoder,
+        encoder: EncoderRecipe = SemiImplicitEncoder,
         decoder: DecoderRecipe = BernoulliDecoder,
-        critic: CriticRecipe = ResidualCritic,
+        critic: CriticRecipe = ScoreNetwork,
         contrast: ContrastRecipe = GaussianContrast,
         prior: PriorRecipe = StandardNormal,
         samples: int = 1,
+        components: int = 256,
         gradient_penalty: float = 0.0,
         conditional: bool = False,
         kl_warmup: int = 0,
@@ -123,34 +127,47 @@ class AVB(LatentVariableModel):
         )
         self.require_one_step(except_for="critic")
         check_weights(gradient_penalty=gradient_penalty)
-        self.gradient_penalty = gradient_penalty
+        self.components, self.gradient_penalty = at_least(1, components=components), gradient_penalty
         self.build_if_known(data_shape=data_shape, classes=classes)
 
     def build(self, data_shape: Shape) -> None:
         super().build(data_shape)
+        if issubclass(recipe_class(self.recipes["critic"]), ScoreNetwork):
+            if not makes_default(self.recipes["contrast"], GaussianContrast) or self.gradient_penalty:
+                raise ConfigurationError(
+                    "critic: a ScoreNetwork goes without a contrast and without a gradient_penalty; take ResidualCritic"
+                )
+            shape = (self.encoder.feature_dim,) if can(self.encoder, HasFeatures) else data_shape
+            critic = self.recipes["critic"](shape, self.latent_dim, self.classes)
+            self.score_matching = DenoisingScoreMatching(critic, self.classes)
+            return
         contrast = self.recipes["contrast"](data_shape, self.latent_dim, self.classes)
-        critic = self.recipes["critic"](data_shape, self.latent_dim, contrast.context_dim + self.classes)
+        shape, context_dim = contrast.critic_shape(self.encoder, data_shape), contrast.context_dim + self.classes
+        critic = self.recipes["critic"](shape, self.latent_dim, context_dim)
         self.density_ratio = DensityRatio(critic, contrast, self.gradient_penalty)
+
+    @property
+    def divergence(self) -> DensityRatio | DenoisingScoreMatching:
+        """What stands in for the density of q: `density_ratio` or `score_matching`."""
+        return self.density_ratio if hasattr(self, "density_ratio") else self.score_matching
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {
             "model": [self.encoder, self.decoder, self.prior],
-            "critic": [self.density_ratio.critic],
-            "contrast": [self.density_ratio.contrast],
+            "critic": [self.divergence.critic],
         }
 
     def phases(self) -> list[Phase]:
-        opponents = tuple(name for name in self.players if name != "model")
-        steps = self.players["critic"].steps if "critic" in self.players else 0
+        steps = self.players["critic"].steps
         if steps == 0:
             return [Phase(("model",), self.learn_model)]
-        return [Phase(("model", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * (steps - 1)]
+        return [Phase(("model", "critic"), self.learn), *[Phase(("critic",), self.learn_critic)] * (steps - 1)]
 
     def learn(self, batch: Batch) -> PhaseResult:
         """The losses of all players, from the same draws."""
-        log_likelihood, critic = self.terms(batch)
-        loss = self.kl_weight * critic.kl - log_likelihood + self.weight_penalty
-        return PhaseResult({"model": loss, **critic.losses}, self._scores(log_likelihood, critic))
+        log_likelihood, terms = self.terms(batch)
+        loss = self.kl_weight * terms.kl - log_likelihood + self.weight_penalty
+        return PhaseResult({"model": loss, **terms.losses}, self._scores(log_likelihood, terms))
 
     def learn_model(self, batch: Batch) -> PhaseResult:
         """The model's loss alone; the critic is not trained."""
@@ -158,30 +175,36 @@ class AVB(LatentVariableModel):
         return PhaseResult({"model": losses["model"]}, scores)
 
     def learn_critic(self, batch: Batch) -> PhaseResult:
-        """The losses of critic and contrast, from new draws."""
+        """The critic's loss, from new draws."""
         with torch.no_grad():
             p, q = self.prior(), self.encoder(batch.x, batch.y)
-            z = q.rsample((self.samples,))
-        return PhaseResult(self.density_ratio(p, q, z, batch.x, batch.y).losses, {})
+        return PhaseResult(self.divergence.critic_losses(p, q, self.samples, batch.x, batch.y), {})
 
-    def terms(self, batch: Batch) -> tuple[Tensor, CriticTerms]:
+    def terms(self, batch: Batch) -> tuple[Tensor, CriticTerms | ScoreTerms]:
         """log p(x|z), `(samples, batch)`, for draws of q, and the critic's terms at these draws."""
-        p, q = self.prior(), self.encoder(batch.x, batch.y)
-        z = q.rsample((self.samples,))
-        critic = self.density_ratio(p, q, z, batch.x, batch.y)
-        return self.log_likelihood(batch, z), critic
+        return self._terms(batch, self.encoder(batch.x, batch.y))
+
+    def _terms(self, batch: Batch, q: Distribution) -> tuple[Tensor, CriticTerms | ScoreTerms]:
+        z, terms = self.divergence.draw(self.prior(), q, self.samples, batch.x, batch.y)
+        return self.log_likelihood(batch, z), terms
+
+    def bounds(self, batch: Batch, q: Distribution) -> dict[str, Tensor]:
+        """A lower and an upper bound of the ELBO in expectation, `(samples, batch)`, where q is semi-implicit."""
+        if not can(q, DensityBounds):
+            return {}
+        z, log_q_lower, log_q_upper = q.rsample_and_bounds(self.samples, self.components)  # type: ignore[attr-defined]
+        log_joint = self.log_likelihood(batch, z) + self.prior().log_prob(z)
+        lower = log_joint - log_q_upper
+        return {"elbo_lower": lower, "elbo_upper": log_joint - log_q_lower, **self.bits_per_dim(lower)}
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
-        log_likelihood, critic = self.terms(batch)
-        return {**self._scores(log_likelihood, critic), **named_losses(critic.losses)}
+        q = self.encoder(batch.x, batch.y)
+        log_likelihood, terms = self._terms(batch, q)
+        return {**self.bounds(batch, q), **self._scores(log_likelihood, terms), **named_losses(terms.losses)}
 
-    def _scores(self, log_likelihood: Tensor, critic: CriticTerms) -> dict[str, Tensor]:
-        estimate = log_likelihood - critic.kl
-        bits = {f"{name}_estimate": value for name, value in self.bits_per_dim(estimate).items()}
-        return {
-            "elbo_estimate": estimate,
-            "reconstruction": -log_likelihood,
-            "kl_estimate": critic.kl,
-            "critic_accuracy": critic.accuracy,
-            **bits,
-        }
+    def _scores(self, log_likelihood: Tensor, terms: CriticTerms | ScoreTerms) -> dict[str, Tensor]:
+        scores = {"reconstruction": -log_likelihood, **terms.scores(log_likelihood)}
+        if "elbo_estimate" in scores:
+            bits = self.bits_per_dim(scores["elbo_estimate"])
+            scores |= {f"{name}_estimate": value for name, value in bits.items()}
+        return scores

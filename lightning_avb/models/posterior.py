@@ -8,9 +8,8 @@ pushes noise through a network, z ~ q, and is trained on
 which needs the density of q. A critic supplies it, as in `avb`, with p in the place of prior times likelihood: for the
 contrast r and the optimal critic T* = log q - log r
 
-    sampler:   T(z) + log r(z) - log p(z),                 the weights of critic and contrast constant,
-    critic:    -log sigmoid T(z) - log sigmoid -T(z_r),    z constant,
-    contrast:  -log r(z),                                  z constant.
+    sampler:   T(z) + log r(z) - log p(z),                 the weights of the critic constant,
+    critic:    -log sigmoid T(z) - log sigmoid -T(z_r),    z constant.
 
 The default sampler needs no critic. Given a part e of its noise it is normal (`PooledMixtureEncoder`), and the average
 of these normals over K draws of e, including the one that made z, is a contrast
@@ -19,8 +18,8 @@ of these normals over K draws of e, including the one that made z, is a contrast
 
 with which T* = 0: a critic cannot tell draws of the average from draws of q. The inequality is the semi-implicit bound
 (Yin & Zhou 2018); with hundreds of draws the gap is some thousandths of a nat. A flow is its own contrast in the same
-way (`FlowEncoder`). A sampler whose draws come without such a density (`BoundedNoiseEncoder`) is trained with the
-critic.
+way (`FlowEncoder`). A sampler whose draws come without such a density (`NoiseInjectionEncoder`) is trained with
+the critic.
 
 For a family log p(x, z), with one data set x per row of the data, the same gives q(z|x) for all x at once.
 
@@ -83,12 +82,10 @@ class PosteriorPlayers:
     Args:
         sampler: q(z|x).
         critic: T(x, z), for a sampler without a density; `steps` is the number of its steps per batch.
-        contrast: r(z|x), if it has parameters; it steps with the critic.
     """
 
     sampler: Player = Player(SamplerAdam, Cosine, clip_norm=10.0)
     critic: Player = Player(SamplerAdam, Cosine)
-    contrast: Player = Player(SamplerAdam, Cosine)
 
 
 class Posterior(Game):
@@ -106,7 +103,7 @@ class Posterior(Game):
         warmup: steps over which the target changes from N(0, I) to p, see the top of this file, and at most half of the
             run; 0: none.
         gradient_penalty: see `AVB`.
-        players: optimizer, schedule, clip norm and steps of `sampler`, `critic` and `contrast`.
+        players: optimizer, schedule, clip norm and steps of `sampler` and `critic`.
         accumulate: see `Game`.
 
     Raises:
@@ -191,21 +188,21 @@ class Posterior(Game):
             contrast = self.recipes["contrast"](data_shape, self.latent_dim, 0)
             if isinstance(contrast, PriorContrast):
                 raise ConfigurationError("contrast: PriorContrast needs draws of p, and here only its density is known")
-            critic = self.recipes["critic"](data_shape, self.latent_dim, contrast.context_dim)
+            shape = contrast.critic_shape(self.encoder, data_shape)
+            critic = self.recipes["critic"](shape, self.latent_dim, contrast.context_dim)
             self.density_ratio = DensityRatio(critic, contrast, self.gradient_penalty)
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
-        density_ratio = self.density_ratio if self.adversarial else None
         return {
             "sampler": [self.encoder],
-            "critic": [density_ratio.critic] if density_ratio else [],
-            "contrast": [density_ratio.contrast] if density_ratio else [],
+            "critic": [self.density_ratio.critic] if self.adversarial else [],
         }
 
     def phases(self) -> list[Phase]:
-        opponents = tuple(name for name in self.players if name != "sampler")
-        extra_steps = self.players["critic"].steps - 1 if "critic" in self.players else 0
-        return [Phase(("sampler", *opponents), self.learn), *[Phase(opponents, self.learn_critic)] * extra_steps]
+        if not self.adversarial:
+            return [Phase(("sampler",), self.learn)]
+        extra_steps = self.players["critic"].steps - 1
+        return [Phase(("sampler", "critic"), self.learn), *[Phase(("critic",), self.learn_critic)] * extra_steps]
 
     # Training.
 
@@ -219,7 +216,7 @@ class Posterior(Game):
         return _Tempered(self, x, self.beta)
 
     def terms(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Tensor]]:
-        """log q - log p or its estimate, `(samples, batch)`; losses of critic and contrast; scores to log.
+        """log q - log p or its estimate, `(samples, batch)`; the loss of the critic; scores to log.
 
         During the warm-up p is tempered. `elbo` is still the bound of log Z, `elbo_estimate` is not.
         """
@@ -237,7 +234,7 @@ class Posterior(Game):
         return PhaseResult({"sampler": divergence, **losses}, scores)
 
     def learn_critic(self, batch: Batch) -> PhaseResult:
-        """The losses of critic and contrast, from new draws."""
+        """The critic's loss, from new draws."""
         with torch.no_grad():
             p, q = self.tempered_target(batch.x), self.encoder(batch.x)
             z = q.rsample((self.samples,))

@@ -1,7 +1,7 @@
 """Tensors in, tensors out."""
 
 from .conv import ConvNet, DeconvNet
-from .critics import Critic, CriticRecipe, InnerProductCritic, ResidualCritic
+from .critics import Critic, CriticRecipe, InnerProductCritic, ResidualCritic, ScoreNetwork
 from .input_noise import InputNoise, check_noiseless
 from .mlp import (
     MLP,
@@ -29,6 +29,7 @@ __all__ = [
     "Residual",
     "ResidualCritic",
     "ResidualMLP",
+    "ScoreNetwork",
     "activation_function",
     "check_no_batch_norm",
     "check_noiseless",

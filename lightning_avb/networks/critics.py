@@ -68,6 +68,34 @@ class ResidualCritic(Critic):
         return self.head(self.trunk(h)).squeeze(-1)
 
 
+class ScoreNetwork(ResidualCritic):
+    """An estimate of -grad_u log q(u), `(samples, batch, latent_dim)`, for `score_matching.DenoisingScoreMatching`.
+
+    It is u plus a residual MLP, which is 0 at the start: right for u ~ N(0, I).
+
+    Args:
+        data_shape, latent_dim, context_dim, width, blocks, network, activation: see `ResidualCritic`.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        context_dim: int = 0,
+        width: int = 128,
+        blocks: int = 2,
+        network: Network = partial(MLP, hidden=(128,)),
+        activation: str = "silu",
+    ) -> None:
+        super().__init__(data_shape, latent_dim, context_dim, width, blocks, network, activation)
+        self.head = nn.Linear(width, latent_dim)
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
+        return z + self.head(self.trunk(self.x_branch(x, context) + self.z_branch(z)))
+
+
 class InnerProductCritic(Critic):
     """The paper's form for images: T(x, z) = <f(x), g(z)> / sqrt(width) + s(x) + t(z).
 

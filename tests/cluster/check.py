@@ -58,7 +58,7 @@ def config(pause: float = 0.0) -> str:
 
 
 def fit(*options: str, pause: float = 0.0) -> list[str]:
-    files = (f"--config={ROOT}/configs/digits/avb_ac.yaml", f"--config={config(pause)}")
+    files = (f"--config={ROOT}/configs/digits/avb_si.yaml", f"--config={config(pause)}")
     return ["fit", *files, "--trainer.accelerator=cpu", "--trainer.devices=2", *options]
 
 
@@ -198,7 +198,7 @@ def srun() -> str:
     """One node, two tasks."""
     job = submit(script("one_node.sh"))
     said = same(ended(job))
-    assert Path(f"runs/digits/avb_ac/job_{job}/metrics.csv").exists()
+    assert Path(f"runs/digits/avb_si/job_{job}/metrics.csv").exists()
     return said
 
 
@@ -215,7 +215,7 @@ def array() -> str:
     wait_for("both jobs", lambda: not run("squeue", "-h", "-j", job).strip())
     found = {prints(path.read_text())[0][2] for path in Path().glob("avb-*.out")}
     assert len(found) == 2, f"seeds give the same weights: {found}"
-    assert len(list(Path().glob("runs/digits/avb_ac/job_*/checkpoints/last.ckpt"))) == 2
+    assert len(list(Path().glob("runs/digits/avb_si/job_*/checkpoints/last.ckpt"))) == 2
     return f"two runs in two folders, {' and '.join(sorted(found))}"
 
 
@@ -256,7 +256,7 @@ def _requeued(job: str) -> str:
     restarts = int(field(job, "Restarts"))
     assert restarts > 0, "the job was never requeued"
     assert "stopped by" in printed, f"the run was not stopped behind a batch: {_end(printed)}"
-    folder = Path(f"runs/digits/avb_ac/job_{job}")
+    folder = Path(f"runs/digits/avb_si/job_{job}")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name], "one folder over all starts"
     steps = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
     column = steps[0].index("step")
@@ -340,7 +340,7 @@ def _elastic(rank: int) -> str:
     printed = Path("out.txt").read_text()
     assert code == 0, f"exit code {code}: {_end(printed)}"
     assert "it goes on from" in printed
-    assert len(list(Path().glob("runs/digits/avb_ac/run_*"))) == 1, "one folder over all starts"
+    assert len(list(Path().glob("runs/digits/avb_si/run_*"))) == 1, "one folder over all starts"
     return same(printed)
 
 

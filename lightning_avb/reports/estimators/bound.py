@@ -16,15 +16,22 @@ from .base import BELOW, RowEstimator, Run
 
 
 class ModelBound(RowEstimator):
-    """The model's ELBO, or its critic's estimate of it, from several draws of q; adversarial autoencoders have none.
+    """The model's ELBO, a lower bound of it, or its critic's estimate, from several draws of q.
+
+    Adversarial autoencoders have none.
 
     Args:
         draws: of q.
     """
 
-    SIDE: ClassVar[dict[str, str]] = {"elbo": BELOW, "elbo_estimate": "the critic's estimate: either"}
+    SIDE: ClassVar[dict[str, str]] = {
+        "elbo": BELOW,
+        "elbo_lower": BELOW,
+        "elbo_estimate": "the critic's estimate: either",
+    }
     DISTANCE: ClassVar[dict[str, str]] = {
         "elbo": "none: the gap of the ELBO",
+        "elbo_lower": "none: the gap of the ELBO, and of its bound",
         "elbo_estimate": "none: how far the critic's estimate is too low (negative: too high)",
     }
 

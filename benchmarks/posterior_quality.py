@@ -1,0 +1,219 @@
+"""How near q(z|x) is to the posterior p(z|x) of its own decoder, on MNIST: VAE, IAF, semi-implicit VAE, AVB.
+
+    python benchmarks/posterior_quality.py train --root DATA --dims 2 8 --steps 10000
+    python benchmarks/posterior_quality.py report --root DATA --dims 2 8
+
+`train` leaves FOLDER/MODEL_DIM.ckpt, and leaves out what is there. `wide` is AVB with an encoder of 1000-1000 units;
+the decoder has 300-300 for all. `report` prints, on test images,
+
+* KL(q(z|x), p(z|x)) = log p(x) - ELBO(x): log p(x) by quadrature in 2 dimensions, by annealing in others; the ELBO from
+  the model, for a semi-implicit q its lower bound from 2,000 components;
+* coverage: x is simulated from z ~ p(z); how often each coordinate of z lies in the central 90 % of the draws of
+  q(z|x);
+* imputation: the right half of an image is hidden, filled by pseudo-Gibbs sampling (Rezende et al. 2014: z from q, the
+  hidden pixels from p(x|z), 30 times), and the true hidden pixels are scored by the average over 20 chains,
+  log 1/20 sum p(hidden|z); the same with draws of z from the exact posterior given the visible half, by annealing;
+
+and in 2 dimensions draws FOLDER/posteriors.png: the exact posterior of twelve images, and draws of q.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import math
+import time
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+import lightning_avb as avb
+from datamodules import MNIST
+from lightning_avb import noise, pictures
+from lightning_avb.cli import keep_freed_memory
+from lightning_avb.evaluation import (
+    Quadrature,
+    annealed_importance_sampling,
+    calibration_ranks,
+    fitted_proposal,
+    log_joint,
+    log_likelihood_on_grid,
+    on_grid,
+    refined_proposal,
+    schedule,
+    simulate,
+    tune,
+)
+from lightning_avb.evaluation.restoration import posterior_draws, visible
+from lightning_avb.objectives import log_mean_exp
+
+MLP = partial(avb.MLP, hidden=(300, 300))
+DECODER = partial(avb.BernoulliDecoder, network=MLP)
+MODELS: dict[str, Any] = {
+    "vae": partial(avb.VAE, encoder=partial(avb.GaussianEncoder, network=MLP)),
+    "iaf": partial(avb.VAE, encoder=partial(avb.FlowEncoder, network=MLP), estimator="monte_carlo"),
+    "vae_si": partial(
+        avb.VAE, encoder=partial(avb.SemiImplicitEncoder, network=MLP, mixing=32), estimator="monte_carlo"
+    ),
+    "avb": partial(avb.AVB, encoder=partial(avb.SemiImplicitEncoder, network=MLP)),
+    "wide": partial(avb.AVB, encoder=partial(avb.SemiImplicitEncoder, network=partial(avb.MLP, hidden=(1000, 1000)))),
+}
+
+
+def train(options: argparse.Namespace) -> None:
+    data = MNIST(options.root, batch_size=250, binarize="dynamic")
+    for dim in options.dims:
+        for name in options.models:
+            path = options.folder / f"{name}_{dim}.ckpt"
+            if path.exists():
+                continue
+            pl.seed_everything(options.seed, verbose=False)
+            trainer = pl.Trainer(
+                max_steps=options.steps,
+                accelerator="cpu",
+                precision="bf16-mixed",
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+            )
+            start = time.perf_counter()
+            trainer.fit(MODELS[name](dim, decoder=DECODER), data)
+            trainer.save_checkpoint(path)
+            print(path, f"{time.perf_counter() - start:.0f} s", flush=True)
+
+
+@torch.no_grad()
+def own_bound(model: Any, batch: avb.Batch) -> Tensor:
+    """The ELBO of every row, or its lower bound."""
+    model.samples = 50
+    q = model.encoder(batch.x)
+    if not isinstance(q, avb.distributions.SemiImplicit):
+        return model.scores(batch)["elbo"].mean(0)
+    z, _, log_q = q.rsample_and_bounds(50, 2000)
+    return (model.log_likelihood(batch, z) + model.prior().log_prob(z) - log_q).mean(0)
+
+
+def log_likelihood(model: Any, x: Tensor) -> Tensor:
+    """log p(x) of every row."""
+    if model.latent_dim <= 2:
+        grid = Quadrature.grid(model.latent_dim, limit=4.5, cells=400)
+        return log_likelihood_on_grid(model.decoder, model.prior, x, grid)
+    target = log_joint(model.decoder, model.prior, x)
+    start = refined_proposal(fitted_proposal(model.encoder(x), model.prior()), target)
+    settings = tune(start, target, schedule(300), scale_tril=start.scale_tril)
+    return annealed_importance_sampling(start, target, settings, 8, start.scale_tril).bound
+
+
+@torch.no_grad()
+def coverage(model: Any, simulations: int = 1000, draws: int = 199) -> float:
+    """The share of true coordinates within the central 90 % of the draws of q."""
+    z, x = simulate(model.decoder, model.prior, simulations, 0)
+    ranks = calibration_ranks(z, model.encoder(x).rsample((draws,)))
+    return ((ranks >= 0.05 * draws) & (ranks <= 0.95 * draws)).float().mean().item()
+
+
+@torch.no_grad()
+def imputation(model: Any, x: Tensor, chains: int = 20, rounds: int = 30) -> tuple[Tensor, Tensor]:
+    """log p(hidden half) of every row, by pseudo-Gibbs sampling with q and by exact draws."""
+    mask = visible("right", x.shape[1:]).expand_as(x)
+
+    def hidden(z: Tensor) -> Tensor:
+        return torch.where(mask, 0.0, model.decoder(z).base_dist.log_prob(x)).flatten(-3).sum(-1)
+
+    def seen(z: Tensor) -> Tensor:
+        return torch.where(mask, model.decoder(z).base_dist.log_prob(x), 0.0).flatten(-3).sum(-1)
+
+    scores = []
+    for _ in range(chains):
+        filled = torch.where(mask, x, torch.bernoulli(torch.full_like(x, 0.13)))
+        for _ in range(rounds):
+            z = model.encoder(filled).rsample((1,))[0]
+            filled = torch.where(mask, x, model.decoder(z).sample())
+        scores.append(hidden(z))
+    exact = posterior_draws(model.prior, seen, len(x), chains)
+    return log_mean_exp(torch.stack(scores)), log_mean_exp(hidden(exact))
+
+
+def mean_and_error(values: Tensor) -> str:
+    return f"{values.mean():.2f} +- {values.std() / math.sqrt(len(values)):.2f}"
+
+
+def report(options: argparse.Namespace) -> None:
+    data = MNIST(options.root, eval_batch_size=options.rows, binarize="dynamic")
+    batch = next(iter(data.test_dataloader()))
+    print("| dimensions | model | log p(x) | KL(q, p(z\\|x)) | of the VAE's | coverage of 90 % | imputation | exact |")
+    print("|---|---|---|---|---|---|---|---|")
+    for dim in options.dims:
+        baseline = math.nan
+        for name in options.models:
+            path = options.folder / f"{name}_{dim}.ckpt"
+            if not path.exists():
+                continue
+            model: Any = avb.load(path)
+            with noise.torch_seeded(0, "quality"):
+                log_p = log_likelihood(model, batch.x)
+                gap = log_p - own_bound(model, batch)
+                by_q, exact = imputation(model, batch.x)
+                covered = coverage(model)
+            baseline = gap.mean().item() if name == "vae" else baseline
+            print(
+                f"| {dim} | {name} | {mean_and_error(log_p)} | {mean_and_error(gap)} | {gap.mean() / baseline:.2f} "
+                f"| {covered:.3f} | {mean_and_error(by_q)} | {mean_and_error(exact)} |",
+                flush=True,
+            )
+    if 2 in options.dims:
+        draw(options, batch.x[:12])
+
+
+@torch.no_grad()
+def draw(options: argparse.Namespace, x: Tensor) -> None:
+    """A row a model, a panel an image: the exact posterior in grey, draws of q on top."""
+    grid, strips = Quadrature.grid(2, limit=4.0, cells=400), []
+    for name, colour in (("vae", "C0"), ("avb", "C1")):
+        model: Any = avb.load(options.folder / f"{name}_2.ckpt")
+        exact = on_grid(log_joint(model.decoder, model.prior, x), grid, len(x)).softmax(0).view(400, 400, -1)
+        z = model.encoder(x).rsample((300,))
+
+        def fill(panels: Any, name: str = name, colour: str = colour, exact: Tensor = exact, z: Tensor = z) -> None:
+            for i, axes in enumerate(panels):
+                axes.imshow(exact[..., i].sqrt().T, origin="lower", extent=(-4, 4, -4, 4), cmap="Greys")
+                axes.scatter(*z[:, i].T, s=2, linewidths=0, color=colour)
+                (a, b) = grid.points[exact[..., i].argmax()].tolist()
+                axes.set(xlim=(a - 0.6, a + 0.6), ylim=(b - 0.6, b + 0.6), xticks=[], yticks=[])
+                axes.set_title(name, fontsize=8)
+
+        strips.append(pictures.figure(fill, (1.2 * len(x), 1.4), len(x)))
+    pictures.write(torch.cat(strips, 1), options.folder / "posteriors.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("task", choices=["train", "report"])
+    parser.add_argument("--root", default="data")
+    parser.add_argument("--dims", nargs="+", type=int, default=[2, 8])
+    parser.add_argument("--models", nargs="+", default=[*MODELS], choices=[*MODELS])
+    parser.add_argument("--steps", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--rows", type=int, default=100, help="rows of the test set")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--folder", type=Path, default=Path("runs", "posterior_quality"))
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    keep_freed_memory()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    {"train": train, "report": report}[options.task](options)
+
+
+if __name__ == "__main__":
+    main()
