@@ -165,7 +165,7 @@ class AVB(LatentVariableModel):
 
     def learn(self, batch: Batch) -> PhaseResult:
         """The losses of all players, from the same draws."""
-        log_likelihood, terms = self.terms(batch)
+        log_likelihood, terms = self.terms(batch, self.encoder(batch.x, batch.y))
         loss = self.kl_weight * terms.kl - log_likelihood + self.weight_penalty
         return PhaseResult({"model": loss, **terms.losses}, self._scores(log_likelihood, terms))
 
@@ -180,11 +180,8 @@ class AVB(LatentVariableModel):
             p, q = self.prior(), self.encoder(batch.x, batch.y)
         return PhaseResult(self.divergence.critic_losses(p, q, self.samples, batch.x, batch.y), {})
 
-    def terms(self, batch: Batch) -> tuple[Tensor, CriticTerms | ScoreTerms]:
+    def terms(self, batch: Batch, q: Distribution) -> tuple[Tensor, CriticTerms | ScoreTerms]:
         """log p(x|z), `(samples, batch)`, for draws of q, and the critic's terms at these draws."""
-        return self._terms(batch, self.encoder(batch.x, batch.y))
-
-    def _terms(self, batch: Batch, q: Distribution) -> tuple[Tensor, CriticTerms | ScoreTerms]:
         z, terms = self.divergence.draw(self.prior(), q, self.samples, batch.x, batch.y)
         return self.log_likelihood(batch, z), terms
 
@@ -199,7 +196,7 @@ class AVB(LatentVariableModel):
 
     def scores(self, batch: Batch) -> dict[str, Tensor]:
         q = self.encoder(batch.x, batch.y)
-        log_likelihood, terms = self._terms(batch, q)
+        log_likelihood, terms = self.terms(batch, q)
         return {**self.bounds(batch, q), **self._scores(log_likelihood, terms), **named_losses(terms.losses)}
 
     def _scores(self, log_likelihood: Tensor, terms: CriticTerms | ScoreTerms) -> dict[str, Tensor]:
