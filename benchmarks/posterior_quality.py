@@ -103,7 +103,7 @@ def own_bound(model: Any, batch: avb.Batch) -> Tensor:
 def log_likelihood(model: Any, x: Tensor) -> Tensor:
     """log p(x) of every row."""
     if model.latent_dim <= 2:
-        grid = Quadrature.grid(model.latent_dim, limit=4.5, cells=400)
+        grid = Quadrature.grid(model.latent_dim, limit=5.0, cells=450)
         return log_likelihood_on_grid(model.decoder, model.prior, x, grid)
     target = log_joint(model.decoder, model.prior, x)
     start = refined_proposal(fitted_proposal(model.encoder(x), model.prior()), target)
@@ -175,15 +175,15 @@ def report(options: argparse.Namespace) -> None:
 @torch.no_grad()
 def draw(options: argparse.Namespace, x: Tensor) -> None:
     """A row a model, a panel an image: the exact posterior in grey, draws of q on top."""
-    grid, strips = Quadrature.grid(2, limit=4.0, cells=400), []
+    grid, strips = Quadrature.grid(2, limit=5.0, cells=500), []
     for name, colour in (("vae", "C0"), ("avb", "C1")):
         model: Any = avb.load(options.folder / f"{name}_2.ckpt")
-        exact = on_grid(log_joint(model.decoder, model.prior, x), grid, len(x)).softmax(0).view(400, 400, -1)
+        exact = on_grid(log_joint(model.decoder, model.prior, x), grid, len(x)).softmax(0).view(500, 500, -1)
         z = model.encoder(x).rsample((300,))
 
         def fill(panels: Any, name: str = name, colour: str = colour, exact: Tensor = exact, z: Tensor = z) -> None:
             for i, axes in enumerate(panels):
-                axes.imshow(exact[..., i].sqrt().T, origin="lower", extent=(-4, 4, -4, 4), cmap="Greys")
+                axes.imshow(exact[..., i].sqrt().T, origin="lower", extent=(-5, 5, -5, 5), cmap="Greys")
                 axes.scatter(*z[:, i].T, s=2, linewidths=0, color=colour)
                 (a, b) = grid.points[exact[..., i].argmax()].tolist()
                 axes.set(xlim=(a - 0.6, a + 0.6), ylim=(b - 0.6, b + 0.6), xticks=[], yticks=[])
