@@ -93,6 +93,31 @@ def build(name: str, data: str, dim: int, factor: float) -> Any:
     return avb.AVB(dim, encoder, decoder, players=scaled(AVBPlayers(), factor))
 
 
+def fit(model: Any, datamodule: TensorDataModule, steps: int) -> tuple[pl.Trainer, float]:
+    """Trains in bfloat16, without validation and files; the trainer and the seconds."""
+    trainer = pl.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        precision="bf16-mixed",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    start = time.perf_counter()
+    trainer.fit(model, datamodule)
+    return trainer, time.perf_counter() - start
+
+
+def be_quiet_and_fast(threads: int) -> None:
+    """Settings of the process: threads, memory, and no messages of Lightning."""
+    torch.set_num_threads(threads)
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    keep_freed_memory()
+
+
 def evaluate(model: Any, datamodule: TensorDataModule) -> dict[str, Any]:
     """log p(x) of every row, and the means of the model's own figures."""
     model.eval()
@@ -114,10 +139,7 @@ def evaluate(model: Any, datamodule: TensorDataModule) -> dict[str, Any]:
 
 def train(options: argparse.Namespace) -> None:
     """All runs that are not in the results yet."""
-    torch.set_num_threads(options.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    keep_freed_memory()
+    be_quiet_and_fast(options.threads)
     path = options.folder / "results.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     done = {tuple(run[key] for key in KEYS) for run in read(path)}
@@ -132,19 +154,7 @@ def train(options: argparse.Namespace) -> None:
                             continue
                         pl.seed_everything(seed, verbose=False)
                         model, datamodule = build(name, data, dim, factor), DATA[data](options.root)
-                        trainer = pl.Trainer(
-                            max_steps=steps,
-                            accelerator="cpu",
-                            precision="bf16-mixed",
-                            logger=False,
-                            enable_checkpointing=False,
-                            enable_progress_bar=False,
-                            enable_model_summary=False,
-                            limit_val_batches=0,
-                        )
-                        start = time.perf_counter()
-                        trainer.fit(model, datamodule)
-                        seconds = time.perf_counter() - start
+                        seconds = fit(model, datamodule, steps)[1]
                         run = {**dict(zip(KEYS, key, strict=True)), "factor": factor, "seconds": seconds}
                         run |= evaluate(model, datamodule)
                         with path.open("a") as file:

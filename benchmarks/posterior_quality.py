@@ -20,22 +20,19 @@ and in 2 dimensions draws FOLDER/posteriors.png: the exact posterior of twelve i
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from equal_steps import be_quiet_and_fast, fit
 from torch import Tensor
 
 import lightning_avb as avb
 from datamodules import MNIST
 from lightning_avb import noise, pictures
-from lightning_avb.cli import keep_freed_memory
 from lightning_avb.evaluation import (
     Quadrature,
     annealed_importance_sampling,
@@ -73,20 +70,9 @@ def train(options: argparse.Namespace) -> None:
             if path.exists():
                 continue
             pl.seed_everything(options.seed, verbose=False)
-            trainer = pl.Trainer(
-                max_steps=options.steps,
-                accelerator="cpu",
-                precision="bf16-mixed",
-                logger=False,
-                enable_checkpointing=False,
-                enable_progress_bar=False,
-                enable_model_summary=False,
-                limit_val_batches=0,
-            )
-            start = time.perf_counter()
-            trainer.fit(MODELS[name](dim, decoder=DECODER), data)
+            trainer, seconds = fit(MODELS[name](dim, decoder=DECODER), data, options.steps)
             trainer.save_checkpoint(path)
-            print(path, f"{time.perf_counter() - start:.0f} s", flush=True)
+            print(path, f"{seconds:.0f} s", flush=True)
 
 
 @torch.no_grad()
@@ -207,10 +193,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs", "posterior_quality"))
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    keep_freed_memory()
+    be_quiet_and_fast(options.threads)
     options.folder.mkdir(parents=True, exist_ok=True)
     {"train": train, "report": report}[options.task](options)
 

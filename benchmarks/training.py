@@ -77,24 +77,28 @@ class PlainVAE:
         return {"model": loss.detach()}
 
 
-class PlainAVB:
-    """Adversarial variational Bayes, with adaptive contrast where the model has it; two backward passes per batch."""
+class PlainGame:
+    """Encoder and decoder with one optimizer, and a critic with its own."""
 
     def __init__(self, model: avb.AVB) -> None:
         self.encoder: Any = copy.deepcopy(model.encoder)
         self.decoder: Any = copy.deepcopy(model.decoder)
-        self.critic: Any = copy.deepcopy(model.density_ratio.critic)
-        self.draws = (
-            model.density_ratio.contrast.draws
-            if isinstance(model.density_ratio.contrast, avb.GaussianContrast)
-            else None
-        )
-        self.extra_steps = model.players["critic"].steps - 1
+        self.critic: Any = copy.deepcopy(model.divergence.critic)
         self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = model.players["model"].optimizer(self.parameters)
         self.critic_optimizer = model.players["critic"].optimizer([*self.critic.parameters()])
         self.modules = [self.encoder, self.decoder, self.critic]
         self.optimizers = [self.optimizer, self.critic_optimizer]
+
+
+class PlainAVB(PlainGame):
+    """Adversarial variational Bayes, with adaptive contrast where the model has it; two backward passes per batch."""
+
+    def __init__(self, model: avb.AVB) -> None:
+        super().__init__(model)
+        contrast = model.density_ratio.contrast
+        self.draws = contrast.draws if isinstance(contrast, avb.GaussianContrast) else None
+        self.extra_steps = model.players["critic"].steps - 1
 
     def step(self, x: Tensor) -> dict[str, Tensor]:
         """Trains on `(batch, *data_shape)` and returns the losses at the point where both players began."""
@@ -137,18 +141,8 @@ class PlainAVB:
         return (softplus(-on_posterior) + softplus(on_reference)).mean()
 
 
-class PlainScore:
+class PlainScore(PlainGame):
     """AVB as it is: a semi-implicit posterior and denoising score matching; two backward passes per batch."""
-
-    def __init__(self, model: avb.AVB) -> None:
-        self.encoder: Any = copy.deepcopy(model.encoder)
-        self.decoder: Any = copy.deepcopy(model.decoder)
-        self.critic: Any = copy.deepcopy(model.score_matching.critic)
-        self.parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
-        self.optimizer = model.players["model"].optimizer(self.parameters)
-        self.critic_optimizer = model.players["critic"].optimizer([*self.critic.parameters()])
-        self.modules = [self.encoder, self.decoder, self.critic]
-        self.optimizers = [self.optimizer, self.critic_optimizer]
 
     def step(self, x: Tensor) -> dict[str, Tensor]:
         """Trains on `(batch, *data_shape)` and returns the losses at the point where both players began."""

@@ -70,6 +70,11 @@ class HasFeatures(Protocol):
     feature_dim: int
 
 
+def read_shape(encoder: Any, data_shape: Sequence[int]) -> tuple[int, ...]:
+    """Shape of a row of what a critic reads: the encoder's features, or x where it has none."""
+    return (encoder.feature_dim,) if can(encoder, HasFeatures) else tuple(data_shape)
+
+
 # Priors.
 
 

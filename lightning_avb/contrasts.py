@@ -21,7 +21,7 @@ from torch.distributions import Distribution
 
 from . import noise
 from .batch import Shape
-from .capabilities import HasFeatures, HasMoments, Located, can
+from .capabilities import HasMoments, Located, can, read_shape
 from .conditionals import Conditional
 from .distributions import DiagonalNormal, TriangularNormal
 from .errors import at_least
@@ -117,7 +117,7 @@ class GaussianContrast(Contrast):
         self.context_dim, self.draws = 2 * latent_dim, at_least(2, draws=draws)
 
     def critic_shape(self, encoder: Any, data_shape: Shape) -> Shape:
-        return (encoder.feature_dim,) if can(encoder, HasFeatures) else data_shape
+        return read_shape(encoder, data_shape)
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         mean, scale = _moments(q, self.draws)

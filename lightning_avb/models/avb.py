@@ -37,7 +37,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ..batch import Batch, Shape
-from ..capabilities import DensityBounds, HasFeatures, can
+from ..capabilities import DensityBounds, can, read_shape
 from ..conditionals import (
     BernoulliDecoder,
     DecoderRecipe,
@@ -137,8 +137,7 @@ class AVB(LatentVariableModel):
                 raise ConfigurationError(
                     "critic: a ScoreNetwork goes without a contrast and without a gradient_penalty; take ResidualCritic"
                 )
-            shape = (self.encoder.feature_dim,) if can(self.encoder, HasFeatures) else data_shape
-            critic = self.recipes["critic"](shape, self.latent_dim, self.classes)
+            critic = self.recipes["critic"](read_shape(self.encoder, data_shape), self.latent_dim, self.classes)
             self.score_matching = DenoisingScoreMatching(critic, self.classes)
             return
         contrast = self.recipes["contrast"](data_shape, self.latent_dim, self.classes)

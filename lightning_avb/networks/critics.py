@@ -61,11 +61,18 @@ class ResidualCritic(Critic):
         self.trunk = nn.Sequential(
             *(Residual(width, activation) for _ in range(blocks)), activation_function(activation)
         )
-        self.head = nn.Linear(width, 1)
+        self.head = self.make_head(width, latent_dim)
+
+    def make_head(self, width: int, latent_dim: int) -> nn.Linear:
+        """The last layer."""
+        return nn.Linear(width, 1)
+
+    def output(self, x: Tensor, z: Tensor, context: Tensor | None) -> Tensor:
+        """What the last layer gives, `(samples, batch, outputs)`."""
+        return self.head(self.trunk(self.x_branch(x, context) + self.z_branch(z)))
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
-        h = self.x_branch(x, context) + self.z_branch(z)
-        return self.head(self.trunk(h)).squeeze(-1)
+        return self.output(x, z, context).squeeze(-1)
 
 
 class ScoreNetwork(ResidualCritic):
@@ -77,23 +84,14 @@ class ScoreNetwork(ResidualCritic):
         data_shape, latent_dim, context_dim, width, blocks, network, activation: see `ResidualCritic`.
     """
 
-    def __init__(
-        self,
-        data_shape: Shape,
-        latent_dim: int,
-        context_dim: int = 0,
-        width: int = 128,
-        blocks: int = 2,
-        network: Network = partial(MLP, hidden=(128,)),
-        activation: str = "silu",
-    ) -> None:
-        super().__init__(data_shape, latent_dim, context_dim, width, blocks, network, activation)
-        self.head = nn.Linear(width, latent_dim)
-        nn.init.zeros_(self.head.weight)
-        nn.init.zeros_(self.head.bias)
+    def make_head(self, width: int, latent_dim: int) -> nn.Linear:
+        head = nn.Linear(width, latent_dim)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+        return head
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
-        return z + self.head(self.trunk(self.x_branch(x, context) + self.z_branch(z)))
+        return z + self.output(x, z, context)
 
 
 class InnerProductCritic(Critic):
