@@ -21,10 +21,12 @@ from lightning_avb import (
     MixturePrior,
     NoiseInjectionEncoder,
     PooledMixtureEncoder,
+    Posterior,
     PriorContrast,
     ScoreNetwork,
     SemiImplicitEncoder,
     StandardNormal,
+    targets,
 )
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.score_matching import DenoisingScoreMatching
@@ -209,3 +211,9 @@ def test_it_has_no_contrast_and_no_penalty(options):
     with pytest.raises(ConfigurationError, match=r"^critic: a ScoreNetwork goes without"):
         AVB(2, data_shape=(3,), **options)
     AVB(2, contrast=partial(GaussianContrast, draws=32), data_shape=(3,))  # the defaults, written out
+
+
+def test_a_density_ratio_does_not_take_it():
+    """Its vectors would be broadcast against T without a message."""
+    with pytest.raises(ConfigurationError, match=r"^critic: a ScoreNetwork estimates a slope"):
+        Posterior(targets.Mixture, NoiseInjectionEncoder, ScoreNetwork)
