@@ -27,7 +27,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from equal_steps import be_quiet_and_fast, fit
+from equal_steps import be_quiet_and_fast, fit, mean_and_error
 from torch import Tensor
 
 import lightning_avb as avb
@@ -127,10 +127,6 @@ def imputation(model: Any, x: Tensor, chains: int = 20, rounds: int = 30) -> tup
     return log_mean_exp(torch.stack(scores)), log_mean_exp(hidden(exact))
 
 
-def mean_and_error(values: Tensor) -> str:
-    return f"{values.mean():.2f} +- {values.std() / math.sqrt(len(values)):.2f}"
-
-
 def report(options: argparse.Namespace) -> None:
     data = MNIST(options.root, eval_batch_size=options.rows, binarize="dynamic")
     batch = next(iter(data.test_dataloader()))
@@ -149,11 +145,9 @@ def report(options: argparse.Namespace) -> None:
                 by_q, exact = imputation(model, batch.x)
                 covered = coverage(model)
             baseline = gap.mean().item() if name == "vae" else baseline
-            print(
-                f"| {dim} | {name} | {mean_and_error(log_p)} | {mean_and_error(gap)} | {gap.mean() / baseline:.2f} "
-                f"| {covered:.3f} | {mean_and_error(by_q)} | {mean_and_error(exact)} |",
-                flush=True,
-            )
+            columns = [mean_and_error(values.tolist()) for values in (log_p, gap, by_q, exact)]
+            columns[2:2] = [f"{gap.mean() / baseline:.2f}", f"{covered:.3f}"]
+            print(f"| {dim} | {name} | {' | '.join(columns)} |", flush=True)
     if 2 in options.dims:
         draw(options, batch.x[:12])
 

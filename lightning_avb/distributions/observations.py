@@ -30,10 +30,15 @@ class Bernoulli(torch.distributions.Bernoulli):
 class _BernoulliLogProb(torch.autograd.Function):
     """x l - max(l, 0) + log sigmoid(|l|) for logits l. The usual form needs log1p, which torch does not vectorise."""
 
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, x: Tensor) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(logits, x)
+    def forward(logits: Tensor, x: Tensor) -> Tensor:
         return (x * logits).sub_(logits.relu()).add_(logits.abs().sigmoid_().log_())
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
