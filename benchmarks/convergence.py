@@ -79,6 +79,10 @@ class Job(NamedTuple):
         steps, seeds = rest.split("x")
         return cls(model, int(dim), int(steps), int(seeds))
 
+    def file(self, seed: int) -> str:
+        """Where the weights of a copy are kept."""
+        return f"{self.model}_{self.dim}_{self.steps}_{seed}.pt"
+
     def make(self, seed: int) -> Any:
         with noise.torch_seeded(seed, "weights"):
             return MODELS[self.model](self.dim, decoder=DECODER, data_shape=(1, 28, 28))
@@ -220,6 +224,11 @@ def binarised(rows: Tensor, name: str) -> avb.Batch:
     return avb.Batch((uniform * 255 < rows).float(), index=index)
 
 
+def test_rows(root: str, rows: int, device: torch.device | None = None) -> avb.Batch:
+    """The first test images."""
+    return binarised(MNIST(root).split("test").x[:rows].to(device), "test")
+
+
 @torch.no_grad()
 def own_bounds(model: Any, batch: avb.Batch, samples: int, components: int) -> dict[str, Tensor]:
     """`elbo` of every row, or `elbo_lower` and `elbo_upper`."""
@@ -316,7 +325,7 @@ def run(options: argparse.Namespace) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.folder.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    test = binarised(MNIST(options.root).split("test").x[:TEST_ROWS].to(device), "test")
+    test = test_rows(options.root, TEST_ROWS, device)
     for ensemble, kept, seconds in train([*map(Job.parse, options.jobs)], options.root, device, options.limit):
         job = ensemble.job
         for seed, model in enumerate(ensemble.members(kept.parameters)):
@@ -337,7 +346,7 @@ def run(options: argparse.Namespace) -> None:
                 file.write(json.dumps(line) + "\n")
             if seed < options.keep:
                 weights = {name: value.cpu() for name, value in model.state_dict().items()}
-                torch.save(weights, options.folder / f"{job.model}_{job.dim}_{job.steps}_{seed}.pt")
+                torch.save(weights, options.folder / job.file(seed))
             print(*job[:3], seed, f"{rows.mean():.2f}", f"{time.perf_counter() - start:.0f} s", flush=True)
 
 

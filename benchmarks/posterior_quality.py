@@ -1,10 +1,9 @@
 """How near q(z|x) is to the posterior p(z|x) of its own decoder, on MNIST: VAE, IAF, semi-implicit VAE, AVB.
 
-    python benchmarks/posterior_quality.py train --root DATA --dims 2 8 --steps 10000
-    python benchmarks/posterior_quality.py report --root DATA --dims 2 8
+    python benchmarks/convergence.py train --root DATA --jobs vae-2-10000x1 avb-2-10000x1
+    python benchmarks/posterior_quality.py --root DATA --jobs vae-2-10000x1 avb-2-10000x1
 
-`train` leaves FOLDER/MODEL_DIM.ckpt, and leaves out what is there. `wide` is AVB with an encoder of 1000-1000 units;
-the decoder has 300-300 for all. `report` prints, on test images,
+For the jobs whose weights `convergence.py` has left in FOLDER it prints, on test images,
 
 * KL(q(z|x), p(z|x)) = log p(x) - ELBO(x): log p(x) by quadrature in 2 dimensions, by annealing in others; the ELBO from
   the model, for a semi-implicit q its lower bound from 2,000 components;
@@ -21,17 +20,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from equal_steps import be_quiet_and_fast, fit, mean_and_error
+from convergence import Job, lower_bound, own_bounds, test_rows
+from equal_steps import be_quiet_and_fast, mean_and_error
 from torch import Tensor
 
 import lightning_avb as avb
-from datamodules import MNIST
 from lightning_avb import noise, pictures
 from lightning_avb.evaluation import (
     Quadrature,
@@ -49,41 +46,12 @@ from lightning_avb.evaluation import (
 from lightning_avb.evaluation.restoration import posterior_draws, visible
 from lightning_avb.objectives import log_mean_exp
 
-MLP = partial(avb.MLP, hidden=(300, 300))
-DECODER = partial(avb.BernoulliDecoder, network=MLP)
-MODELS: dict[str, Any] = {
-    "vae": partial(avb.VAE, encoder=partial(avb.GaussianEncoder, network=MLP)),
-    "iaf": partial(avb.VAE, encoder=partial(avb.FlowEncoder, network=MLP), estimator="monte_carlo"),
-    "vae_si": partial(
-        avb.VAE, encoder=partial(avb.SemiImplicitEncoder, network=MLP, mixing=32), estimator="monte_carlo"
-    ),
-    "avb": partial(avb.AVB, encoder=partial(avb.SemiImplicitEncoder, network=MLP)),
-    "wide": partial(avb.AVB, encoder=partial(avb.SemiImplicitEncoder, network=partial(avb.MLP, hidden=(1000, 1000)))),
-}
 
-
-def train(options: argparse.Namespace) -> None:
-    data = MNIST(options.root, batch_size=250, binarize="dynamic")
-    for dim in options.dims:
-        for name in options.models:
-            path = options.folder / f"{name}_{dim}.ckpt"
-            if path.exists():
-                continue
-            pl.seed_everything(options.seed, verbose=False)
-            trainer, seconds = fit(MODELS[name](dim, decoder=DECODER), data, options.steps)
-            trainer.save_checkpoint(path)
-            print(path, f"{seconds:.0f} s", flush=True)
-
-
-@torch.no_grad()
-def own_bound(model: Any, batch: avb.Batch) -> Tensor:
-    """The ELBO of every row, or its lower bound."""
-    model.samples = 50
-    q = model.encoder(batch.x)
-    if not isinstance(q, avb.distributions.SemiImplicit):
-        return model.scores(batch)["elbo"].mean(0)
-    z, _, log_q = q.rsample_and_bounds(50, 2000)
-    return (model.log_likelihood(batch, z) + model.prior().log_prob(z) - log_q).mean(0)
+def load(folder: Path, job: Job) -> Any:
+    """The first copy of a job."""
+    model = job.make(0).eval()
+    model.load_state_dict(torch.load(folder / job.file(0)))
+    return model
 
 
 def log_likelihood(model: Any, x: Tensor) -> Tensor:
@@ -127,37 +95,30 @@ def imputation(model: Any, x: Tensor, chains: int = 20, rounds: int = 30) -> tup
     return log_mean_exp(torch.stack(scores)), log_mean_exp(hidden(exact))
 
 
-def report(options: argparse.Namespace) -> None:
-    data = MNIST(options.root, eval_batch_size=options.rows, binarize="dynamic")
-    batch = next(iter(data.test_dataloader()))
+def report(jobs: list[Job], folder: Path, batch: avb.Batch) -> None:
     print("| dimensions | model | log p(x) | KL(q, p(z\\|x)) | of the VAE's | coverage of 90 % | imputation | exact |")
     print("|---|---|---|---|---|---|---|---|")
-    for dim in options.dims:
-        baseline = math.nan
-        for name in options.models:
-            path = options.folder / f"{name}_{dim}.ckpt"
-            if not path.exists():
-                continue
-            model: Any = avb.load(path)
-            with noise.torch_seeded(0, "quality"):
-                log_p = log_likelihood(model, batch.x)
-                gap = log_p - own_bound(model, batch)
-                by_q, exact = imputation(model, batch.x)
-                covered = coverage(model)
-            baseline = gap.mean().item() if name == "vae" else baseline
-            columns = [mean_and_error(values.tolist()) for values in (log_p, gap, by_q, exact)]
-            columns[2:2] = [f"{gap.mean() / baseline:.2f}", f"{covered:.3f}"]
-            print(f"| {dim} | {name} | {' | '.join(columns)} |", flush=True)
-    if 2 in options.dims:
-        draw(options, batch.x[:12])
+    baseline: dict[int, float] = {}
+    for job in jobs:
+        model = load(folder, job)
+        with noise.torch_seeded(0, "quality"):
+            log_p = log_likelihood(model, batch.x)
+            gap = log_p - lower_bound(own_bounds(model, batch, 50, 2000))
+            by_q, exact = imputation(model, batch.x)
+            covered = coverage(model)
+        if job.model == "vae":
+            baseline[job.dim] = gap.mean().item()
+        columns = [mean_and_error(values.tolist()) for values in (log_p, gap, by_q, exact)]
+        columns[2:2] = [f"{gap.mean() / baseline.get(job.dim, math.nan):.2f}", f"{covered:.3f}"]
+        print(f"| {job.dim} | {job.model} | {' | '.join(columns)} |", flush=True)
 
 
 @torch.no_grad()
-def draw(options: argparse.Namespace, x: Tensor) -> None:
-    """A row a model, a panel an image: the exact posterior in grey, draws of q on top."""
+def draw(jobs: list[Job], folder: Path, x: Tensor) -> None:
+    """A row a model of two dimensions, a panel an image: the exact posterior in grey, draws of q on top."""
     grid, strips = Quadrature.grid(2, limit=5.0, cells=500), []
-    for name, colour in (("vae", "C0"), ("avb", "C1")):
-        model: Any = avb.load(options.folder / f"{name}_2.ckpt")
+    for number, job in enumerate(jobs):
+        model, name, colour = load(folder, job), job.model, f"C{number}"
         exact = on_grid(log_joint(model.decoder, model.prior, x), grid, len(x)).softmax(0).view(500, 500, -1)
         z = model.encoder(x).rsample((300,))
 
@@ -170,26 +131,25 @@ def draw(options: argparse.Namespace, x: Tensor) -> None:
                 axes.set_title(name, fontsize=8)
 
         strips.append(pictures.figure(fill, (1.2 * len(x), 1.4), len(x)))
-    pictures.write(torch.cat(strips, 1), options.folder / "posteriors.png")
+    pictures.write(torch.cat(strips, 1), folder / "posteriors.png")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("task", choices=["train", "report"])
     parser.add_argument("--root", default="data")
-    parser.add_argument("--dims", nargs="+", type=int, default=[2, 8])
-    parser.add_argument("--models", nargs="+", default=[*MODELS], choices=[*MODELS])
-    parser.add_argument("--steps", type=int, default=10000)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", nargs="+", default=["vae-2-10000x1", "avb-2-10000x1"], help="see convergence.py")
     parser.add_argument("--rows", type=int, default=100, help="rows of the test set")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("runs", "posterior_quality"))
+    parser.add_argument("--folder", type=Path, default=Path("runs", "convergence"))
     options = parser.parse_args()
     be_quiet_and_fast(options.threads)
-    options.folder.mkdir(parents=True, exist_ok=True)
-    {"train": train, "report": report}[options.task](options)
+    torch.distributions.Distribution.set_default_validate_args(False)
+    jobs, batch = [*map(Job.parse, options.jobs)], test_rows(options.root, options.rows)
+    report(jobs, options.folder, batch)
+    if plane := [job for job in jobs if job.dim == 2]:
+        draw(plane, options.folder, batch.x[:12])
 
 
 if __name__ == "__main__":
