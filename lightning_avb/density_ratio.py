@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .contrasts import Contrast
-from .errors import ConfigurationError, check_weights
-from .networks import ScoreNetwork, check_no_batch_norm
+from .errors import check_weights
+from .networks.critics import check_ratio_critic
 from .objectives import critic_accuracy, density_ratio_loss, squared_slope
 from .players import Losses
 from .precision import full_precision_in_half
@@ -67,9 +67,7 @@ class DensityRatio(nn.Module):
     def __init__(self, critic: nn.Module, contrast: Contrast, gradient_penalty: float = 0.0) -> None:
         super().__init__()
         check_weights(gradient_penalty=gradient_penalty)
-        check_no_batch_norm(critic=critic)
-        if isinstance(critic, ScoreNetwork):
-            raise ConfigurationError("critic: a ScoreNetwork estimates a slope and not T(x, z); take ResidualCritic")
+        check_ratio_critic(critic=critic)
         self.contrast, self.critic, self.gradient_penalty = contrast, critic, gradient_penalty
 
     def draw(

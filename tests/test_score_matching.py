@@ -15,6 +15,7 @@ from lightning_avb import (
     AVB,
     MLP,
     Batch,
+    BiGAN,
     GaussianContrast,
     GaussianDecoder,
     GaussianEncoder,
@@ -217,3 +218,5 @@ def test_a_density_ratio_does_not_take_it():
     """Its vectors would be broadcast against T without a message."""
     with pytest.raises(ConfigurationError, match=r"^critic: a ScoreNetwork estimates a slope"):
         Posterior(targets.Mixture, NoiseInjectionEncoder, ScoreNetwork)
+    with pytest.raises(ConfigurationError, match=r"^discriminator: a ScoreNetwork estimates a slope"):
+        BiGAN(2, discriminator=ScoreNetwork, data_shape=(4,))

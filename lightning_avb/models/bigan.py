@@ -29,8 +29,8 @@ from torch import Tensor, nn
 from ..adversarial import AdversarialForm, AdversarialObjective, AdversarialTerms, Penalty
 from ..batch import Batch, Shape
 from ..conditionals import EncoderRecipe, GaussianEncoder, PriorRecipe, StandardNormal
-from ..networks import MLP, Network, ResidualCritic, check_no_batch_norm
-from ..networks.critics import CriticRecipe
+from ..networks import MLP, Network, ResidualCritic
+from ..networks.critics import CriticRecipe, check_ratio_critic
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .gan import ADAM, NETWORK, DecodesByGenerator, Generator, Output, check_output
 from .latent import EncodingModel, check_sampled_prior
@@ -103,7 +103,7 @@ class BiGAN(DecodesByGenerator, EncodingModel):
         self.generator = Generator(data_shape, self.latent_dim, self.classes, self.recipes["generator"], self.output)
         self.encoder = self.recipes["encoder"](data_shape, self.latent_dim, self.classes)
         self.discriminator = self.recipes["discriminator"](data_shape, self.latent_dim, self.classes)
-        check_no_batch_norm(discriminator=self.discriminator)
+        check_ratio_critic(discriminator=self.discriminator)
 
     def player_modules(self) -> dict[str, Sequence[nn.Module]]:
         return {

@@ -13,7 +13,8 @@ from functools import partial
 from torch import Tensor, nn
 
 from ..batch import Shape
-from .mlp import MLP, Network, Residual, activation_function, check_widths
+from ..errors import ConfigurationError
+from .mlp import MLP, Network, Residual, activation_function, check_no_batch_norm, check_widths
 
 
 class Critic(nn.Module, abc.ABC):
@@ -92,6 +93,14 @@ class ScoreNetwork(ResidualCritic):
 
     def forward(self, x: Tensor, z: Tensor, context: Tensor | None = None) -> Tensor:
         return z + self.output(x, z, context)
+
+
+def check_ratio_critic(**critics: nn.Module) -> None:
+    """Raises ConfigurationError if a critic cannot give T(x, z) of every pair; the message names the argument."""
+    check_no_batch_norm(**critics)
+    for name, critic in critics.items():
+        if isinstance(critic, ScoreNetwork):
+            raise ConfigurationError(f"{name}: a ScoreNetwork estimates a slope and not T(x, z); take ResidualCritic")
 
 
 class InnerProductCritic(Critic):
