@@ -46,7 +46,7 @@ from lightning_avb.evaluation import (
 )
 
 BATCH, HIDDEN = 250, (300, 300)
-TEST_ROWS, VAL_ROWS, TEMPERATURES, CHAINS, POINTS, UNROLL = 1000, 10000, 300, 16, 10, 10
+TEST_ROWS, VAL_ROWS, CHAINS, POINTS, UNROLL = 1000, 10000, 16, 10, 10
 MLP = partial(avb.MLP, hidden=HIDDEN)
 DECODER = partial(avb.BernoulliDecoder, network=MLP)
 GAUSSIAN = partial(avb.GaussianEncoder, network=MLP)
@@ -255,7 +255,8 @@ def log_likelihood(model: Any, x: Tensor) -> Tensor:
     """log p(x) of every row, by annealed importance sampling."""
     target = log_joint(model.decoder, model.prior, x)
     start = refined_proposal(fitted_proposal(model.encoder(x), model.prior()), target)
-    settings = tune(start, target, schedule(TEMPERATURES), scale_tril=start.scale_tril)
+    betas = schedule(50 + 8 * model.latent_dim)
+    settings = tune(start, target, betas, scale_tril=start.scale_tril, knots=6, transitions=10)
     return annealed_importance_sampling(start, target, settings, CHAINS, start.scale_tril).bound
 
 
