@@ -284,8 +284,8 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize()
 
 
-def train(jobs: Sequence[Job], root: str, device: torch.device, limit: float) -> Iterator[tuple[Ensemble, Best, float]]:
-    """Trains all jobs side by side, for `limit` seconds at most; the copies and the seconds that all took."""
+def train(jobs: Sequence[Job], root: str, device: torch.device, limit: float) -> list[tuple[Ensemble, Best]]:
+    """Trains all jobs side by side, for `limit` seconds at most."""
     data = MNIST(root)
     rows, batch = data.split("train").x.to(device), binarised(data.split("val").x[:VAL_ROWS].to(device), "val")
     ensembles = [Ensemble(job, rows) for job in jobs]
@@ -315,9 +315,8 @@ def train(jobs: Sequence[Job], root: str, device: torch.device, limit: float) ->
                 break
     wait(device)
     torch.set_float32_matmul_precision("highest")
-    seconds = time.perf_counter() - start
-    print(f"trained in {seconds:.0f} s", flush=True)
-    yield from ((ensemble, kept, seconds) for ensemble, kept in zip(ensembles, best, strict=True))
+    print(f"trained in {time.perf_counter() - start:.0f} s", flush=True)
+    return [*zip(ensembles, best, strict=True)]
 
 
 def run(options: argparse.Namespace) -> None:
@@ -325,30 +324,33 @@ def run(options: argparse.Namespace) -> None:
     torch.distributions.Distribution.set_default_validate_args(False)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options.folder.mkdir(parents=True, exist_ok=True)
-    start = time.perf_counter()
+    jobs, start = [*map(Job.parse, options.jobs)], time.perf_counter()
+    trained = train(jobs, options.root, device, options.limit)
+    seconds = time.perf_counter() - start
+    for ensemble, best in trained:
+        for seed, model in enumerate(ensemble.members(best.parameters)):
+            if seed < options.keep:
+                weights = {name: value.cpu() for name, value in model.state_dict().items()}
+                torch.save(weights, options.folder / ensemble.job.file(seed))
     test = test_rows(options.root, TEST_ROWS, device)
-    for ensemble, kept, seconds in train([*map(Job.parse, options.jobs)], options.root, device, options.limit):
-        job = ensemble.job
-        for seed, model in enumerate(ensemble.members(kept.parameters)):
+    for ensemble, best in trained:
+        for seed, model in enumerate(ensemble.members(best.parameters)):
             with torch.no_grad(), noise.torch_seeded(0, "evaluation"):
                 bounds, rows = own_bounds(model, test, 20, 2000), log_likelihood(model, test.x)
             line = {
-                **job._asdict(),
+                **ensemble.job._asdict(),
                 "seed": seed,
                 "trained": ensemble.step,
                 "seconds": seconds,
                 "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-                "curve": kept.curves[seed],
+                "curve": best.curves[seed],
                 **{name: value.mean().item() for name, value in bounds.items()},
                 "gap": (rows - lower_bound(bounds)).mean().item(),
                 "rows": [round(value, 4) for value in rows.tolist()],
             }
             with (options.folder / "results.jsonl").open("a") as file:
                 file.write(json.dumps(line) + "\n")
-            if seed < options.keep:
-                weights = {name: value.cpu() for name, value in model.state_dict().items()}
-                torch.save(weights, options.folder / job.file(seed))
-            print(*job[:3], seed, f"{rows.mean():.2f}", f"{time.perf_counter() - start:.0f} s", flush=True)
+            print(*ensemble.job[:3], seed, f"{rows.mean():.2f}", f"{time.perf_counter() - start:.0f} s", flush=True)
 
 
 def table(folder: Path) -> None:
