@@ -153,7 +153,11 @@ class FullGaussianContrast(Contrast):
         super().__init__(classes)
         self.context_dim = latent_dim + latent_dim * (latent_dim + 1) // 2
         self.draws = at_least(latent_dim + 1, draws=draws)
-        self.triangle = torch.tril_indices(latent_dim, latent_dim).unbind()
+        self.rows: Tensor
+        self.columns: Tensor
+        rows, columns = torch.tril_indices(latent_dim, latent_dim)
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, q: Distribution, p: Distribution, x: Tensor, y: Tensor | None = None) -> Reference:
         with torch.no_grad():
@@ -173,5 +177,4 @@ class FullGaussianContrast(Contrast):
         def rsample(samples: int) -> Tensor:
             return noise.normal((samples, *mean.shape), mean)
 
-        rows, columns = self.triangle
-        return Reference(to_critic, rsample, torch.cat([mean, tril[..., rows, columns]], -1))
+        return Reference(to_critic, rsample, torch.cat([mean, tril[..., self.rows, self.columns]], -1))

@@ -200,6 +200,6 @@ class RowNoise:
         if len(shape) == 3 and shape[1] != len(rows):
             raise ValueError(f"noise for {shape[1]} rows was asked for in a batch of {len(rows)} rows")
         uniform = row_uniform((*self.key, self.calls), rows, samples * dim)
-        draws = torch.special.ndtri(uniform).to(like.dtype)
+        draws = torch.special.ndtri(uniform).to(like)
         draws = draws.view(len(rows), samples, dim).transpose(0, 1)
         return draws.reshape(shape)

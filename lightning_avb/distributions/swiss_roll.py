@@ -37,7 +37,7 @@ class SwissRoll(Distribution):
     def sample(self, sample_shape: tuple[int, ...] = ()) -> Tensor:  # type: ignore[override]
         eps = noise.normal((*sample_shape, *self.batch_shape, 2), self.begin)
         end = 2 * math.pi * self.turns
-        length = _spiral_length(eps.new_tensor(end))
+        length = _spiral_length(eps.new_full((), end))
         t = _spiral_angle(length * torch.lerp(self.begin, self.stop, torch.special.ndtr(eps[..., 0])))
         # In polar coordinates the spiral has the direction (1, t), and its normal is (-t, 1).
         tangential = self.width * eps[..., 1] / (1 + t.square()).sqrt()

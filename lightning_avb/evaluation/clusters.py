@@ -84,7 +84,7 @@ class CategoryErrors(nn.Module):
         if not self._of(stage).update_called:
             return None
         counts, _ = self._of(stage).compute()
-        categories = torch.arange(self.categories)
+        categories = torch.arange(self.categories, device=counts.device)
         named, label = self._of("val").compute() if self.clusters else (counts, categories)
         if not (named.any() and counts.any()):
             return None
