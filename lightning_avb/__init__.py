@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         SemiImplicitEncoder,
         StandardNormal,
         SwissRollPrior,
+        TableDecoder,
     )
     from .contrasts import (
         Contrast,
@@ -153,6 +154,7 @@ __all__ = [
     "SemiImplicitEncoder",
     "StandardNormal",
     "SwissRollPrior",
+    "TableDecoder",
     "VAEGANPlayers",
     "VAEPlayers",
     "load",

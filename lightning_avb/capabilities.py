@@ -75,6 +75,15 @@ def read_shape(encoder: Any, data_shape: Sequence[int]) -> tuple[int, ...]:
     return (encoder.feature_dim,) if can(encoder, HasFeatures) else tuple(data_shape)
 
 
+# Decoders.
+
+
+class ReadsLayout(Protocol):
+    """A decoder of a table's rows that is told what their entries are; its densities are in the table's own units."""
+
+    def read_layout(self, layout: Any) -> None: ...
+
+
 # Priors.
 
 
@@ -190,6 +199,10 @@ class DataDescription:
         rows: maps a stage, `train`, `val` or `test`, to the number of its rows.
         log_jacobian: the term to add to log p(x) for a density in the original units, in nats.
         columns: names of the columns of a table.
+        layout: what the entries of a table's row are, a `TableLayout`.
+        to_frame: maps rows of x to rows of a table.
+        label: the name of the column of the labels.
+        label_names: what the labels stand for.
         restore: maps rows of x to the original units.
         no_data: there are no rows; the model learns from a log-density alone.
 
@@ -208,5 +221,14 @@ class DataDescription:
     rows = _Optional[Callable[[str], int] | None](None)
     log_jacobian = _Optional[float](0.0)
     columns = _Optional[Sequence[str] | None](None)
+    layout = _Optional[Any](None)
+    to_frame = _Optional[Callable[[Tensor], Any] | None](None)
+    label = _Optional[Any](None)
+    label_names = _Optional[Sequence[str] | None](None)
     restore = _Optional[Callable[[Tensor], Tensor] | None](None)
     no_data = _Optional[bool](False)
+
+    def names_of(self, y: Tensor) -> list[Any]:
+        """What labels y `(rows,)` stand for; their numbers where that is not known."""
+        names = self.label_names
+        return y.tolist() if names is None else [names[label] for label in y.tolist()]

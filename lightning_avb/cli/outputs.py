@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ from ..checkpoints import load, load_datamodule, read_checkpoint
 from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
 from ..evaluation import resample_posterior
 from ..models import Posterior
+from ..models.latent import cycled_labels
 from ..reports.likelihood import why_no_likelihood
 from ..support import Parameters
 
@@ -79,17 +81,17 @@ def write_samples(
         picture = pictures.samples(model, n, labels)
         with writing(path):
             pictures.write(picture, path)
-    elif path.suffix.lower() in (".npy", ".npz", ".csv"):
+    elif path.suffix.lower() in ROWS:
         pictures.require(model, "sample", Samples)
         rows = model.sample(n, labels, mean=False)
         # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
         data = DataDescription(load_datamodule(ckpt_path, root) if named else None)
-        rows = data.restore(rows) if data.restore else rows
+        y = cycled_labels(n, labels, model.label_choices, rows.device)
         with writing(path):
-            _write_rows(path, rows, data.columns)
+            write_rows(path, rows, data, y)
     else:
-        raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")
+        raise ConfigurationError(f"output: {output!r} does not end in .png or {', '.join(ROWS)}")
     print(output)
 
 
@@ -137,16 +139,69 @@ def _read_data_sets(model: Posterior, path: str) -> Tensor:
     return rows[None] if model.amortised and tuple(rows.shape) == model.data_shape else rows
 
 
-def _write_rows(path: Path, rows: Tensor, columns: Sequence[str] | None) -> None:
-    if path.suffix.lower() == ".csv" and rows.ndim != 2:
+ROWS = (".csv", ".npz", ".npy", ".parquet")
+"""Files for rows of data."""
+
+
+def write_rows(path: Path, rows: Tensor, data: DataDescription, y: Tensor | None = None) -> None:
+    """Writes rows of x in the data's own terms, with their labels: a column of a table, or the array `y`.
+
+    Raises:
+        ConfigurationError: rows that are no table, or text, in a file that cannot hold them.
+    """
+    suffix = path.suffix.lower()
+    labels = None if y is None else data.names_of(y)
+    if suffix in (".csv", ".parquet"):
+        table = _as_frame(rows, data)
+        if labels is not None:
+            table[data.label or "label"] = labels
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_frame(path, table)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    columns: dict[str, Any] = {} if labels is None else {"y": np.array(labels)}
+    if data.to_frame is not None:
+        table = data.to_frame(rows)
+        if suffix == ".npy":
+            raise ConfigurationError("output: a .npy file has no names of columns; write the table as .csv or .npz")
+        columns |= {str(name): as_array(table[name]) for name in table.columns}
+        np.savez(path, **columns)
+        return
+    values = (data.restore(rows) if data.restore else rows).numpy()
+    if suffix == ".npz":
+        np.savez(path, x=values, **columns)
+    elif columns:
+        raise ConfigurationError("output: a .npy file has one array, and these rows have labels; take .npz or .csv")
+    else:
+        np.save(path, values)
+
+
+def _as_frame(rows: Tensor, data: DataDescription) -> pd.DataFrame:
+    if data.to_frame is not None:
+        return data.to_frame(rows)
+    if rows.ndim != 2:
         raise ConfigurationError(
             f"output: rows of shape {tuple(rows.shape[1:])} are no table; write them as .npy or .npz"
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    values = data.restore(rows) if data.restore else rows
+    return pd.DataFrame(values.numpy(), columns=[*(data.columns or [f"x{i}" for i in range(rows.shape[1])])])
+
+
+def as_array(fields: pd.Series) -> np.ndarray:
+    """A column as numbers, nan where missing, or as texts, empty where missing."""
+    if pd.api.types.is_numeric_dtype(fields):
+        return fields.astype("Float64").to_numpy(np.float64, na_value=np.nan)
+    return fields.astype("string").fillna("").to_numpy(str)
+
+
+def write_frame(path: Path, table: pd.DataFrame) -> None:
+    """Writes a table as `.csv` or `.parquet`."""
     if path.suffix.lower() == ".csv":
-        header = ",".join(columns or [f"x{i}" for i in range(rows.shape[1])])
-        np.savetxt(path, rows.numpy(), delimiter=",", header=header, comments="", fmt="%.8g")
-    elif path.suffix.lower() == ".npz":
-        np.savez(path, x=rows.numpy())
-    else:
-        np.save(path, rows.numpy())
+        table.to_csv(path, index=False, float_format="%.8g")
+        return
+    try:
+        table.to_parquet(path, index=False)
+    except ImportError as error:
+        raise ConfigurationError(
+            "output: a .parquet file needs pyarrow; pip install 'lightning-avb[parquet]'"
+        ) from error

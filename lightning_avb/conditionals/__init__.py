@@ -7,7 +7,7 @@ encoder and decoder also get the label y, as a one-hot context of their networks
 
 from .base import Conditional, Decoder, DecoderRecipe, Encoder, EncoderRecipe, PriorRecipe
 from .categorical import CategoricalEncoder
-from .decoders import BernoulliDecoder, DiscretizedLogisticDecoder, GaussianDecoder
+from .decoders import BernoulliDecoder, DiscretizedLogisticDecoder, GaussianDecoder, TableDecoder
 from .encoders import (
     DeterministicEncoder,
     FlowEncoder,
@@ -43,4 +43,5 @@ __all__ = [
     "SemiImplicitEncoder",
     "StandardNormal",
     "SwissRollPrior",
+    "TableDecoder",
 ]

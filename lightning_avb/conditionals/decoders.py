@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Independent, Normal
 
 from ..batch import Shape
-from ..distributions import Bernoulli, DiscretizedLogistic
+from ..distributions import Bernoulli, DiscretizedLogistic, TableEntries, TableLayout
 from ..errors import ConfigurationError
 from ..networks import MLP, Network
 from .base import Decoder
@@ -156,3 +156,54 @@ class DiscretizedLogisticDecoder(Decoder):
     def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
         mean = self.network(z, self.label(y, z)).to(z.dtype) + 0.5
         return Independent(DiscretizedLogistic(mean, self.log_scale.exp(), self.levels), self.dims, validate_args=False)
+
+
+class TableDecoder(Decoder):
+    """p(x|z) of the observed fields of a table's row: normals, bits and categories, independent given z.
+
+    For the rows of `datamodules.Table`, which tell what their entries are; the log-density is that of the numbers in
+    the table's own units, whatever is missing or modelled by its logarithm. Without a `Table` all entries are numbers.
+
+    Args:
+        data_shape, latent_dim, classes: given by the model.
+        network: from z to the means of standardised numbers, and to logits.
+        start: initial standard deviation of the numbers, which are standardised; learned, one for each.
+        least: least standard deviation: a density grows without limit where values repeat.
+    """
+
+    def __init__(
+        self,
+        data_shape: Shape,
+        latent_dim: int,
+        classes: int = 0,
+        network: Network = MLP,
+        start: float = 1.0,
+        least: float = 0.05,
+    ) -> None:
+        super().__init__(classes)
+        if len(data_shape) != 1:
+            raise ConfigurationError(f"decoder: TableDecoder is for rows of a table, not for {tuple(data_shape)}")
+        if not 0 < least < start:
+            raise ConfigurationError(f"least: {least} is not a standard deviation between 0 and start, {start}")
+        (entries,), self.least = data_shape, least
+        self.network = network((latent_dim,), (entries,), classes)
+        self.log_scale = nn.Parameter(torch.full((entries,), math.log(start - least)))
+        self.register_buffer("kind", torch.zeros(entries, dtype=torch.int64))
+        self.register_buffer("block", torch.arange(entries))
+        self.register_buffer("log_unit", torch.zeros(entries))
+        self.register_buffer("shift", torch.zeros(entries))
+        self.register_buffer("logged", torch.zeros(entries, dtype=torch.bool))
+
+    @property
+    def layout(self) -> TableLayout:
+        return TableLayout(*(getattr(self, name) for name in TableLayout._fields))
+
+    def read_layout(self, layout: TableLayout) -> None:
+        """Learns what the entries are, from the DataModule."""
+        for name, value in layout._asdict().items():
+            getattr(self, name).copy_(value)
+
+    def forward(self, z: Tensor, y: Tensor | None = None) -> Distribution:
+        outputs = self.network(z, self.label(y, z)).to(z.dtype)
+        scale = self.least + self.log_scale.exp()
+        return Independent(TableEntries(outputs, scale, self.layout), 1, validate_args=False)

@@ -18,6 +18,7 @@ from .mnist import MNIST, FashionMNIST, StaticMNIST
 from .no_data import NoData
 from .simulated import Simulated
 from .splits import Split, random_splits
+from .table import Table
 from .tensors import Binarize, TensorDataModule
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "Simulated",
     "Split",
     "StaticMNIST",
+    "Table",
     "TensorDataModule",
     "TrainLoader",
     "random_splits",

@@ -8,6 +8,7 @@ from .normal import DiagonalNormal, NormalMixture, TriangularNormal
 from .observations import Bernoulli, DiscretizedLogistic
 from .pushforward import Flow, Implicit
 from .swiss_roll import SwissRoll
+from .tables import TableEntries, TableLayout
 
 __all__ = [
     "Bernoulli",
@@ -19,6 +20,8 @@ __all__ = [
     "NormalMixture",
     "SemiImplicit",
     "SwissRoll",
+    "TableEntries",
+    "TableLayout",
     "TriangularNormal",
     "pairwise_log_prob",
 ]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..batch import Batch, Shape
-from ..capabilities import HasParts, can
+from ..capabilities import HasParts, ReadsLayout, can
 from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
@@ -271,7 +271,16 @@ class LatentVariableModel(EncodingModel):
         if attached_datamodule(self) is None:
             return
         data = self.data
-        self.log_jacobian.fill_(data.log_jacobian)
+        if data.layout is not None and can(self.decoder, ReadsLayout):
+            self.decoder.read_layout(data.layout)  # type: ignore[operator]
+            self.log_jacobian.zero_()
+        elif data.layout is not None and not data.layout.of_numbers_alone:
+            raise ConfigurationError(
+                f"decoder: the table has more than numbers, and a {type(self.decoder).__name__} does not know its "
+                "columns; take TableDecoder"
+            )
+        else:
+            self.log_jacobian.fill_(data.log_jacobian)
         self.train_rows = data.rows("train") if self.weight_prior is not None and data.rows else 0
 
     @property

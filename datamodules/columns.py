@@ -1,0 +1,176 @@
+"""Columns of a table: what they hold, and a model's rows x from their fields and back.
+
+A row of x has one block of entries per column, the values, and after all blocks one entry per column in which fields
+may be missing, the mask: 1 where the field is observed. The block of a missing field is 0.
+
+* `number`: one entry, standardised, of its logarithm where asked for;
+* `binary`: one entry, 0 or 1, the number of its value;
+* `category`: one entry per value, one-hot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from lightning_avb.distributions import TableLayout
+from lightning_avb.distributions.tables import MASK
+from lightning_avb.errors import ConfigurationError
+
+Kind = Literal["number", "binary", "category"]
+FEW, MANY = 10, 200
+"""Whole numbers with at most `FEW` values are categories; a category has at most `MANY`."""
+SHOWN = 8
+
+
+@dataclass(frozen=True)
+class Column:
+    """What a column holds.
+
+    Attributes:
+        name: its name.
+        kind: `number`, `binary` or `category`.
+        values: of a binary column or a category, in order; numbers or texts.
+        mean, std: of a number, of its logarithm with `log`, in the training rows.
+        log: whether a number is modelled by its logarithm.
+        whole: whether all numbers are whole.
+        masked: whether fields may be missing.
+    """
+
+    name: str
+    kind: Kind
+    values: tuple[Any, ...] = ()
+    mean: float = 0.0
+    std: float = 1.0
+    log: bool = False
+    whole: bool = False
+    masked: bool = False
+
+    @property
+    def width(self) -> int:
+        """Entries of its block."""
+        return len(self.values) if self.kind == "category" else 1
+
+    def encode(self, fields: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+        """The block `(rows, width)` of some fields, and which are observed, `(rows,)`.
+
+        Raises:
+            ConfigurationError: fields that the column cannot hold; the message has the first of them.
+        """
+        observed = fields.notna().to_numpy()
+        if not self.masked and not observed.all():
+            self._refuse(fields, ~observed, "is missing, which no field was in training")
+        if self.kind == "number":
+            numbers = as_numbers(fields).to_numpy(np.float64)
+            self._refuse(fields, observed & ~np.isfinite(numbers), "is no finite number")
+            if self.log:
+                self._refuse(fields, observed & ~(numbers > 0), "has no logarithm")
+                numbers = np.log(np.where(observed, numbers, 1.0))
+            return np.where(observed, (numbers - self.mean) / self.std, 0.0)[:, None], observed
+        keys = as_numbers(fields) if not isinstance(self.values[0], str) else as_texts(fields)
+        code = keys.map({value: number for number, value in enumerate(self.values)}).to_numpy(np.float64)
+        self._refuse(fields, observed & np.isnan(code), f"is none of {', '.join(map(str, self.values[:SHOWN]))}")
+        if self.kind == "binary":
+            return np.where(observed, code, 0.0)[:, None], observed
+        return (code[:, None] == np.arange(self.width)).astype(np.float64), observed
+
+    def _refuse(self, fields: pd.Series, wrong: np.ndarray, problem: str) -> None:
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ConfigurationError(
+                f"data, row {row}, column {self.name!r}: {str(fields.iloc[row])!r} {problem}"
+                + (f"; {wrong.sum()} fields of it are like that" if wrong.sum() > 1 else "")
+            )
+
+    def decode(self, block: np.ndarray) -> Any:
+        """Fields, from a block `(rows, width)` of any real numbers."""
+        if self.kind == "number":
+            numbers = block[:, 0].astype(np.float64) * self.std + self.mean
+            numbers = np.exp(numbers) if self.log else numbers
+            return numbers.round() if self.whole else numbers
+        code = block.argmax(1) if self.kind == "category" else (block[:, 0] > 0.5).astype(int)
+        return np.array(self.values, dtype=object)[code]
+
+
+class Columns(tuple[Column, ...]):
+    """The columns of a table that a model sees, in order."""
+
+    @classmethod
+    def from_state(cls, state: Sequence[dict[str, Any]]) -> Columns:
+        return cls(Column(**{**column, "values": tuple(column["values"])}) for column in state)
+
+    def state(self) -> list[dict[str, Any]]:
+        """Plain values, for a checkpoint."""
+        return [{**asdict(column), "values": list(column.values)} for column in self]
+
+    @property
+    def names(self) -> list[str]:
+        return [column.name for column in self]
+
+    def encode(self, frame: pd.DataFrame) -> Tensor:
+        """x `(rows, entries)` of the rows of a table, in double precision.
+
+        Raises:
+            ConfigurationError: a column is not there, or has fields that it cannot hold.
+        """
+        absent = [name for name in self.names if name not in frame.columns]
+        if absent:
+            raise ConfigurationError(f"data: there is no column {', '.join(map(repr, absent))}")
+        blocks, masks = [], []
+        for column in self:
+            block, observed = column.encode(frame[column.name])
+            blocks.append(block)
+            if column.masked:
+                masks.append(observed[:, None].astype(np.float64))
+        return torch.from_numpy(np.concatenate(blocks + masks, 1))
+
+    def decode(self, x: Tensor) -> pd.DataFrame:
+        """Rows of a table from x `(rows, entries)`; a field is missing where its mask is below 1/2."""
+        entries = x.double().cpu().numpy()
+        fields, begin, mask = {}, 0, sum(column.width for column in self)
+        for column in self:
+            block, begin = entries[:, begin : begin + column.width], begin + column.width
+            found = pd.Series(column.decode(block)).convert_dtypes()
+            if column.masked:
+                found = found.mask(entries[:, mask] < 0.5)
+                mask += 1
+            fields[column.name] = found
+        return pd.DataFrame(fields)
+
+    def layout(self) -> TableLayout:
+        """What the entries of x are, for a likelihood."""
+        kind, block, log_unit, shift, logged = [], [], [], [], []
+        for number, column in enumerate(self):
+            kind += [get_args(Kind).index(column.kind)] * column.width
+            block += [number] * column.width
+            log_unit += [math.log(column.std) if column.kind == "number" else 0.0] * column.width
+            shift += [column.mean] * column.width
+            logged += [column.log] * column.width
+        masked = [number for number, column in enumerate(self) if column.masked]
+        count = len(masked)
+        return TableLayout(
+            torch.tensor(kind + [MASK] * count),
+            torch.tensor(block + masked),
+            torch.tensor(log_unit + [0.0] * count, dtype=torch.float64),
+            torch.tensor(shift + [0.0] * count, dtype=torch.float64),
+            torch.tensor(logged + [False] * count),
+        )
+
+
+def as_numbers(fields: pd.Series) -> pd.Series:
+    """Floats; nan where a field is missing or no number."""
+    if fields.dtype == object or pd.api.types.is_string_dtype(fields):
+        fields = fields.astype("string").str.strip()
+    return pd.to_numeric(fields, errors="coerce").astype("Float64").astype(np.float64)
+
+
+def as_texts(fields: pd.Series) -> pd.Series:
+    """Texts without blanks around them; missing where a field is missing."""
+    return fields.astype("string").str.strip().astype(object).where(fields.notna())

@@ -1,0 +1,320 @@
+"""Tables as they come: what is read, what is refused, and the likelihood of their rows."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from small_models import SMALL, trainer
+from torch.distributions import Bernoulli, Categorical, Independent, Normal
+
+from datamodules import Table
+from lightning_avb import AVB, GAN, VAE, Batch, GaussianDecoder, SemiImplicitEncoder, TableDecoder, load
+from lightning_avb.checkpoints import load_datamodule
+from lightning_avb.distributions import TableEntries
+from lightning_avb.errors import ConfigurationError
+
+ROWS = 60
+GENERATOR = np.random.default_rng(0)
+PEOPLE = pd.DataFrame(
+    {
+        "age": GENERATOR.integers(18, 90, ROWS),
+        "sex": GENERATOR.choice(["f", "m"], ROWS),
+        "site": GENERATOR.choice(["north, upper", "south", "west"], ROWS),
+        "income": np.exp(GENERATOR.normal(10, 1, ROWS)),
+        "kids": np.arange(ROWS) % 4,
+        "smoker": GENERATOR.random(ROWS) < 0.5,
+        "diagnosis": GENERATOR.choice(["sick", "well"], ROWS),
+    }
+)
+PEOPLE.loc[::7, "income"] = np.nan
+PEOPLE.loc[::5, "site"] = None
+
+
+@pytest.fixture
+def people(tmp_path):
+    PEOPLE.to_csv(tmp_path / "people.csv")
+    data = Table(str(tmp_path / "people.csv"), label="diagnosis", log=["income"], batch_size=20)
+    data.setup("fit")
+    return data
+
+
+def text(tmp_path, content, written="utf-8", **options):
+    path = tmp_path / "table.csv"
+    path.write_bytes(content.encode(written))
+    data = Table(str(path), batch_size=2, **options)
+    data.setup("fit")
+    return data
+
+
+def refused(tmp_path, content, written="utf-8", **options):
+    with pytest.raises(ConfigurationError) as error:
+        text(tmp_path, content, written, **options)
+    return str(error.value)
+
+
+def kinds(data):
+    return {column.name: column.kind for column in data.format}
+
+
+def lines(*fields):
+    """A column x of these fields beside one of numbers."""
+    return "x,n\n" + "".join(f"{field},{number * 1.5}\n" for number, field in enumerate(fields))
+
+
+# What columns hold.
+
+
+def test_what_pandas_wrote_is_read_as_it_is_meant(people):
+    """Its index is no column of the data, and the label is none."""
+    assert kinds(people) == {
+        "age": "number",
+        "sex": "binary",
+        "site": "category",
+        "income": "number",
+        "kids": "category",
+        "smoker": "binary",
+    }
+    assert [column.masked for column in people.format] == [False, False, True, True, False, False]
+    assert people.data_shape == (1 + 1 + 3 + 1 + 4 + 1 + 2,) and people.label_names == ["sick", "well"]
+
+
+def test_rows_come_back_in_the_terms_of_the_table(people):
+    split = people.split("train")
+    found = people.to_frame(split.x)
+    expected = PEOPLE.iloc[people.load()["train"].rows.numpy()].reset_index(drop=True)
+    assert (found["site"].isna() == expected["site"].isna()).all() and found["site"].isna().any()
+    assert (found["site"].dropna() == expected["site"].dropna()).all()
+    assert found["age"].tolist() == expected["age"].tolist()
+    assert found["kids"].tolist() == expected["kids"].tolist() and found["kids"].dtype == "Int64"
+    assert np.allclose(found["income"].astype(float), expected["income"], rtol=1e-5, equal_nan=True)
+    torch.testing.assert_close(people.from_frame(found), split.x, rtol=1e-5, atol=1e-5)
+
+
+def test_numbers_are_standardised_in_the_training_rows(people):
+    x = people.split("train").x
+    income = people.format[3]
+    column = x[:, 5][x[:, -1] == 1]
+    assert income.log and income.mean == pytest.approx(10, abs=0.5)
+    assert column.mean().abs() < 1e-5 and column.std(correction=0) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("0,1,2\n0.5,1.5,2.5\n1.5,3.5,7.5\n5.5,1.5,2.0\n4.5,2,1\n", ["0", "1", "2"]),
+        (",0,1\n0,0.5,1.5\n1,1.5,3.5\n2,5.5,2.5\n3,7.5,2\n", ["0", "1"]),
+        ("0.5,1.5\n1.5,3.5\n5.5,2.5\n4.5,2\n", ["0", "1"]),
+        ("a;b\n0,5;1,5\n1,5;3,5\n5,5;2,5\n4,5;2,0\n", ["a", "b"]),
+        ("a\tb\n0.5\t1.5\n1.5\t3.5\n5.5\t2.5\n4.5\t2\n", ["a", "b"]),
+        ("\ufeffa,b\r\n0.5,1.5\r\n1.5,3.5\r\n5.5,2.5\r\n4.5,2\r\n\r\n", ["a", "b"]),
+    ],
+)
+def test_headers_and_delimiters(tmp_path, content, names):
+    data = text(tmp_path, content)
+    assert data.columns == names and {*kinds(data).values()} == {"number"}
+    assert data.rows("train") + data.rows("val") + data.rows("test") == 4
+
+
+def test_a_header_of_numbers_can_be_asked_for(tmp_path):
+    content = "2019,2020\n0.5,1.5\n1.5,3.5\n5.5,2.5\n4.5,2\n"
+    assert text(tmp_path, content).columns == ["0", "1"]
+    assert text(tmp_path, content, header=True).columns == ["2019", "2020"]
+
+
+def test_a_float_matrix_of_zeros_and_ones_is_binary():
+    data = Table.of((GENERATOR.random((40, 3)) < 0.5).astype(float), batch_size=10)
+    data.setup("fit")
+    assert {*kinds(data).values()} == {"binary"}
+
+
+def test_what_tells_nothing_is_left_out(tmp_path, capsys):
+    rows = [f"{i},{i % 5}.5,7,," for i in range(1, 41)]
+    data = text(tmp_path, "\n".join(["id,a,b,c,d", *rows]))
+    assert data.columns == ["a"]
+
+
+def test_types_can_be_set(tmp_path):
+    content = "a,b\n" + "".join(f"{i % 3},{i % 4}\n" for i in range(40))
+    assert kinds(text(tmp_path, content)) == {"a": "category", "b": "category"}
+    assert kinds(text(tmp_path, content, types={"b": "number"}, drop=["a"])) == {"b": "number"}
+
+
+# What is refused, in one message.
+
+
+def test_all_fields_that_are_no_numbers_are_named(tmp_path):
+    said = refused(tmp_path, lines(1, 2, "?", 4, 5, "unknown", 7))
+    assert "'x' has 2 fields" in said and "line 4: '?', line 7: 'unknown'" in said and "data.missing" in said
+    assert kinds(text(tmp_path, lines(1, 2, "?", 4, 5, "unknown", 7), missing=["?", "unknown"]))["x"] == "number"
+
+
+def test_all_columns_that_cannot_be_used_are_named(tmp_path):
+    names = [f"Person {i}" for i in range(30)]
+    content = "who,when,n\n" + "".join(f"{name},2024-01-{i % 28 + 1:02},{i}.5\n" for i, name in enumerate(names))
+    said = refused(tmp_path, content)
+    assert "'who' has 30 different texts" in said and "'when' holds dates" in said and "data.drop: [when]" in said
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        (lines(1, 2, "inf", 4, 5), {}, "line 4: 'inf'"),
+        ("a,a\n1,2\n", {}, "more than one column named 'a'"),
+        ("a,b\n1,2\n1\n1,2,3\n", {}, r"2 of 4 lines do not have the 2 fields of the first \(line 3: 1, line 4: 3\)"),
+        ("a,b\n", {}, "has no rows"),
+        ("", {}, "is empty"),
+        (lines(1.5, 2, -3, 4), {"log": ["x"]}, "'x' has the value -3"),
+        (lines(1, 2, 3), {"drop": ["N"]}, "data.drop: there is no column 'N'; did you mean 'n'"),
+        (lines(1, 2, 3), {"label": "nn"}, "data.label: there is no column 'nn'; did you mean 'n'"),
+        (lines(1, 2, 3), {"types": {"x": "numeric"}}, "'numeric' is none of number, binary, category"),
+        (lines(1, 2, 3), {"types": {"x": "binary"}}, "it has 3 values: 1, 2, 3"),
+    ],
+)
+def test_clear_words(tmp_path, content, options, message):
+    with pytest.raises(ConfigurationError, match=message):
+        text(tmp_path, content, **options)
+
+
+def test_another_encoding(tmp_path):
+    content = lines("süd", "nord", "süd", "nord", "süd")
+    assert "data.encoding to latin-1" in refused(tmp_path, content, "latin-1")
+    assert text(tmp_path, content, "latin-1", encoding="latin-1").format[0].values == ("nord", "süd")
+
+
+def test_new_rows_that_a_column_cannot_hold(people):
+    for change, message in (
+        ({"site": "east"}, "row 0, column 'site': 'east' is none of north, upper, south, west"),
+        ({"age": None}, "column 'age': .* is missing, which no field was in training"),
+        ({"income": -1.0}, "'income': '-1.0' has no logarithm"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            people.from_frame(PEOPLE.iloc[:3].assign(**change))
+    with pytest.raises(ConfigurationError, match="there is no column 'kids'"):
+        people.from_frame(PEOPLE.drop(columns="kids"))
+
+
+# The likelihood.
+
+
+def decoder_of(data):
+    decoder = TableDecoder(data.data_shape, 2, network=SMALL)
+    torch.nn.init.normal_(decoder.log_scale)
+    decoder.read_layout(data.layout)
+    return decoder.double()
+
+
+def test_log_p_of_a_row_is_the_sum_over_its_observed_fields(people):
+    decoder, z = decoder_of(people), torch.randn(40, 2).double()
+    x = people.split("train").x[:40].double()
+    outputs, scale = decoder.network(z), decoder.least + decoder.log_scale.exp()
+    age, income = people.format[0], people.format[3]
+    frame = people.to_frame(x)
+    years = (x[:, 0] * age.std + age.mean, torch.tensor(np.log(frame["income"].astype(float).to_numpy())))
+    terms = [
+        Normal(outputs[:, 0] * age.std + age.mean, scale[0] * age.std).log_prob(years[0]),
+        Bernoulli(logits=outputs[:, 1]).log_prob(x[:, 1]),
+        Categorical(logits=outputs[:, 2:5]).log_prob(x[:, 2:5].argmax(1)) * x[:, -2],
+        torch.where(
+            x[:, -1] == 1,
+            (
+                Normal(outputs[:, 5] * income.std + income.mean, scale[5] * income.std).log_prob(years[1].nan_to_num())
+                - years[1].nan_to_num()
+            ),
+            0.0,
+        ),
+        Categorical(logits=outputs[:, 6:10]).log_prob(x[:, 6:10].argmax(1)),
+        Bernoulli(logits=outputs[:, 10]).log_prob(x[:, 10]),
+    ]
+    torch.testing.assert_close(decoder(z).log_prob(x), torch.stack(terms).sum(0))
+
+
+def test_a_missing_field_has_neither_weight_nor_gradient(people):
+    decoder = decoder_of(people)
+    x = people.split("train").x.double()
+    x = x[(x[:, -1] == 0)][:3]
+    outputs = torch.randn(3, x.shape[1]).double().requires_grad_()
+    p = TableEntries(outputs, torch.ones(x.shape[1]).double(), decoder.layout)
+    p.log_prob(x).sum().backward()
+    gradient = outputs.grad
+    assert gradient.isfinite().all() and (gradient[:, 5] == 0).all() and (gradient[:, -2:] == 0).all()
+    assert (gradient[:, 0] != 0).all()
+
+
+def test_draws_have_the_frequencies_of_their_distribution(people):
+    decoder, count = decoder_of(people), 20000
+    p = decoder(torch.randn(1, 2).double())
+    x = p.sample((count,))[:, 0]
+    assert (x[:, 2:5].sum(1) == 1).all() and (x[:, -2:] == 1).all()
+    error = 5 * torch.maximum(x.std(0), torch.tensor(0.05)) / math.sqrt(count)
+    assert ((x.mean(0) - p.mean[0]).abs() < error).all()
+    assert isinstance(p, Independent) and p.base_dist.log_prob(x).shape == x.shape
+
+
+def test_a_decoder_that_does_not_know_columns_is_refused(people, tmp_path):
+    with pytest.raises(ConfigurationError, match=r"^decoder: the table has more than numbers, .* take TableDecoder"):
+        trainer(tmp_path, max_steps=1).fit(VAE(2, decoder=GaussianDecoder), people)
+
+
+def test_of_numbers_alone_both_decoders_report_the_same_units(tmp_path):
+    data = Table.of(
+        pd.DataFrame({"a": 100 * GENERATOR.normal(size=50), "b": 7 + GENERATOR.normal(size=50)}), batch_size=10
+    )
+    found = []
+    for decoder in (GaussianDecoder, TableDecoder):
+        model = VAE(2, decoder=decoder)
+        trainer(tmp_path, max_steps=1).fit(model, data)
+        found.append(model)
+    gaussian, table = found
+    table.decoder.network.load_state_dict(gaussian.decoder.network.state_dict())
+    with torch.no_grad():
+        table.decoder.log_scale.fill_((gaussian.decoder.log_scale.exp() - table.decoder.least).log().item())
+    batch, z = Batch(data.split("train").x[:5]), torch.randn(1, 5, 2)
+    torch.testing.assert_close(*(model.log_likelihood(batch, z) for model in found), rtol=1e-5, atol=1e-4)
+
+
+# From end to end.
+
+
+@pytest.mark.parametrize("name", ["vae", "avb", "gan"])
+def test_models_of_a_table(name, people, tmp_path):
+    models = {
+        "vae": lambda: VAE(2, decoder=TableDecoder),
+        "avb": lambda: AVB(2, encoder=SemiImplicitEncoder, decoder=TableDecoder),
+        "gan": lambda: GAN(2, output="identity"),
+    }
+    run = trainer(tmp_path, max_steps=3, limit_val_batches=1)
+    run.fit(models[name](), people)
+    run.save_checkpoint(tmp_path / "some.ckpt")
+    (tmp_path / "people.csv").unlink()
+    data, model = load_datamodule(tmp_path / "some.ckpt"), load(tmp_path / "some.ckpt")
+    frame = data.to_frame(model.sample(30, mean=False))
+    assert list(frame.columns) == people.columns and {*frame["site"].dropna()} <= {"north, upper", "south", "west"}
+    assert frame["kids"].dtype == "Int64" and data.from_frame(PEOPLE).shape == (ROWS, *people.data_shape)
+
+
+def test_sampled_tables(command, tmp_path, people, monkeypatch, without_curves):
+    monkeypatch.chdir(tmp_path)
+    run = trainer(tmp_path, max_steps=3)
+    run.fit(VAE(2, decoder=TableDecoder, conditional=True), people)
+    run.save_checkpoint("some.ckpt")
+    command("sample", "--ckpt_path", "some.ckpt", "--output", "new.csv", "--n", 8)
+    found = pd.read_csv("new.csv")
+    assert list(found.columns) == [*people.columns, "diagnosis"] and found["diagnosis"].tolist() == ["sick", "well"] * 4
+    assert found["age"].dtype == int and {*found["site"]} <= {"north, upper", "south", "west"}
+    command("sample", "--ckpt_path", "some.ckpt", "--output", "new.npz", "--n", 8)
+    arrays = np.load("new.npz")
+    assert arrays["y"].tolist() == ["sick", "well"] * 4 and arrays["income"].dtype == float
+
+
+def test_a_resumed_run_reads_columns_as_the_first_one_did(people, tmp_path):
+    run = trainer(tmp_path, max_steps=2)
+    run.fit(VAE(2, decoder=TableDecoder), people)
+    run.save_checkpoint(tmp_path / "some.ckpt")
+    again = Table(people.path, label="diagnosis", batch_size=20)  # without the logarithm
+    model = VAE(2, decoder=TableDecoder)
+    trainer(tmp_path, max_steps=3).fit(model, again, ckpt_path=tmp_path / "some.ckpt")
+    assert again.format == people.format and bool(model.decoder.logged.any())
