@@ -1,4 +1,4 @@
-"""The user's own arrays and tables."""
+"""The user's own arrays."""
 
 from __future__ import annotations
 
@@ -13,48 +13,45 @@ from torch import Tensor
 
 from lightning_avb.errors import ConfigurationError
 
+from .array_files import cell_error, read_array
+from .labels import encode_labels
 from .splits import Split, random_splits
-from .tables import cell_error, encode_labels, read_table
 from .tensors import CHUNK, Binarize, TensorDataModule
 
 Scale = Literal["auto", "none", "unit", "standardize"]
 
 
 class Arrays(TensorDataModule):
-    """An array `(rows, ...)` of any shape in a `.npy` or `.npz` file, or a table in a `.csv` file.
+    """An array `(rows, ...)` of any shape in a `.npy` or `.npz` file. A `.csv` file is a `Table`.
 
     How x is scaled, unless `scale` says otherwise:
 
     * uint8 values are taken as 0..255 and divided by 255 (`unit`); if all are 0 or 1 they stay as they are.
     * Rows of more than one dimension stay as they are; their values must be in [0, 1].
-    * Tables, that is all others, are standardised: every column is shifted and scaled to mean 0 and standard deviation
+    * All others are standardised: every column is shifted and scaled to mean 0 and standard deviation
       1 in the training split, x = (original - m) / s. Then p(original) = p(x) / prod_j s_j, and `log_jacobian` is
-      - sum_j log s_j. A checkpoint keeps m, s and the names of columns and labels, so that
+      - sum_j log s_j. A checkpoint keeps m, s and the names of labels, so that
       `Arrays.load_from_checkpoint(path)` restores rows without the file.
 
     Pictures, that is values in [0, 1] of shape `(rows, height, width)`, or with colours last, become
     `(rows, channels, height, width)`.
 
-    A `.csv` file has numbers only, except for the label. If its first line has no number, it names the columns.
-
     Splits: random ones, the same every time.
 
     Args:
         path: the file. A `.npy` file that is not standardised is mapped and need not fit into memory.
-        label: the column of the labels, by name or number (from 0, or negative from the end); in a `.npz` file also
-            the name of an array. Labels are words or whole numbers and become 0..classes - 1 in sorted order; the
+        label: the column of the labels, by number (from 0, or negative from the end); in a `.npz` file also the name
+            of an array. Labels are words or whole numbers and become 0..classes - 1 in sorted order; the
             number -1 or an empty field: not known.
         array: the array of a `.npz` file that is x, if there are several and none is called `x`.
         scale: `none`, `unit` or `standardize`; `auto`: as above.
-        delimiter: the character between two fields of a `.csv` file.
         val_share, test_share: shares of the rows for validation and test.
         split_seed: seed of the random splits.
         resident, batch_size, eval_batch_size, binarize, labels, labelled_per_batch: see `TensorDataModule`.
 
     Raises:
         ConfigurationError: the file cannot be used. The message names file, row and column (in arrays counted from 0)
-            of text, an empty field, nan or inf, rows of unequal length, a column that is constant in the training
-            split.
+            of text, nan or inf, and a column that is constant in the training split.
     """
 
     def __init__(
@@ -63,7 +60,6 @@ class Arrays(TensorDataModule):
         label: int | str | None = None,
         array: str | None = None,
         scale: Scale = "auto",
-        delimiter: str = ",",
         val_share: float = 0.1,
         test_share: float = 0.1,
         split_seed: int = 0,
@@ -84,21 +80,18 @@ class Arrays(TensorDataModule):
         )
         if scale not in ("auto", "none", "unit", "standardize"):
             raise ConfigurationError(f"data.scale: {scale!r} is none of 'auto', 'none', 'unit', 'standardize'")
-        if len(delimiter) != 1:
-            raise ConfigurationError(f"data.delimiter: {delimiter!r} is not one character")
-        self.path, self.label, self.array, self.scale, self.delimiter = Path(path), label, array, scale, delimiter
+        self.path, self.label, self.array, self.scale = Path(path), label, array, scale
         self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
 
     def load(self) -> dict[str, Split]:
-        table = read_table(self.path, self.label, self.array, self.delimiter)
-        self.columns, y = table.columns, None
-        if table.labels is not None:
-            y, self.label_names = encode_labels(table.labels, f"{self.label!r} in {str(self.path)!r}")
+        found, y = read_array(self.path, self.label, self.array), None
+        if found.labels is not None:
+            y, self.label_names = encode_labels(found.labels, f"{self.label!r} in {str(self.path)!r}")
             self.classes = len(self.label_names)
-        rows = random_splits(torch.arange(len(table.x)), self.split_seed, test=self.test_share, val=self.val_share)
-        x = self._scaled(table.x, rows["train"])
+        rows = random_splits(torch.arange(len(found.x)), self.split_seed, test=self.test_share, val=self.val_share)
+        x = self._scaled(found.x, rows["train"])
         return {stage: Split(x, y, own) for stage, own in rows.items()}
 
     @property
@@ -174,7 +167,7 @@ class Arrays(TensorDataModule):
             constant = (rows == rows[0]).all(0).nonzero().tolist()
             if constant:
                 column = constant[0]
-                name = self.columns[column[0]] if self.columns is not None else ", ".join(map(str, column))
+                name = ", ".join(map(str, column))
                 raise ConfigurationError(
                     f"data.path: {str(self.path)!r}, column {name!r} is {rows[0][tuple(column)].item():g} in all "
                     f"{len(rows)} training rows; a constant cannot be standardised; remove it"

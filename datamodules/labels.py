@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -68,3 +69,44 @@ def keep_labels(y: Tensor | None, count: int, classes: int | None, names: Sequen
     rank_in_class[y[order].argsort(stable=True)] = torch.cat([torch.arange(size) for size in counts.tolist()])
     kept = order[rank_in_class.argsort(stable=True)[:count]]
     return torch.full_like(y, -1).index_copy(0, kept, y[kept])
+
+
+def is_number(field: Any) -> bool:
+    """Whether it is a number, or text that can be read as one."""
+    try:
+        float(field)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def encode_labels(labels: list[Any], source: str) -> tuple[Tensor, list[str]]:
+    """Labels as 0..k - 1 in sorted order, `(rows,)` int64, and what each number stands for.
+
+    If all labels can be read as numbers they are sorted as numbers, otherwise as text. An empty text, and -1 among
+    numbers, is a label that is not known, and becomes -1.
+
+    Args:
+        labels: one for each row.
+        source: where they come from, for the message.
+
+    Raises:
+        ConfigurationError: numbers that are not whole, which are quantities and no labels; fewer than two classes
+            where some labels are not known.
+    """
+    values: list[Any] = [str(label) for label in labels]
+    if all(is_number(label) for label in labels if label != ""):
+        fraction = next((label for label in labels if label != "" and not float(label).is_integer()), None)
+        if fraction is not None:
+            raise ConfigurationError(
+                f"data.label: {source} has {fraction}, a quantity; labels are words or whole numbers"
+            )
+        values = [-1 if label == "" else int(float(label)) for label in labels]
+    names = sorted(set(values) - {"", -1})
+    if len(names) < min(2, len(set(values))):
+        raise ConfigurationError(
+            f"data.label: {source} has too few classes: {', '.join(map(repr, names)) or 'none'}; -1 or an empty field "
+            "is a label that is not known"
+        )
+    numbers = {name: number for number, name in enumerate(names)}
+    return torch.tensor([numbers.get(value, -1) for value in values]), [str(name) for name in names]

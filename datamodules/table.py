@@ -16,9 +16,9 @@ from lightning_avb.errors import ConfigurationError
 
 from .column_types import as_text, look_at, require_column
 from .columns import Columns
+from .labels import encode_labels
 from .splits import Split, random_splits
 from .table_files import read_table
-from .tables import encode_labels
 from .tensors import TensorDataModule
 
 
@@ -42,7 +42,8 @@ class Table(TensorDataModule):
 
     Args:
         path: the file: `.csv`, `.tsv`, `.txt` or `.parquet`.
-        label: the column of the labels, which the model does not see as data.
+        label: the column of the labels, by name or number (from 0, or negative from the end); no part of x. Labels are
+            words or whole numbers and become 0..classes - 1 in sorted order; -1 or a missing field: not known.
         drop: columns to leave out.
         types: name -> `number`, `binary` or `category`, where the look is wrong.
         log: columns of positive numbers to be modelled by their logarithms; log p(x) is that of the numbers.
@@ -61,7 +62,7 @@ class Table(TensorDataModule):
     def __init__(
         self,
         path: str | None = None,
-        label: str | None = None,
+        label: str | int | None = None,
         drop: Sequence[str] = (),
         types: Mapping[str, str] | None = None,
         log: Sequence[str] = (),
@@ -119,7 +120,10 @@ class Table(TensorDataModule):
             said = f"in {self.path!r} ({words})"
         y, fields = None, frame
         if self.label is not None:
-            require_column(self.label, frame.columns, "data.label")
+            names = list(frame.columns)
+            if isinstance(self.label, int) and -len(names) <= self.label < len(names):
+                self.label = names[self.label]
+            require_column(self.label, names, "data.label")
             labels = frame[self.label].astype(object).where(frame[self.label].notna(), "")
             y, self.label_names = encode_labels(labels.tolist(), f"{self.label!r} {said}")
             self.classes, fields = len(self.label_names), frame.drop(columns=self.label)

@@ -11,11 +11,13 @@ import pandas as pd
 
 from lightning_avb.errors import ConfigurationError
 
-from .tables import is_number
+from .labels import is_number
 
 MISSING = ("", "na", "n/a", "nan", "null", "none", "<na>", "#n/a")
 """What stands for a missing field, in any case of letters."""
 DELIMITERS = ",;\t|"
+TABLES = (".csv", ".tsv", ".txt", ".parquet")
+"""Files that hold tables."""
 SHOWN = 5
 
 
@@ -46,8 +48,9 @@ def read_table(
     suffix = path.suffix.lower()
     if suffix == ".parquet":
         return _from_parquet(path), "parquet"
-    if suffix not in (".csv", ".tsv", ".txt"):
-        raise ConfigurationError(f"data.path: {str(path)!r} ends in none of .csv, .tsv, .txt, .parquet")
+    if suffix not in TABLES:
+        arrays = "; read it with --data Arrays" if suffix in (".npy", ".npz") else ""
+        raise ConfigurationError(f"data.path: {str(path)!r} ends in none of {', '.join(TABLES)}{arrays}")
     try:
         text = path.read_text(encoding="utf-8-sig" if encoding == "utf-8" else encoding)
     except (OSError, UnicodeDecodeError, LookupError) as error:

@@ -392,5 +392,5 @@ def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):
     drawn = torch.tensor([[float(value) for value in row] for row in drawn])
     assert ((drawn.mean(0) - rows.mean(0)).abs() < 0.3 * rows.std(0)).all()
     assert ((drawn.std(0) / rows.std(0) - 1).abs() < 0.4).all()
-    command("sample", "--ckpt_path", last, "--output", "draws.npy", "--n", 5)
+    command("sample", "--ckpt_path", last, "--output", "draws.npz", "--n", 5)
     assert "output: 'draws.txt'" in refusal("sample", "--ckpt_path", last, "--output", "draws.txt")

@@ -1,4 +1,4 @@
-"""Arrays and tables: what files hold, errors with their place, standardisation."""
+"""Arrays: what files hold, errors with their place, standardisation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from test_data import place, same
 from torch.distributions import MultivariateNormal
 
 from datamodules import Arrays
-from datamodules.tables import encode_labels
+from datamodules.labels import encode_labels
 from lightning_avb import checkpoints
 from lightning_avb.errors import ConfigurationError
 
@@ -25,19 +25,18 @@ def gaussian():
 
 @pytest.fixture
 def table(tmp_path):
-    """A `.csv` file of 400 rows of a Gaussian with names and a label, and its numbers as they are printed there."""
-    rows = [[round(value, 6) for value in row] for row in gaussian().sample((400,)).tolist()]
-    lines = [f"{a},{b},{'dog' if n % 4 else 'cat'},{c}" for n, (a, b, c) in enumerate(rows)]
-    path = tmp_path / "table.csv"
-    path.write_text("\n".join(["cold,hot ,kind,thin", *lines, ""]))
-    return path, torch.tensor(rows, dtype=torch.float64)
+    """A `.npz` file of 400 rows of a Gaussian with a label, and its numbers."""
+    rows = gaussian().sample((400,))
+    path = tmp_path / "table.npz"
+    np.savez(path, x=rows.numpy(), kind=np.array(["dog" if n % 4 else "cat" for n in range(400)]))
+    return path, rows
 
 
-def test_a_table(table):
+def test_an_array_of_numbers(table):
     path, rows = table
     data = Arrays(str(path), label="kind", batch_size=40)
     data.setup("fit")
-    assert (data.data_shape, data.columns) == ((3,), ["cold", "hot", "thin"])
+    assert data.data_shape == (3,)
     assert (data.classes, data.label_names) == (2, ["cat", "dog"])
     assert [data.rows(stage) for stage in ("train", "val", "test")] == [320, 40, 40]
     (batch,) = data.test_dataloader()
@@ -88,7 +87,7 @@ def test_a_checkpoint_alone_restores_rows(table, tmp_path):
     x = torch.randn(5, 3)
     assert torch.equal(again.restore(x), data.restore(x))
     assert again.log_jacobian == data.log_jacobian
-    assert (again.columns, again.label_names) == (["cold", "hot", "thin"], ["cat", "dog"])
+    assert again.label_names == ["cat", "dog"]
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -110,8 +109,8 @@ def test_other_rows_are_standardised_as_the_checkpoint_says(table, tmp_path, loa
     splits = again._splits
     again.load_state_dict(stored.state_dict())
     assert again._splits is splits  # the same numbers: nothing is loaded anew
-    again.columns = ["other", "hot", "thin"]
-    with pytest.raises(ConfigurationError, match=r"columns are \['other', .*those of the checkpoint \['cold'"):
+    again.label_names = ["cow", "dog"]
+    with pytest.raises(ConfigurationError, match=r"label names are \['cow', .*those of the checkpoint \['cat'"):
         again.load_state_dict(stored.state_dict())
 
 
@@ -131,27 +130,6 @@ NUMBERS = np.arange(60.0).reshape(20, 3) ** 2
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
-        ("a.csv", "a,b\n1,2\n3,old\n", {}, r"row 2 \(line 3\), column 'b': 'old' is no number"),
-        ("a.csv", "1,2\n3,old\n", {}, r"row 2 \(line 2\), column 1: 'old' is no number"),
-        (
-            "a.csv",
-            "5.1,3.5,setosa\n4.9,3.0,setosa\n",
-            {},
-            r"row 1 \(line 1\), column 2: 'setosa' is no number; .*data.label",
-        ),
-        ("a.csv", "a,b\n1,2\n\n,4\n", {}, r"row 2 \(line 4\), column 'a': the field is empty"),
-        ("a.csv", "a,b\n1,2\n3,nan\n", {}, r"row 2 \(line 3\), column 'b': nan is not finite"),
-        ("a.csv", "a,b\n1,2\n-inf,3\n", {}, r"row 2 \(line 3\), column 'a': -inf is not finite"),
-        ("a.csv", "a,b\n1,2\n1,2,3\n", {}, r"row 2 \(line 3\), column 'b': the row has 3 fields, the first one 2"),
-        ("a.csv", "a,b,c\n1,2,3\n1\n", {}, r"row 2 \(line 3\), column 'a': the row has 1 fields, the first one 3"),
-        ("a.csv", "a,b\n1,x\n2,\n", {"label": "b"}, r"data\.label: 'b' in .*a\.csv' has too few classes: 'x'; -1 or"),
-        ("a.csv", "a,b\n" + "1,2\n" * 20, {}, r"column 'a' is 1 in all 16 training rows"),
-        ("a.csv", "a;b\n1;2\n", {}, r"data\.delimiter: .* one column; is ';' between"),
-        ("a.csv", "a,b\n1,2\n", {"label": "c"}, r"data\.label: there is no column 'c'; there are a, b"),
-        ("a.csv", "a,b\n1,2\n", {"label": 2}, r"data\.label: there is no column 2; there are a, b"),
-        ("a.csv", "a,b\n1,0.5\n2,1\n", {"label": "b"}, r"data\.label: 'b' in .*a\.csv' has 0\.5, a quantity"),
-        ("a.csv", "a,b\n", {}, "holds no numbers"),
-        ("a.csv", "", {}, "holds no numbers"),
         ("a.npy", np.array([["x", "y"]]), {}, r"row 0, column '0': .*'x'.* is no number"),
         ("a.npy", np.array([[1, "y"]], object), {}, "cannot be read: .*bject"),
         ("a.npy", np.where(NUMBERS == 49, np.nan, NUMBERS), {}, r"row 2, column '1': nan is not finite"),
@@ -166,8 +144,10 @@ NUMBERS = np.arange(60.0).reshape(20, 3) ** 2
         ("a.npz", {"a": NUMBERS}, {"array": "b"}, r"data\.array: there is no 'b'; .* has the arrays a"),
         ("a.npz", {"x": NUMBERS, "y": np.arange(7)}, {"label": "y"}, r"'y' has shape \(7,\), not one label"),
         ("a.npz", {"x": NUMBERS}, {"label": "y"}, r"data\.label: .* holds no 'y', only x"),
-        ("a.csv", "a\n1\n2\n3\n", {"scale": "half"}, r"data\.scale: 'half' is none of"),
-        ("a.csv", "a\n1\n2\n3\n", {"delimiter": ""}, r"data\.delimiter: '' is not one character"),
+        ("a.npz", {"x": NUMBERS}, {"scale": "half"}, r"data\.scale: 'half' is none of"),
+        ("a.npy", NUMBERS, {"label": 3}, r"data\.label: there is no column 3; .*a\.npy' has 3"),
+        ("a.npz", {"x": NUMBERS, "y": NUMBERS[:, 0] / 2}, {"label": "y"}, r"data\.label: 'y' in .*a\.npz' has 4\.5"),
+        ("a.csv", "1,2", {}, r"data\.path: .*a\.csv' is a table; read it with --data Table"),
     ],
 )
 def test_what_cannot_be_used_is_named_with_its_place(tmp_path, name, content, options, message):
@@ -178,9 +158,7 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path, name, content, op
     assert name in str(error.value) or not message.startswith("row")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.npy", b"no array"), ("a.npz", b"PK\x03\x04"), ("a.csv", b"\xff\xfe,\n")]
-)
+@pytest.mark.parametrize(("name", "content"), [("a.npy", b"no array"), ("a.npz", b"PK\x03\x04")])
 def test_files_that_are_not_what_they_are_called(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"data\.path: '{tmp_path}/{name}' cannot be read: "):
@@ -188,41 +166,11 @@ def test_files_that_are_not_what_they_are_called(tmp_path, name, content):
 
 
 def test_other_files_are_named(tmp_path):
-    with pytest.raises(ConfigurationError, match=r"data\.path: there is no file '.*a\.csv'"):
-        Arrays(str(tmp_path / "a.csv")).setup("fit")
+    with pytest.raises(ConfigurationError, match=r"data\.path: there is no file '.*a\.npy'"):
+        Arrays(str(tmp_path / "a.npy")).setup("fit")
     (tmp_path / "a.xlsx").write_text("")
-    with pytest.raises(ConfigurationError, match=r"a\.xlsx' ends in none of \.csv, \.npy, \.npz"):
+    with pytest.raises(ConfigurationError, match=r"a\.xlsx' ends in neither \.npy nor \.npz"):
         Arrays(str(tmp_path / "a.xlsx")).setup("fit")
-
-
-@pytest.mark.parametrize(
-    ("text", "options", "columns"),
-    [
-        ("\ufeffa, b\r\n1, 2\r\n", {}, ["a", "b"]),
-        ("1,2\n", {}, None),
-        ("a;b\n1;2\n", {"delimiter": ";"}, ["a", "b"]),
-        ('"a, or so","b"\n"1","2"\n\n', {}, ["a, or so", "b"]),
-        ("2\t1\n", {"delimiter": "\t"}, None),
-    ],
-)
-def test_spellings_of_a_table(tmp_path, text, options, columns):
-    path = tmp_path / "a.csv"
-    lines = text.splitlines(keepends=True)
-    path.write_bytes("".join([*lines, *["3,4\n".replace(",", options.get("delimiter", ","))] * 9]).encode())
-    data = Arrays(str(path), scale="none", **options)
-    splits = data.load()
-    assert data.columns == columns
-    assert splits["train"].x.shape == (10, 2)
-    assert splits["train"].x[1:].tolist() == [[3, 4]] * 9
-
-
-@pytest.mark.parametrize("label", [-1, 2])
-def test_a_label_of_words_in_a_table_without_names(tmp_path, label):
-    rows = "".join(f"{n}.5,{n * n},{'ab'[n % 2]}\n" for n in range(12))
-    data = Arrays(write(tmp_path / "a.csv", rows), label=label, scale="none")
-    x, y, _ = data.load()["train"]
-    assert x[:, 0].tolist() == [n + 0.5 for n in range(12)]
-    assert y.tolist() == [n % 2 for n in range(12)]
 
 
 def test_labels_are_numbered_in_sorted_order():

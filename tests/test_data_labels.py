@@ -20,6 +20,7 @@ from datamodules import (
     ImageFolder,
     Olivetti,
     Split,
+    Table,
     TensorDataModule,
 )
 from datamodules.labels import keep_labels
@@ -284,15 +285,16 @@ def test_digits_with_few_labels():
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("a.csv", "".join(f"{n}.5,{n * n},{('ant', '', 'bee', '')[n % 4]}\n" for n in range(40))),
-        ("a.csv", "".join(f"{n}.5,{n * n},{('3', '-1', '10.0', '')[n % 4]}\n" for n in range(40))),
+        ("a.csv", "".join(f"{n}.5,{n * n}.5,{('ant', '', 'bee', '')[n % 4]}\n" for n in range(40))),
+        ("a.csv", "".join(f"{n}.5,{n * n}.5,{('3', '-1', '10.0', '')[n % 4]}\n" for n in range(40))),
         ("a.npy", np.array([[n + 0.5, n * n, (3, -1, 10, -1)[n % 4]] for n in range(40)])),
         ("a.npz", {"x": np.arange(80.0).reshape(40, 2) ** 2, "y": np.array([3, -1, 10, -1] * 10)}),
     ],
 )
 def test_rows_of_ones_own_without_a_label(tmp_path, name, content):
     label = "y" if name == "a.npz" else 2
-    data = Arrays(write(tmp_path / name, content), label=label, batch_size=8, labelled_per_batch=2)
+    kind = Table if name == "a.csv" else Arrays
+    data = kind(write(tmp_path / name, content), label=label, batch_size=8, labelled_per_batch=2)
     data.setup("fit")
     assert data.load()["train"].y.tolist() == [0, -1, 1, -1] * 10
     assert data.classes == 2
