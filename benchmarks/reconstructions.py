@@ -33,7 +33,7 @@ def reconstructed(path: str, root: str | None) -> tuple[str, Tensor, Tensor]:
     for batch, true in zip(data.test_dataloader(), grey.test_dataloader(), strict=True):
         x, y, index = Batch(*batch)
         with noise.use(noise.RowNoise("reconstructions", index=index)):
-            again.append(model.decode(model.encode(x, y), y))
+            again.append(model.decode(model.encode(x, y, draws=1)[0], y))
         real.append(Batch(*true).x)
     return type(model).__name__, torch.cat(again), torch.cat(real)
 

@@ -103,6 +103,12 @@ class Arrays(TensorDataModule):
             return x
         return x * self.std.to(x) + self.mean.to(x)
 
+    def from_rows(self, rows: Any) -> Tensor:
+        stored = torch.as_tensor(rows)
+        if self.mean is None or self.std is None:
+            return _as_pictures(super().from_rows(stored))
+        return ((stored.double() - self.mean) / self.std).to(torch.get_default_dtype())
+
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **({} if self.mean is None else {"mean": self.mean, "std": self.std})}
 

@@ -58,14 +58,14 @@ class Column:
         """Entries of its block."""
         return len(self.values) if self.kind == "category" else 1
 
-    def encode(self, fields: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, fields: pd.Series, incomplete: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """The block `(rows, width)` of some fields, and which are observed, `(rows,)`.
 
         Raises:
             ConfigurationError: fields that the column cannot hold; the message has the first of them.
         """
         observed = fields.notna().to_numpy()
-        if not self.masked and not observed.all():
+        if not self.masked and not incomplete and not observed.all():
             self._refuse(fields, ~observed, "is missing, which no field was in training")
         if self.kind == "number":
             numbers = as_numbers(fields).to_numpy(np.float64)
@@ -114,8 +114,18 @@ class Columns(tuple[Column, ...]):
     def names(self) -> list[str]:
         return [column.name for column in self]
 
-    def encode(self, frame: pd.DataFrame) -> Tensor:
+    def observed(self, frame: pd.DataFrame) -> Tensor:
+        """`(rows, entries)` bool: which entries of x are of a field that is observed; False for the mask."""
+        seen = [np.repeat(frame[c.name].notna().to_numpy()[:, None], c.width, 1) for c in self]
+        mask = np.zeros((len(frame), sum(column.masked for column in self)), dtype=bool)
+        return torch.from_numpy(np.concatenate([*seen, mask], 1))
+
+    def encode(self, frame: pd.DataFrame, incomplete: bool = False) -> Tensor:
         """x `(rows, entries)` of the rows of a table, in double precision.
+
+        Args:
+            frame: the rows.
+            incomplete: whether fields may be missing also where none was in training; their entries are 0.
 
         Raises:
             ConfigurationError: a column is not there, or has fields that it cannot hold.
@@ -125,7 +135,7 @@ class Columns(tuple[Column, ...]):
             raise ConfigurationError(f"data: there is no column {', '.join(map(repr, absent))}")
         blocks, masks = [], []
         for column in self:
-            block, observed = column.encode(frame[column.name])
+            block, observed = column.encode(frame[column.name], incomplete)
             blocks.append(block)
             if column.masked:
                 masks.append(observed[:, None].astype(np.float64))

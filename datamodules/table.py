@@ -127,13 +127,17 @@ class Table(TensorDataModule):
             labels = frame[self.label].astype(object).where(frame[self.label].notna(), "")
             y, self.label_names = encode_labels(labels.tolist(), f"{self.label!r} {said}")
             self.classes, fields = len(self.label_names), frame.drop(columns=self.label)
-        rows = random_splits(torch.arange(len(frame)), self.split_seed, test=self.test_share, val=self.val_share)
+        rows = self.rows_of_splits(len(frame))
         if self.format is None:
             self.format, findings = look_at(fields, rows["train"].numpy(), self.types, self.drop, self.log)
             self._found = f"data: {len(frame)} rows {said}\n{as_text(findings)}"
         self.columns = self.format.names
         x = self.format.encode(fields).to(torch.get_default_dtype())
         return {stage: Split(x, y, own) for stage, own in rows.items()}
+
+    def rows_of_splits(self, count: int) -> dict[str, Tensor]:
+        """Which of so many rows are in which split."""
+        return random_splits(torch.arange(count), self.split_seed, test=self.test_share, val=self.val_share)
 
     def known_format(self) -> Columns:
         """What the columns hold.
@@ -154,13 +158,27 @@ class Table(TensorDataModule):
     def log_jacobian(self) -> float:
         return -self.layout.log_unit.sum().item()
 
-    def to_frame(self, x: Tensor) -> pd.DataFrame:
+    def to_rows(self, x: Tensor) -> pd.DataFrame:
         """Rows of x `(rows, entries)` in the table's own terms."""
         return self.known_format().decode(x)
 
-    def from_frame(self, frame: pd.DataFrame) -> Tensor:
-        """x `(rows, entries)` of rows in the table's own terms; other columns are ignored."""
-        return self.known_format().encode(frame).to(torch.get_default_dtype())
+    def from_rows(self, rows: Any) -> Tensor:
+        """x `(rows, entries)` of a DataFrame in the table's own terms; other columns are ignored.
+
+        Raises:
+            ConfigurationError: a column is not there, or has fields that it cannot hold.
+        """
+        frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
+        return self.known_format().encode(frame.rename(columns=str)).to(torch.get_default_dtype())
+
+    def from_incomplete_rows(self, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
+        """x of rows in which any field may be missing, and which entries are observed, `(rows, entries)` each."""
+        x = self.known_format().encode(rows, incomplete=True)
+        return x.to(torch.get_default_dtype()), self.known_format().observed(rows)
+
+    def tells_missing(self, rows: pd.DataFrame) -> bool:
+        """Whether the mask of x tells all that is missing in some rows."""
+        return not any(rows[c.name].isna().any() for c in self.known_format() if not c.masked)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **({"format": self.format.state()} if self.format is not None else {})}

@@ -116,6 +116,16 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         """Rows as a model gives them, `(..., *data_shape)`, in the original units."""
         return x
 
+    def to_rows(self, x: Tensor) -> Any:
+        """Rows of x `(rows, *data_shape)` as a user has them: an array in the original units."""
+        return self.restore(x).cpu().numpy()
+
+    def from_rows(self, rows: Any) -> Tensor:
+        """x `(rows, *data_shape)` of an array or tensor in the original units; pictures of uint8 are 0 to 255."""
+        stored = torch.as_tensor(rows)
+        x = stored.to(torch.get_default_dtype())
+        return x / 255 if stored.dtype == torch.uint8 and stored.max() > 1 else x
+
     # Loading.
 
     def setup(self, stage: str) -> None:

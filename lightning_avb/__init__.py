@@ -81,6 +81,7 @@ if TYPE_CHECKING:
         ScoreNetwork,
     )
     from .players import Cosine, Phase, PhaseResult, Player
+    from .trained import Trained
 
 __version__ = "0.2.0"
 
@@ -155,6 +156,7 @@ __all__ = [
     "StandardNormal",
     "SwissRollPrior",
     "TableDecoder",
+    "Trained",
     "VAEGANPlayers",
     "VAEPlayers",
     "load",
@@ -172,6 +174,7 @@ _MODULES = (
     "models",
     "networks",
     "players",
+    "trained",
 )
 """Where the classes are."""
 

@@ -107,9 +107,9 @@ class Samples(Protocol):
 
 
 class Encodes(Protocol):
-    """A model that encodes data."""
+    """A model that encodes data: means of q(z|x), or draws."""
 
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor: ...
+    def encode(self, x: Tensor, y: Tensor | None = None, draws: int | None = None) -> Tensor: ...
 
 
 class Decodes(Protocol):
@@ -200,7 +200,8 @@ class DataDescription:
         log_jacobian: the term to add to log p(x) for a density in the original units, in nats.
         columns: names of the columns of a table.
         layout: what the entries of a table's row are, a `TableLayout`.
-        to_frame: maps rows of x to rows of a table.
+        to_rows: maps rows of x to rows as a user has them: a DataFrame or an array.
+        from_rows: the inverse.
         label: the name of the column of the labels.
         label_names: what the labels stand for.
         restore: maps rows of x to the original units.
@@ -222,7 +223,8 @@ class DataDescription:
     log_jacobian = _Optional[float](0.0)
     columns = _Optional[Sequence[str] | None](None)
     layout = _Optional[Any](None)
-    to_frame = _Optional[Callable[[Tensor], Any] | None](None)
+    to_rows = _Optional[Callable[[Tensor], Any] | None](None)
+    from_rows = _Optional[Callable[[Any], Tensor] | None](None)
     label = _Optional[Any](None)
     label_names = _Optional[Sequence[str] | None](None)
     restore = _Optional[Callable[[Tensor], Tensor] | None](None)

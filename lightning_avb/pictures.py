@@ -91,7 +91,7 @@ def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
     require(model, "reconstruct", Encodes, Decodes)
     at_least(1, count=count)
     x, y = batch.x[:count], batch.y[:count] if batch.y is not None else None
-    return tiles(torch.stack([x, model.decode(model.encode(x, y), y)], 1).flatten(0, 1), 16)
+    return tiles(torch.stack([x, model.decode(model.encode(x, y, draws=1)[0], y)], 1).flatten(0, 1), 16)
 
 
 def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
@@ -101,7 +101,7 @@ def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> 
     at_least(2, steps=steps)
     count = min(2 * rows, len(batch.x) // 2 * 2)
     y = batch.y[:count] if batch.y is not None else None
-    z = model.encode(batch.x[:count], y)
+    z = model.encode(batch.x[:count], y, draws=1)[0]
     start, end = z[0::2, None], z[1::2, None]
     share = torch.linspace(0, 1, steps, device=z.device).view(1, -1, 1)
     labels = y[0::2, None].expand(-1, steps) if y is not None else None
@@ -143,7 +143,7 @@ def restorations(observed: Tensor, x: Tensor, restored: Tensor) -> Picture:
 def latent_plane(model: Any, batch: Batch, draws: int = 8) -> Picture:
     """Codes of a batch in two dimensions, coloured by label, over draws of the prior in grey."""
     require(model, "show its latent plane", Encodes, HasCodes)
-    z = torch.cat([model.encode(batch.x, batch.y) for _ in range(draws)]).float().cpu()
+    z = torch.cat([model.encode(batch.x, batch.y, draws=1)[0] for _ in range(draws)]).float().cpu()
     label = torch.zeros(len(batch.x)) if batch.y is None else batch.y.cpu()
     prior = model.sample_codes(2000).float().cpu()
 

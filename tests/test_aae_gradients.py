@@ -55,7 +55,7 @@ def written_out(model, batch):
     game = contested(model.discriminator, z[0], real[0], context, model.adversarial.form)
     label = one_hot(y, CLASSES) if model.labels == "decoder" else None
     return {
-        "reconstruct": {"autoencoder": likelihood_loss(model, x, z, label)},
+        "autoencode": {"autoencoder": likelihood_loss(model, x, z, label)},
         "regularise": game,
         "discriminate": {"discriminator": game["discriminator"]},
     }
@@ -87,7 +87,7 @@ def written_out_with_categories(model, batch):
     generator = generator + model.balance * (share * (k * share.mean(0)).log()).sum(-1)
     right = network(labelled.x)[:, :k].log_softmax(-1)[torch.arange(len(labelled.x)), labelled.y]
     return {
-        "reconstruct": {"autoencoder": likelihood_loss(model, x, code.unsqueeze(0)) + missing},
+        "autoencode": {"autoencoder": likelihood_loss(model, x, code.unsqueeze(0)) + missing},
         "regularise": {"generator": generator, "discriminator": discriminator},
         "discriminate": {"discriminator": discriminator},
         "classify": {"classifier": -right},
@@ -298,6 +298,6 @@ def test_scores_are_those_of_the_formulas():
     batch = Batch(torch.randn(6, 3), torch.tensor([0, 1, 2, -1, -1, 0]))
     with noise.use(of_shape), torch.no_grad():
         scores, losses = model.scores(batch), written_out(model, batch)
-    torch.testing.assert_close(scores["reconstruction"], losses["reconstruct"]["autoencoder"])
+    torch.testing.assert_close(scores["reconstruction"], losses["autoencode"]["autoencoder"])
     torch.testing.assert_close(scores["generator_loss"], losses["regularise"]["generator"])
     torch.testing.assert_close(scores["discriminator_loss"], losses["regularise"]["discriminator"])

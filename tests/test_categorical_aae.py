@@ -104,7 +104,10 @@ def test_the_codes_of_categories():
     for code in ("pair", "sum"):
         model = perturbed(categorical(code=code, data_shape=(3,), classes=CLASSES))
         logits, style = model.encoder.network(x).split([CLASSES, 2], -1)
-        parts = [(logits.softmax(-1), style, model.encode(x)), (one_hot(y, CLASSES), z, model.make_code(z, y))]
+        parts = [
+            (logits.softmax(-1), style, model.encode(x, draws=1)[0]),
+            (one_hot(y, CLASSES), z, model.make_code(z, y)),
+        ]
         for share, style, found in parts:
             if code == "pair":
                 expected = torch.cat([share, style], -1)
@@ -138,7 +141,7 @@ def test_heads_that_are_too_near_pay_what_is_missing():
         heads.copy_(torch.tensor([[0.0, 3.0, 30.0], [0.0, 4.0, 40.0]]))
     batch, losses = Batch(torch.randn(5, 3), torch.arange(5) % CLASSES), []
     for model.head_distance in (7.0, 0.0):
-        losses.append(model.reconstruct(batch).losses["autoencoder"])
+        losses.append(model.autoencode(batch).losses["autoencoder"])
     torch.testing.assert_close(losses[0], losses[1] + 2)
     gradient = torch.autograd.grad(losses[0].mean() - losses[1].mean(), heads)[0]
     torch.testing.assert_close(gradient, torch.tensor([[0.6, -0.6, 0.0], [0.8, -0.8, 0.0]]))
@@ -149,7 +152,9 @@ def test_predictions_are_codes_and_categories(tmp_path):
     (found,) = trainer(tmp_path).predict(model, Given([batch]))
     share = model.encoder.network(batch.x)[:, :4].softmax(-1)
     assert found.keys() == {"z", "category", "probability", "y", "index"}
-    assert torch.equal(found["category"], share.argmax(-1)) and torch.equal(found["z"], model.encode(batch.x))
+    assert torch.equal(found["category"], share.argmax(-1)) and torch.equal(
+        found["z"], model.encode(batch.x, draws=1)[0]
+    )
     torch.testing.assert_close(found["probability"], share.amax(-1))
     assert torch.equal(found["y"], batch.y) and torch.equal(found["index"], batch.index)
 

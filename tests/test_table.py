@@ -84,14 +84,14 @@ def test_what_pandas_wrote_is_read_as_it_is_meant(people):
 
 def test_rows_come_back_in_the_terms_of_the_table(people):
     split = people.split("train")
-    found = people.to_frame(split.x)
+    found = people.to_rows(split.x)
     expected = PEOPLE.iloc[people.load()["train"].rows.numpy()].reset_index(drop=True)
     assert (found["site"].isna() == expected["site"].isna()).all() and found["site"].isna().any()
     assert (found["site"].dropna() == expected["site"].dropna()).all()
     assert found["age"].tolist() == expected["age"].tolist()
     assert found["kids"].tolist() == expected["kids"].tolist() and found["kids"].dtype == "Int64"
     assert np.allclose(found["income"].astype(float), expected["income"], rtol=1e-5, equal_nan=True)
-    torch.testing.assert_close(people.from_frame(found), split.x, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(people.from_rows(found), split.x, rtol=1e-5, atol=1e-5)
 
 
 def test_numbers_are_standardised_in_the_training_rows(people):
@@ -192,9 +192,9 @@ def test_new_rows_that_a_column_cannot_hold(people):
         ({"income": -1.0}, "'income': '-1.0' has no logarithm"),
     ):
         with pytest.raises(ConfigurationError, match=message):
-            people.from_frame(PEOPLE.iloc[:3].assign(**change))
+            people.from_rows(PEOPLE.iloc[:3].assign(**change))
     with pytest.raises(ConfigurationError, match="there is no column 'kids'"):
-        people.from_frame(PEOPLE.drop(columns="kids"))
+        people.from_rows(PEOPLE.drop(columns="kids"))
 
 
 # The likelihood.
@@ -212,7 +212,7 @@ def test_log_p_of_a_row_is_the_sum_over_its_observed_fields(people):
     x = people.split("train").x[:40].double()
     outputs, scale = decoder.network(z), decoder.least + decoder.log_scale.exp()
     age, income = people.format[0], people.format[3]
-    frame = people.to_frame(x)
+    frame = people.to_rows(x)
     years = (x[:, 0] * age.std + age.mean, torch.tensor(np.log(frame["income"].astype(float).to_numpy())))
     terms = [
         Normal(outputs[:, 0] * age.std + age.mean, scale[0] * age.std).log_prob(years[0]),
@@ -291,9 +291,9 @@ def test_models_of_a_table(name, people, tmp_path):
     run.save_checkpoint(tmp_path / "some.ckpt")
     (tmp_path / "people.csv").unlink()
     data, model = load_datamodule(tmp_path / "some.ckpt"), load(tmp_path / "some.ckpt")
-    frame = data.to_frame(model.sample(30, mean=False))
+    frame = data.to_rows(model.sample(30, mean=False))
     assert list(frame.columns) == people.columns and {*frame["site"].dropna()} <= {"north, upper", "south", "west"}
-    assert frame["kids"].dtype == "Int64" and data.from_frame(PEOPLE).shape == (ROWS, *people.data_shape)
+    assert frame["kids"].dtype == "Int64" and data.from_rows(PEOPLE).shape == (ROWS, *people.data_shape)
 
 
 def test_sampled_tables(command, tmp_path, people, monkeypatch, without_curves):

@@ -184,6 +184,60 @@ def denoise(
     draw_picture(picture, ckpt_path, output, seed)
 
 
+def embed(ckpt_path: str, input: str, output: str, draws: int | None = None, seed: int = 0) -> None:
+    """Writes the codes of new rows: the mean of q(z|x), or draws of it.
+
+    Args:
+        ckpt_path: the checkpoint.
+        input: the rows: a table for a model of a table; .npy or .npz; a picture, or a folder of pictures.
+        output: the file to write: .csv, .npz, .npy or .parquet; the rows keep their order.
+        draws: draws per row; the mean if not given.
+        seed: of the draws.
+    """
+    from .outputs import write_codes
+
+    write_codes(ckpt_path, input, output, draws, seed)
+
+
+def score(
+    ckpt_path: str,
+    input: str,
+    output: str,
+    samples: int = 1000,
+    odd: int = 10,
+    seed: int = 0,
+) -> None:
+    """Writes log p(x) of new rows with its standard error, and prints the oddest rows.
+
+    Args:
+        ckpt_path: the checkpoint.
+        input: the rows: a table for a model of a table; .npy or .npz; a picture, or a folder of pictures.
+        output: the file to write: .csv, .npz or .parquet; the rows keep their order.
+        samples: weighted draws per row.
+        odd: how many of the rows with the least log p(x) to print.
+        seed: of the draws.
+    """
+    from .outputs import write_scores
+
+    write_scores(ckpt_path, input, output, samples, odd, seed)
+
+
+def impute(ckpt_path: str, input: str, output: str, draws: int = 1, seed: int = 0) -> None:
+    """Fills in what is missing in new rows: empty fields of a table, nan in an array.
+
+    Args:
+        ckpt_path: the checkpoint.
+        input: the rows: a table for a model of a table; .npy or .npz.
+        output: the file to write: .csv, .npz, .npy or .parquet. With several draws the rows come as often, with a
+            column `draw` in a table; an array gets a first dimension.
+        draws: multiple imputations.
+        seed: of the draws.
+    """
+    from .outputs import write_imputations
+
+    write_imputations(ckpt_path, input, output, draws, seed)
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "sample": sample,
     "reconstruct": reconstruct,
@@ -191,4 +245,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "traverse": traverse,
     "inpaint": inpaint,
     "denoise": denoise,
+    "embed": embed,
+    "score": score,
+    "impute": impute,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from .. import draws, noise, pictures
-from ..capabilities import DataDescription, Samples
-from ..checkpoints import load, load_datamodule, read_checkpoint
+from ..capabilities import Samples
+from ..checkpoints import load
 from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
 from ..evaluation import resample_posterior
+from ..inference import why_no_likelihood
 from ..models import Posterior
 from ..models.latent import cycled_labels
-from ..reports.likelihood import why_no_likelihood
 from ..support import Parameters
+from ..trained import Trained, read_input
 
 
 @contextmanager
@@ -83,13 +84,12 @@ def write_samples(
             pictures.write(picture, path)
     elif path.suffix.lower() in ROWS:
         pictures.require(model, "sample", Samples)
-        rows = model.sample(n, labels, mean=False)
-        # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
-        named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
-        data = DataDescription(load_datamodule(ckpt_path, root) if named else None)
-        y = cycled_labels(n, labels, model.label_choices, rows.device)
+        trained = Trained(ckpt_path, root)
+        data = trained.data
+        drawn, y = model.sample(n, labels, mean=False), cycled_labels(n, labels, model.label_choices, model.device)
+        name = (data.label or "label") if path.suffix.lower() in (".csv", ".parquet") else "y"
         with writing(path):
-            write_rows(path, rows, data, y)
+            write_rows(path, trained.write(drawn), None if y is None else {str(name): data.names_of(y)})
     else:
         raise ConfigurationError(f"output: {output!r} does not end in .png or {', '.join(ROWS)}")
     print(output)
@@ -139,63 +139,105 @@ def _read_data_sets(model: Posterior, path: str) -> Tensor:
     return rows[None] if model.amortised and tuple(rows.shape) == model.data_shape else rows
 
 
+def write_codes(ckpt_path: str, given: str, output: str, draws: int | None, seed: int) -> None:
+    """What the command `embed` does."""
+    trained = Trained(ckpt_path)
+    rows, names = read_input(trained, Path(given))
+    codes = trained.embed(rows, draws=draws, seed=seed)
+    columns: dict[str, Any] = {} if names is None else {"file": names}
+    if codes.ndim == 3:
+        (count, length), path = codes.shape[:2], Path(output)
+        if path.suffix.lower() in (".csv", ".parquet"):
+            columns = {name: np.tile(values, count) for name, values in columns.items()}
+            columns |= {"row": np.tile(np.arange(length), count), "draw": np.repeat(np.arange(count), length)}
+            codes = codes.reshape(-1, codes.shape[-1])
+    if Path(output).suffix.lower() in (".csv", ".parquet"):
+        codes = pd.DataFrame(codes, columns=[f"z{i}" for i in range(codes.shape[-1])])
+    with writing(Path(output)):
+        write_rows(Path(output), codes, columns, array="z")
+    print(output)
+
+
+def write_scores(ckpt_path: str, given: str, output: str, samples: int, odd: int, seed: int) -> None:
+    """What the command `score` does."""
+    trained = Trained(ckpt_path)
+    rows, names = read_input(trained, Path(given))
+    value, error = trained.score(rows, samples=samples, seed=seed)
+    columns: dict[str, Any] = {} if names is None else {"file": names}
+    found = pd.DataFrame({**columns, "row": np.arange(len(value)), "log_p": value, "standard_error": error})
+    with writing(Path(output)):
+        write_rows(Path(output), found)
+    print(f"log p(x): {value.mean():.3f} nats a row, standard deviation {value.std():.3f}, {len(value)} rows")
+    if odd:
+        print(f"the {min(odd, len(found))} oddest:")
+        print(found.nsmallest(odd, "log_p").to_string(index=False, float_format="%.3f"))
+    print(output)
+
+
+def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed: int) -> None:
+    """What the command `impute` does."""
+    trained = Trained(ckpt_path)
+    rows, _ = read_input(trained, Path(given))
+    filled = trained.impute(rows, draws=draws, seed=seed)
+    if isinstance(filled[0], pd.DataFrame):
+        parts = filled if draws == 1 else [one.assign(draw=number) for number, one in enumerate(filled)]
+        found: Any = pd.concat(parts, ignore_index=True)
+    else:
+        found = filled[0] if draws == 1 else np.stack(filled)
+    with writing(Path(output)):
+        write_rows(Path(output), found)
+    print(output)
+
+
 ROWS = (".csv", ".npz", ".npy", ".parquet")
 """Files for rows of data."""
 
 
-def write_rows(path: Path, rows: Tensor, data: DataDescription, y: Tensor | None = None) -> None:
-    """Writes rows of x in the data's own terms, with their labels: a column of a table, or the array `y`.
+def write_rows(path: Path, rows: Any, columns: Mapping[str, Any] | None = None, array: str = "x") -> None:
+    """Writes rows, with further columns: of a `.csv` or `.parquet`, or arrays of a `.npz`.
+
+    Args:
+        path: the file.
+        rows: a DataFrame, or an array `(rows, ...)`.
+        columns: name -> `(rows,)`.
+        array: the name of the array in a `.npz`.
 
     Raises:
-        ConfigurationError: rows that are no table, or text, in a file that cannot hold them.
+        ConfigurationError: the rows do not fit into such a file.
     """
-    suffix = path.suffix.lower()
-    labels = None if y is None else data.names_of(y)
-    if suffix in (".csv", ".parquet"):
-        table = _as_frame(rows, data)
-        if labels is not None:
-            table[data.label or "label"] = labels
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_frame(path, table)
-        return
+    suffix, more = path.suffix.lower(), dict(columns or {})
+    if suffix not in ROWS:
+        raise ConfigurationError(f"output: {str(path)!r} does not end in {', '.join(ROWS)}")
+    is_table = isinstance(rows, pd.DataFrame)
+    if suffix == ".npy" and (is_table or more):
+        raise ConfigurationError("output: a .npy file has one array and no names; take .npz or .csv")
+    if suffix in (".csv", ".parquet") and not is_table and rows.ndim != 2:
+        raise ConfigurationError(f"output: rows of shape {rows.shape[1:]} are no table; write them as .npy or .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
-    columns: dict[str, Any] = {} if labels is None else {"y": np.array(labels)}
-    if data.to_frame is not None:
-        table = data.to_frame(rows)
-        if suffix == ".npy":
-            raise ConfigurationError("output: a .npy file has no names of columns; write the table as .csv or .npz")
-        columns |= {str(name): as_array(table[name]) for name in table.columns}
-        np.savez(path, **columns)
-        return
-    values = (data.restore(rows) if data.restore else rows).numpy()
-    if suffix == ".npz":
-        np.savez(path, x=values, **columns)
-    elif columns:
-        raise ConfigurationError("output: a .npy file has one array, and these rows have labels; take .npz or .csv")
+    if suffix == ".npy":
+        np.save(path, rows)
+    elif suffix == ".npz":
+        arrays: dict[str, Any] = {name: _as_array(pd.Series(values)) for name, values in more.items()}
+        if is_table:
+            arrays |= {str(name): _as_array(rows[name]) for name in rows.columns}
+        else:
+            arrays[array] = rows
+        np.savez(path, **arrays)
     else:
-        np.save(path, values)
+        table = rows if is_table else pd.DataFrame(rows, columns=[f"x{i}" for i in range(rows.shape[1])])
+        _write_table(path, table.assign(**more))
 
 
-def _as_frame(rows: Tensor, data: DataDescription) -> pd.DataFrame:
-    if data.to_frame is not None:
-        return data.to_frame(rows)
-    if rows.ndim != 2:
-        raise ConfigurationError(
-            f"output: rows of shape {tuple(rows.shape[1:])} are no table; write them as .npy or .npz"
-        )
-    values = data.restore(rows) if data.restore else rows
-    return pd.DataFrame(values.numpy(), columns=[*(data.columns or [f"x{i}" for i in range(rows.shape[1])])])
-
-
-def as_array(fields: pd.Series) -> np.ndarray:
+def _as_array(fields: pd.Series) -> np.ndarray:
     """A column as numbers, nan where missing, or as texts, empty where missing."""
-    if pd.api.types.is_numeric_dtype(fields):
+    if not pd.api.types.is_numeric_dtype(fields):
+        return fields.astype("string").fillna("").to_numpy(str)
+    if fields.isna().any():
         return fields.astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    return fields.astype("string").fillna("").to_numpy(str)
+    return fields.to_numpy(np.int64 if pd.api.types.is_integer_dtype(fields) else np.float64)
 
 
-def write_frame(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table as `.csv` or `.parquet`."""
+def _write_table(path: Path, table: pd.DataFrame) -> None:
     if path.suffix.lower() == ".csv":
         table.to_csv(path, index=False, float_format="%.8g")
         return

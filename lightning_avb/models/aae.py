@@ -203,12 +203,12 @@ class AAE(LatentVariableModel):
     def phases(self) -> list[Phase]:
         extra_steps = self.players["discriminator"].steps - 1
         return [
-            Phase(("autoencoder",), self.reconstruct),
+            Phase(("autoencoder",), self.autoencode),
             Phase(("generator", "discriminator"), self.regularise),
             *[Phase(("discriminator",), self.discriminate)] * extra_steps,
         ]
 
-    def reconstruct(self, batch: Batch) -> PhaseResult:
+    def autoencode(self, batch: Batch) -> PhaseResult:
         log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
         loss = self.weight_penalty - log_likelihood
         return PhaseResult({"autoencoder": loss}, {"reconstruction": -log_likelihood})

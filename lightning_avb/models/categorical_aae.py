@@ -193,7 +193,7 @@ class CategoricalAAE(LatentVariableModel):
     def phases(self) -> list[Phase]:
         extra_steps = self.players["discriminator"].steps - 1
         return [
-            Phase(("autoencoder",), self.reconstruct),
+            Phase(("autoencoder",), self.autoencode),
             Phase(("generator", "discriminator"), self.regularise),
             *[Phase(("discriminator",), self.discriminate)] * extra_steps,
             *([] if self.clusters else [Phase(("classifier",), self.classify)]),
@@ -205,7 +205,7 @@ class CategoricalAAE(LatentVariableModel):
     def _unlabelled(self, batch: Batch) -> Batch:
         return batch.at(slice(self.labelled_per_batch, None))
 
-    def reconstruct(self, batch: Batch) -> PhaseResult:
+    def autoencode(self, batch: Batch) -> PhaseResult:
         batch = self._unlabelled(batch)
         log_likelihood = self.log_likelihood(batch, self.encoder(batch.x).rsample((1,)))
         heads = self.encoder.head_penalty(self.head_distance) if self.head_distance else 0.0

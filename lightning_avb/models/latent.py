@@ -10,11 +10,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from .. import inference
 from ..batch import Batch, Shape
 from ..capabilities import HasParts, ReadsLayout, can
 from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
+from ..inference import LogProb
 from ..lightning_private import attached_datamodule
 from ..recipes import from_config
 
@@ -210,17 +212,22 @@ class EncodingModel(GenerativeModel):
     encoder: Encoder
 
     @torch.no_grad()
-    def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """`(batch, latent_dim)`: one draw of q(z|x) per row."""
-        return self.encoder(x, y).rsample((1,))[0]
+    def encode(self, x: Tensor, y: Tensor | None = None, draws: int | None = None) -> Tensor:
+        """Codes of rows: the mean of q(z|x), `(batch, latent_dim)`, or draws of it, `(draws, batch, latent_dim)`."""
+        q = self.encoder(x, y)
+        return inference.mean_of(q) if draws is None else q.rsample((at_least(1, draws=draws),))
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """The mean of p(x|z), `(batch, *data_shape)`, for the code z of every row."""
+        return self.decode(self.encode(x, y), y)
 
     def reconstruction_error(self, batch: Batch) -> Tensor:
-        """|x - decode(encode(x))|^2, `(batch,)`, summed over the dimensions of x."""
-        return (batch.x - self.decode(self.encode(batch.x, batch.y), batch.y)).square().flatten(1).sum(1)
+        """|x - decode(z)|^2, `(batch,)`, for a draw z of q(z|x), summed over the dimensions of x."""
+        return (batch.x - self.decode(self.encode(batch.x, batch.y, draws=1)[0], batch.y)).square().flatten(1).sum(1)
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
         """One posterior draw per row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
-        return {"z": self.encode(batch.x, batch.y), "y": batch.y, "index": batch.index}
+        return {"z": self.encode(batch.x, batch.y, draws=1)[0], "y": batch.y, "index": batch.index}
 
 
 class LatentVariableModel(EncodingModel):
@@ -304,6 +311,16 @@ class LatentVariableModel(EncodingModel):
     def log_likelihood(self, batch: Batch, z: Tensor) -> Tensor:
         """log p(x|z), `(samples, batch)`, in nats, a density in the units that x had before it was standardised."""
         return self.decoder(z, batch.y).log_prob(batch.x) + self.log_jacobian
+
+    def log_prob(self, x: Tensor, y: Tensor | None = None, samples: int = 1000, seed: int = 0) -> LogProb:
+        """log p(x) of every row in nats, with its standard error; see `inference.log_prob`."""
+        return inference.log_prob(self, Batch(x, y), samples, seed)
+
+    def impute(
+        self, x: Tensor, observed: Tensor | None = None, y: Tensor | None = None, draws: int = 1, seed: int = 0
+    ) -> Tensor:
+        """`(draws, batch, *data_shape)`: x with what is missing drawn from the model; see `inference.impute`."""
+        return inference.impute(self, Batch(x, y), observed, draws, seed=seed)
 
     def bits_per_dim(self, bound: Tensor) -> dict[str, Tensor]:
         """A bound of log p(x) in bits per dimension of x, for decoders of data with a fixed number of values."""

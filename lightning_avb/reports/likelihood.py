@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from ..capabilities import HasLikelihood, HasPrior, can
+from ..capabilities import HasPrior, can
 from ..errors import ConfigurationError, at_least
-from ..evaluation import has_density
+from ..inference import why_no_likelihood
 from ..runs import path_beside_checkpoint
 from .base import Figure, selected, table, write_json
 from .estimators import (
@@ -173,14 +173,3 @@ def in_order(figures: Sequence[Figure]) -> list[Figure]:
     figures = [f._replace(subset="") if (f.subset, f.rows) == ("first", count) else f for f in figures]
     sets = list(dict.fromkeys((figure.subset, figure.rows) for figure in figures))
     return sorted(figures, key=lambda figure: sets.index((figure.subset, figure.rows)))
-
-
-def why_no_likelihood(model: Any) -> str | None:
-    """Why p(x) = E_p(z) p(x|z) cannot be estimated from draws of q(z|x); None: it can."""
-    if not can(model, HasLikelihood):
-        return "the model has no encoder and decoder"
-    if not has_density(model.prior()):
-        return "the prior has no density"
-    if model.label_choices != model.classes:
-        return "a code is more than a draw of the prior"
-    return None

@@ -13,9 +13,9 @@ from ...batch import Batch
 from ...errors import ConfigurationError, at_least
 from ...evaluation import Annealer, as_prior, schedule, simulate
 from ...evaluation.reliability import annealing_objection, harmonic_mean
+from ...inference import adapted_proposal, joint_density
 from ..base import Figure
 from .base import BELOW, LikelihoodEstimator, RowEstimator, Run
-from .importance import adapted_proposal, joint_density
 
 
 class AnnealingOptions(NamedTuple):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 
 from ...batch import Batch
 from ...errors import at_least
-from ...evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, refined_proposal
-from ...evaluation.importance import DRAWS_PER_CALL, LogDensity
+from ...evaluation import importance_weighting
+from ...evaluation.importance import DRAWS_PER_CALL
 from ...evaluation.reliability import harmonic_mean, importance_objection
+from ...inference import adapted_proposal, joint_density
 from .base import BELOW, RowEstimator, Run
 
 
@@ -35,14 +34,3 @@ class ImportanceWeighting(RowEstimator):
     def check(self, columns: Tensor) -> tuple[dict[str, float] | None, str]:
         effective = columns[:, 0]
         return {"effective samples": harmonic_mean(effective)}, importance_objection(effective)
-
-
-def joint_density(model: Any, rows: Batch) -> LogDensity:
-    """log p(x, z) of some rows as a function of z."""
-    return log_joint(lambda z: model.decoder(z, rows.y), model.prior, rows.x)
-
-
-def adapted_proposal(model: Any, rows: Batch, chunk: int) -> DefensiveStudent:
-    """A proposal fitted to draws of q(z|x), and then to its own weighted draws."""
-    fitted = fitted_proposal(model.encoder(rows.x, rows.y), model.prior)
-    return refined_proposal(fitted, joint_density(model, rows), chunk=chunk)

@@ -1,0 +1,162 @@
+"""What a trained model tells of rows: their codes, log p(x), and what is missing in them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution, Independent
+
+from . import noise
+from .batch import Batch
+from .capabilities import HasLikelihood, HasMoments, can
+from .errors import ConfigurationError, at_least
+from .evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, map_rows, refined_proposal
+from .evaluation.importance import CHUNK, DRAWS_PER_CALL, LogDensity, evaluate_in_chunks, resample
+from .evaluation.inputs import has_density
+from .evaluation.restoration import posterior_draws
+
+MEAN_DRAWS, ROWS = 256, 256
+
+
+def why_no_likelihood(model: Any) -> str | None:
+    """Why p(x) = E_p(z) p(x|z) cannot be estimated from draws of q(z|x); None: it can."""
+    if not can(model, HasLikelihood):
+        return "the model has no encoder and decoder"
+    if not has_density(model.prior()):
+        return "the prior has no density"
+    if model.label_choices != model.classes:
+        return "a code is more than a draw of the prior"
+    return None
+
+
+def _require_likelihood(model: Any, what: str) -> None:
+    missing = why_no_likelihood(model)
+    if missing:
+        raise ConfigurationError(f"{type(model).__name__} cannot {what}: {missing}")
+
+
+def joint_density(model: Any, rows: Batch) -> LogDensity:
+    """log p(x, z) of some rows as a function of z."""
+    return log_joint(lambda z: model.decoder(z, rows.y), model.prior, rows.x)
+
+
+def adapted_proposal(model: Any, rows: Batch, chunk: int = CHUNK) -> DefensiveStudent:
+    """A proposal fitted to draws of q(z|x), and then to its own weighted draws."""
+    fitted = fitted_proposal(model.encoder(rows.x, rows.y), model.prior)
+    return refined_proposal(fitted, joint_density(model, rows), chunk=chunk)
+
+
+@torch.no_grad()
+def mean_of(q: Distribution) -> Tensor:
+    """The mean of q(z|x), `(batch, latent_dim)`; of a q without one in closed form, from 256 draws, always the same."""
+    if not can(q, HasMoments):
+        return q.mean
+    (rows,) = q.batch_shape
+    like = torch.zeros(rows, dtype=torch.int64)
+    with noise.use(noise.RowNoise("mean", index=like)):
+        return q.moments(MEAN_DRAWS)[0]  # type: ignore[attr-defined]
+
+
+class LogProb(NamedTuple):
+    """log p(x) of rows, `(batch,)` each, in nats, of the data's own units.
+
+    Attributes:
+        value: the importance-weighted bound, in expectation at most log p(x).
+        standard_error: of the value; where it is above a few tenths, the value is too low by about as much.
+    """
+
+    value: Tensor
+    standard_error: Tensor
+
+
+def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk: int = CHUNK) -> LogProb:
+    """log p(x) by importance weighting, from a proposal fitted to draws of q(z|x).
+
+    Args:
+        model: with encoder, decoder and a prior that has a density.
+        batch: x `(batch, *data_shape)`, with labels for a class-conditional model.
+        samples: weighted draws per row.
+        seed: every value is a function of (seed, row).
+        chunk: pairs (draw, row) per call of the decoder; only memory depends on it.
+
+    Raises:
+        ConfigurationError: the model has no likelihood.
+    """
+    _require_likelihood(model, "score rows")
+    at_least(2, samples=samples)
+    index = torch.arange(len(batch.x), device=batch.x.device)
+
+    def estimate(rows: Batch) -> LogProb:
+        found = importance_weighting(adapted_proposal(model, rows, chunk), joint_density(model, rows), samples, chunk)
+        error = (1 / found.effective_samples - 1 / samples).clamp_min(0).sqrt()
+        return LogProb(found.bound + model.log_jacobian, error)
+
+    return map_rows(estimate, batch._replace(index=index), max(1, chunk // DRAWS_PER_CALL), seed, "log_prob")
+
+
+@torch.no_grad()
+def impute(
+    model: Any,
+    batch: Batch,
+    observed: Tensor | None = None,
+    draws: int = 1,
+    samples: int = 1000,
+    seed: int = 0,
+) -> Tensor:
+    """Rows with what is missing drawn from p(missing|observed): z from p(z|observed), then x from p(x|z).
+
+    Several draws are multiple imputations (Rubin 1987). Where the encoder knows what is missing, by the mask in a
+    table's rows, z is chosen from `samples` weighted draws near q(z|x); else by annealing from the prior, which takes
+    much longer.
+
+    Args:
+        model: with encoder, decoder and a prior that has a density.
+        batch: x `(batch, *data_shape)`; values of missing dimensions do not matter, but must be possible.
+        observed: like x, True where x is observed; None: what the mask in a table's rows says.
+        draws: imputations per row.
+        samples: weighted draws of z per row.
+        seed: of the draws.
+
+    Returns:
+        `(draws, batch, *data_shape)`.
+
+    Raises:
+        ConfigurationError: the model has no likelihood, or nothing tells what is missing.
+    """
+    _require_likelihood(model, "impute")
+    at_least(1, draws=draws)
+    parts = []
+    with noise.torch_seeded(seed, "impute"):
+        for rows in torch.arange(len(batch.x), device=batch.x.device).split(ROWS):
+            piece = batch.at(rows)
+            if observed is None:
+                z, seen = _nearby(model, piece, draws, samples)
+            else:
+                z, seen = _annealed(model, piece, observed[rows], draws), observed[rows]
+            parts.append(torch.where(seen, piece.x, model.decoder(z, piece.y).sample()))
+    return torch.cat(parts, 1)
+
+
+def _nearby(model: Any, rows: Batch, draws: int, samples: int) -> tuple[Tensor, Tensor]:
+    """Draws of z given the observed fields of a table's rows, and which entries are observed."""
+    proposal, target = adapted_proposal(model, rows), joint_density(model, rows)
+    z = proposal.sample((samples,))
+    log_weight = evaluate_in_chunks(target, z, CHUNK) - proposal.log_prob(z)
+    z = resample(z, log_weight, draws)
+    entries = model.decoder(z[:1], rows.y).base_dist
+    if not hasattr(entries, "observed"):
+        raise ConfigurationError("impute: nothing tells what is missing; give `observed`, or nan in the file")
+    return z, entries.observed(rows.x) > 0
+
+
+def _annealed(model: Any, rows: Batch, observed: Tensor, draws: int) -> Tensor:
+    """Draws of z given the observed dimensions of rows."""
+    dims = rows.x.ndim - 1
+
+    def log_likelihood(z: Tensor) -> Tensor:
+        p = cast(Independent, model.decoder(z, rows.y))
+        return torch.where(observed, p.base_dist.log_prob(rows.x), 0.0).flatten(-dims).sum(-1)
+
+    return posterior_draws(model.prior, log_likelihood, len(rows.x), draws)

@@ -1,0 +1,189 @@
+"""The models as estimators of scikit-learn, for pipelines and searches over parameters.
+
+from lightning_avb.sklearn import LatentVariableEstimator
+
+estimator = LatentVariableEstimator("avb", latent_dim=2).fit(frame)
+estimator.transform(frame)          # codes
+estimator.score_samples(frame)      # log p(x) of every row
+estimator.sample(100)               # new rows
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from torch import Tensor
+
+from . import inference, noise
+from .batch import Batch
+from .conditionals import GaussianEncoder, SemiImplicitEncoder, TableDecoder
+from .datamodules import Table
+from .errors import ConfigurationError, at_least
+from .models import AVB, VAE
+from .networks import MLP
+
+MODELS = ("vae", "avb")
+SCORED = 500
+"""Weighted draws per row for log p(x)."""
+
+
+class _AllRows(Table):
+    """A table whose rows are all for training."""
+
+    def rows_of_splits(self, count: int) -> dict[str, Tensor]:
+        rows = torch.arange(count)
+        return {"train": rows, "val": rows[:1], "test": rows[:1]}
+
+
+class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
+    """A VAE or AVB of a table: a transformer to codes, and a density.
+
+    X is an array of numbers, nan where a field is missing, or a DataFrame with columns of any type, see `Table`.
+
+    Args:
+        model: `vae` or `avb`.
+        latent_dim: dimensions of the code.
+        hidden: widths of the hidden layers of encoder and decoder.
+        max_steps: batches.
+        batch_size: rows of a batch; all rows if there are fewer.
+        learning_rate: of encoder and decoder.
+        random_state: seed of weights, order and noise: an integer, a `RandomState`, or None.
+
+    Attributes:
+        model_: the fitted model.
+        data_: how rows are read.
+        n_features_in_, feature_names_in_: as in scikit-learn.
+    """
+
+    def __init__(
+        self,
+        model: str = "vae",
+        latent_dim: int = 2,
+        hidden: tuple[int, ...] = (64, 64),
+        max_steps: int = 1000,
+        batch_size: int = 100,
+        learning_rate: float = 1e-3,
+        random_state: Any = None,
+    ) -> None:
+        self.model, self.latent_dim, self.hidden, self.max_steps = model, latent_dim, hidden, max_steps
+        self.batch_size, self.learning_rate, self.random_state = batch_size, learning_rate, random_state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.non_deterministic = self.random_state is None
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.latent_dim
+
+    def fit(self, X: Any, y: Any = None) -> LatentVariableEstimator:  # noqa: N803
+        """Trains a model.
+
+        Args:
+            X: `(rows, columns)`.
+            y: ignored.
+        """
+        if self.model not in MODELS:
+            raise ConfigurationError(f"model: {self.model!r} is none of {', '.join(MODELS)}")
+        at_least(1, max_steps=self.max_steps)
+        frame = self._frame(X, reset=True)
+        types = None if isinstance(X, pd.DataFrame) else dict.fromkeys(frame.columns, "number")
+        seed = int(check_random_state(self.random_state).randint(2**31))
+        self.data_ = _AllRows.of(frame, types=types, batch_size=min(self.batch_size, len(frame)))
+        with noise.torch_seeded(seed, "estimator"), _run_seed(seed):
+            model = self._make()
+            trainer = pl.Trainer(
+                max_steps=self.max_steps,
+                max_epochs=-1,
+                devices=1,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                limit_val_batches=0,
+            )
+            trainer.fit(model, self.data_)
+        self.model_ = model.cpu().eval()
+        self.model_._trainer = self.data_._trainer = None  # a fitted estimator can be copied and pickled
+        return self
+
+    def _make(self) -> Any:
+        network = partial(MLP, hidden=tuple(self.hidden))
+        decoder = partial(TableDecoder, network=network)
+        adam = partial(torch.optim.Adam, lr=self.learning_rate, fused=True)
+        if self.model == "vae":
+            made: Any = VAE(self.latent_dim, partial(GaussianEncoder, network=network), decoder)
+        else:
+            made = AVB(self.latent_dim, partial(SemiImplicitEncoder, network=network), decoder)
+        player = made.players["model"]
+        made.players["model"] = type(player)(adam, player.scheduler)
+        return made
+
+    def _frame(self, X: Any, reset: bool = False) -> pd.DataFrame:  # noqa: N803
+        """The rows as a DataFrame, checked as scikit-learn does."""
+        if not reset:
+            check_is_fitted(self)
+        if isinstance(X, pd.DataFrame):
+            validate_data(self, X, reset=reset, skip_check_array=True)
+            return X.rename(columns=str).reset_index(drop=True)
+        options = {"dtype": np.float64, "ensure_all_finite": "allow-nan", "ensure_min_samples": 2 if reset else 1}
+        values = validate_data(self, X, reset=reset, **options)
+        return pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
+
+    def _read(self, X: Any) -> Tensor:  # noqa: N803
+        return self.data_.from_rows(self._frame(X))
+
+    def transform(self, X: Any) -> np.ndarray:  # noqa: N803
+        """Codes, `(rows, latent_dim)`: the mean of q(z|x)."""
+        return self.model_.encode(self._read(X)).numpy().astype(np.float64)
+
+    def inverse_transform(self, X: Any) -> Any:  # noqa: N803
+        """Rows in their own terms: the mean of p(x|z) for codes `(rows, latent_dim)`."""
+        check_is_fitted(self)
+        codes = torch.as_tensor(check_array(X), dtype=torch.get_default_dtype())
+        return self._write(self.model_.decode(codes))
+
+    def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
+        """log p(x) of every row in nats, in the columns' own units, by importance weighting."""
+        return inference.log_prob(self.model_, Batch(self._read(X)), SCORED).value.numpy().astype(np.float64)
+
+    def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
+        """The mean of log p(x)."""
+        return float(self.score_samples(X).mean())
+
+    def sample(self, n_samples: int = 1, random_state: Any = None) -> Any:
+        """New rows: a DataFrame if the estimator was fitted on one, else an array."""
+        check_is_fitted(self)
+        with noise.torch_seeded(int(check_random_state(random_state).randint(2**31)), "sample"):
+            return self._write(self.model_.sample(at_least(1, n_samples=n_samples), mean=False))
+
+    def _write(self, x: Tensor) -> Any:
+        frame = self.data_.to_rows(x)
+        return frame if hasattr(self, "feature_names_in_") else frame.to_numpy(np.float64)
+
+
+@contextmanager
+def _run_seed(seed: int) -> Iterator[None]:
+    """Within the block the engine's seed is this one."""
+    before = os.environ.get("PL_GLOBAL_SEED")
+    os.environ["PL_GLOBAL_SEED"] = str(seed)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PL_GLOBAL_SEED"]
+        else:
+            os.environ["PL_GLOBAL_SEED"] = before

@@ -1,0 +1,167 @@
+"""A trained model in the terms of its data: rows in, rows out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from . import inference, noise
+from .batch import Batch
+from .capabilities import DataDescription, Decodes, Encodes, Samples, can
+from .checkpoints import Location, load, load_datamodule, read_checkpoint
+from .errors import ConfigurationError
+
+PART = 1000
+"""Rows that a network takes at a time."""
+
+
+class Trained:
+    """A model of a checkpoint, and how its data is read.
+
+    Rows are a DataFrame for a model of a `Table`, else an array or tensor `(rows, ...)`, in the data's own units; the
+    same comes back. Rows of a class-conditional model come with their labels, by name or number: the column of the
+    label in a table, else the argument `labels`.
+
+    Args:
+        location: a checkpoint, or the folder of a run.
+        root: folder or file of the data, if it has moved since the training.
+
+    Attributes:
+        model: the model, in evaluation mode; its methods take and give tensors of x.
+        data: what is known of its data.
+
+    Raises:
+        ConfigurationError: no such checkpoint; or, from the methods, rows that the data or the model cannot be.
+    """
+
+    def __init__(self, location: Location, root: str | None = None) -> None:
+        self.model: Any = load(location, root)
+        named = read_checkpoint(location).get("datamodule_hyper_parameters")
+        self.datamodule = load_datamodule(location, root) if named else None
+        self.data = DataDescription(self.datamodule)
+
+    def read(self, rows: Any, labels: Sequence[Any] | None = None) -> Batch:
+        """Rows as the model takes them."""
+        x = self.data.from_rows(rows) if self.data.from_rows else torch.as_tensor(rows).to(torch.get_default_dtype())
+        return self._batch(x, rows, labels)
+
+    def _batch(self, x: Tensor, rows: Any, labels: Sequence[Any] | None) -> Batch:
+        shape = tuple(self.model.data_shape)
+        if tuple(x.shape[1:]) != shape:
+            raise ConfigurationError(f"rows: they have the shape {tuple(x.shape[1:])}, the model is made for {shape}")
+        self._check(x)
+        if not self.model.classes:
+            return Batch(x)
+        if labels is None and isinstance(rows, pd.DataFrame) and self.data.label in rows.columns:
+            labels = rows[self.data.label].tolist()
+        if labels is None or len(labels) != len(x):
+            raise ConfigurationError("labels: the model reads the label of every row; give one for each")
+        return Batch(x, torch.tensor(self.label_numbers(labels)))
+
+    def _check(self, x: Tensor) -> None:
+        if x.isfinite().all():
+            self.model.check_values(x)
+            return
+        row, *place = (~x.isfinite()).nonzero()[0].tolist()
+        raise ConfigurationError(f"rows: row {row} has {x[tuple([row, *place])].item()} at {place}")
+
+    def label_numbers(self, labels: Sequence[Any]) -> list[int]:
+        """Labels, by name or number, as the model numbers them."""
+        names = [str(name) for name in self.data.label_names or range(self.model.label_choices)]
+        unknown = [label for label in labels if str(label) not in names]
+        if unknown:
+            raise ConfigurationError(f"labels: there is no {unknown[0]!r}; there are {', '.join(names)}")
+        return [names.index(str(label)) for label in labels]
+
+    def write(self, x: Tensor) -> Any:
+        """Rows of x in the data's own terms."""
+        if self.data.to_rows is not None:
+            return self.data.to_rows(x)
+        return (self.data.restore(x) if self.data.restore else x).numpy()
+
+    def sample(self, count: int, labels: Sequence[Any] | None = None, seed: int = 0, mean: bool = False) -> Any:
+        """New rows, as draws of p(x|z), or with `mean` the means of it; `labels` are used in turn."""
+        self._require("sample", Samples)
+        numbers = None if labels is None else self.label_numbers(labels)
+        with noise.torch_seeded(seed, "sample"):
+            return self.write(self.model.sample(count, numbers, mean=mean))
+
+    def embed(
+        self, rows: Any, labels: Sequence[Any] | None = None, draws: int | None = None, seed: int = 0
+    ) -> np.ndarray:
+        """Codes: the mean of q(z|x), `(rows, latent_dim)`, always the same; or draws, `(draws, rows, latent_dim)`."""
+        self._require("encode", Encodes)
+        batch, axis = self.read(rows, labels), 0 if draws is None else 1
+        with noise.torch_seeded(seed, "embed"):
+            parts = [self.model.encode(part.x, part.y, draws) for part in _parts(batch)]
+        return torch.cat(parts, axis).numpy()
+
+    def reconstruct(self, rows: Any, labels: Sequence[Any] | None = None) -> Any:
+        """The mean of p(x|z) at the code of every row, in the data's own terms."""
+        self._require("reconstruct", Encodes, Decodes)
+        parts = [self.model.reconstruct(part.x, part.y) for part in _parts(self.read(rows, labels))]
+        return self.write(torch.cat(parts))
+
+    def score(
+        self, rows: Any, labels: Sequence[Any] | None = None, samples: int = 1000, seed: int = 0
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """log p(x) of every row in nats, in the data's own units, and its standard error; see `inference.log_prob`."""
+        value, error = inference.log_prob(self.model, self.read(rows, labels), samples, seed)
+        return value.numpy(), error.numpy()
+
+    def impute(self, rows: Any, labels: Sequence[Any] | None = None, draws: int = 1, seed: int = 0) -> list[Any]:
+        """The rows with missing fields of a table, or nan in an array, drawn from the model, `draws` times.
+
+        Raises:
+            ConfigurationError: also for a model without a likelihood, and nothing missing.
+        """
+        if isinstance(rows, pd.DataFrame):
+            x, observed = self.datamodule.from_incomplete_rows(rows)  # type: ignore[union-attr]
+            # Where fields are missing that never were in training, the encoder cannot know.
+            observed = None if self.datamodule.tells_missing(rows) else observed  # type: ignore[union-attr]
+            filled = inference.impute(self.model, self._batch(x, rows, labels), observed, draws, seed=seed)
+            return [self._with_observed(rows, self.write(one)) for one in filled]
+        given = torch.as_tensor(rows)
+        missing = given.isnan() if given.is_floating_point() else torch.zeros_like(given, dtype=torch.bool)
+        if not missing.any():
+            raise ConfigurationError("impute: nothing is missing; hidden values are nan")
+        batch = self.read(torch.where(missing, self._possible(given, missing), given), labels)
+        filled = inference.impute(self.model, batch, ~missing.view(batch.x.shape), draws, seed=seed)
+        return [np.where(missing, self.write(one).reshape(given.shape), given.numpy()) for one in filled]
+
+    @staticmethod
+    def _possible(rows: Tensor, missing: Tensor) -> Tensor:
+        """A value that some observed field has, in the place of those that are missing."""
+        return rows[~missing][0] if not missing.all() else rows.new_zeros(())
+
+    @staticmethod
+    def _with_observed(rows: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
+        """The rows as they were, with the model's values where they are missing."""
+        found = rows.reset_index(drop=True).copy()
+        for name in filled.columns:
+            missing = found[name].isna().to_numpy()
+            if missing.any():
+                found[name] = found[name].astype(object).where(~missing, filled[name].astype(object)).infer_objects()
+        return found
+
+    def _require(self, what: str, *capabilities: Any) -> None:
+        if not can(self.model, *capabilities):
+            raise ConfigurationError(f"{type(self.model).__name__} cannot {what}")
+
+
+def _parts(batch: Batch) -> list[Batch]:
+    return batch.split(math.ceil(len(batch.x) / PART))
+
+
+def read_input(trained: Trained, path: Path) -> tuple[Any, list[str] | None]:
+    """The rows of a file for a trained model, and their names where they have some."""
+    from .datamodules.new_rows import read_rows
+
+    return read_rows(path, trained.datamodule, tuple(trained.model.data_shape))

@@ -1,0 +1,191 @@
+"""A trained model in the terms of its data: codes, scores, what is missing filled in."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from PIL import Image
+from small_models import trainer
+
+from datamodules import Arrays, Digits, Table
+from lightning_avb import AAE, AVB, GAN, VAE, BernoulliDecoder, GaussianDecoder, GaussianEncoder, TableDecoder, Trained
+from lightning_avb.errors import ConfigurationError
+
+ROWS = 200
+GENERATOR = np.random.default_rng(1)
+Z = GENERATOR.normal(size=ROWS)
+PEOPLE = pd.DataFrame(
+    {
+        "weight": 70 + 10 * Z + GENERATOR.normal(size=ROWS),
+        "height": 170 + 8 * Z + GENERATOR.normal(size=ROWS),
+        "size": np.where(Z > 0.5, "large", np.where(Z < -0.5, "small", "medium")),
+        "kind": np.where(GENERATOR.random(ROWS) < 0.5, "cat", "dog"),
+    }
+)
+PEOPLE.loc[::4, "size"] = None
+PEOPLE.loc[1::4, "weight"] = np.nan
+
+
+def vae(**options):
+    parts = {"encoder": GaussianEncoder, "decoder": TableDecoder, **options.pop("parts", {})}
+    return VAE(2, **parts, **options)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory):
+    """A trained VAE of a table, its file, and new rows."""
+    folder = tmp_path_factory.mktemp("people")
+    PEOPLE.to_csv(folder / "people.csv", index=False)
+    data = Table(str(folder / "people.csv"), label="kind", batch_size=50)
+    run = trainer(folder, max_steps=600)
+    run.fit(vae(), data)
+    run.save_checkpoint(folder / "some.ckpt")
+    return folder
+
+
+def test_codes_are_the_same_every_time_and_draws_scatter_around_them(people):
+    trained = Trained(people / "some.ckpt")
+    codes, again = trained.embed(PEOPLE), Trained(people / "some.ckpt").embed(PEOPLE[50:])
+    assert codes.shape == (ROWS, 2) and np.allclose(codes[50:], again, atol=1e-6)
+    draws = trained.embed(PEOPLE, draws=400)
+    error = draws.std(0) / math.sqrt(400)
+    assert draws.shape == (400, ROWS, 2) and (np.abs(draws.mean(0) - codes) < 5 * error + 1e-6).all()
+
+
+def test_scores_are_densities_of_the_observed_fields_and_find_odd_rows(people):
+    trained = Trained(people / "some.ckpt")
+    value, error = trained.score(PEOPLE)
+    assert (error < 0.3).all() and np.isfinite(value).all()
+    odd = PEOPLE.iloc[[3]].assign(weight=150.0, height=150.0, size="small")
+    assert trained.score(odd)[0] < value.min() - 10
+    fewer = PEOPLE.iloc[[3]].assign(weight=np.nan)  # one density less
+    assert trained.score(fewer)[0] != pytest.approx(value[3], abs=0.5)
+
+
+def test_missing_fields_are_drawn_given_the_others(people):
+    trained = Trained(people / "some.ckpt")
+    draws = trained.impute(PEOPLE, draws=5)
+    for filled in draws:
+        assert filled["size"].notna().all() and filled["weight"].notna().all()
+        known = PEOPLE["size"].notna()
+        assert (filled["size"][known] == PEOPLE["size"][known]).all() and filled["kind"].equals(PEOPLE["kind"])
+        missing = PEOPLE["weight"].isna()
+        heights, weights = PEOPLE["height"][missing], filled["weight"][missing].astype(float)
+        assert np.corrcoef(heights, weights)[0, 1] > 0.8
+    assert not draws[0]["weight"].equals(draws[1]["weight"])
+    assert trained.impute(PEOPLE)[0]["weight"].equals(trained.impute(PEOPLE)[0]["weight"])
+
+
+def test_a_field_that_was_never_missing_in_training_can_be_filled_too(people):
+    trained = Trained(people / "some.ckpt")
+    rows = PEOPLE.iloc[2:40:4].assign(height=np.nan)
+    (filled,) = trained.impute(rows)
+    assert np.corrcoef(rows["weight"], filled["height"].astype(float))[0, 1] > 0.6
+    with pytest.raises(ConfigurationError, match=r"'height': .* is missing, which no field was in training"):
+        trained.score(rows)
+
+
+def test_the_commands_keep_the_order_of_the_rows(people, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    new = people / "people.csv"
+    trained = Trained(people / "some.ckpt")
+    command("embed", "--ckpt_path", people / "some.ckpt", "--input", new, "--output", "codes.csv")
+    assert np.allclose(pd.read_csv("codes.csv")[["z0", "z1"]], trained.embed(PEOPLE), atol=1e-5)
+    command("embed", "--ckpt_path", people / "some.ckpt", "--input", new, "--output", "codes.npz", "--draws", 3)
+    assert np.load("codes.npz")["z"].shape == (3, ROWS, 2)
+    capsys.readouterr()
+    command("score", "--ckpt_path", people / "some.ckpt", "--input", new, "--output", "scores.csv", "--odd", 2)
+    scores = pd.read_csv("scores.csv")
+    assert np.allclose(scores["log_p"], trained.score(PEOPLE)[0], atol=1e-4)
+    assert f"{scores['log_p'].idxmin()}" in capsys.readouterr().out
+    command("impute", "--ckpt_path", people / "some.ckpt", "--input", new, "--output", "full.csv", "--draws", 2)
+    full = pd.read_csv("full.csv")
+    assert len(full) == 2 * ROWS and full.notna().all().all() and full["draw"].tolist() == [0] * ROWS + [1] * ROWS
+    assert list(full.columns) == [*PEOPLE.columns, "draw"]
+
+
+def test_pictures_and_arrays(tmp_path, command, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    data = Digits(batch_size=50, binarize="static")
+    run = trainer(tmp_path, max_steps=5)
+    run.fit(vae(parts={"decoder": BernoulliDecoder}), data)
+    run.save_checkpoint("some.ckpt")
+    (tmp_path / "new").mkdir()
+    for name in "ba":
+        pixels = (GENERATOR.random((16, 16)) < 0.5).astype(np.uint8) * 255
+        Image.fromarray(pixels).resize((8, 8), Image.Resampling.NEAREST).save(tmp_path / "new" / f"{name}.png")
+    command("embed", "--ckpt_path", "some.ckpt", "--input", "new", "--output", "codes.csv")
+    assert pd.read_csv("codes.csv")["file"].tolist() == ["a.png", "b.png"]
+    bits = (GENERATOR.random((3, 1, 8, 8)) < 0.5).astype(np.float32)
+    bits[0, 0, :, 4:] = np.nan
+    np.save("hidden.npy", bits)
+    command("impute", "--ckpt_path", "some.ckpt", "--input", "hidden.npy", "--output", "full.npy", "--draws", 2)
+    full = np.load("full.npy")
+    assert full.shape == (2, 3, 1, 8, 8) and {*full.ravel().tolist()} == {0.0, 1.0}
+    seen = ~np.isnan(bits)
+    assert (full[:, seen] == bits[seen]).all()
+
+
+def test_arrays_come_in_their_own_units_and_go_so(tmp_path):
+    rows = np.array([100.0, -5.0]) + np.array([20.0, 0.1]) * GENERATOR.normal(size=(300, 2))
+    np.save(tmp_path / "rows.npy", rows)
+    data = Arrays(str(tmp_path / "rows.npy"), batch_size=50)
+    run = trainer(tmp_path, max_steps=300)
+    run.fit(VAE(2, decoder=GaussianDecoder), data)
+    run.save_checkpoint(tmp_path / "some.ckpt")
+    trained = Trained(tmp_path / "some.ckpt")
+    made = trained.sample(500)
+    assert (np.abs(made.mean(0) - rows.mean(0)) < rows.std(0)).all()
+    assert (np.abs(trained.reconstruct(rows).mean(0) - rows.mean(0)) < rows.std(0)).all()
+    with torch.no_grad():
+        x = data.from_rows(rows[:5])
+        value, error = trained.model.log_prob(x)
+    assert np.allclose(trained.score(rows[:5])[0], value.numpy(), atol=1e-4) and (error < 0.2).all()
+    assert torch.equal(trained.model.encode(x), trained.model.encode(x))
+
+
+@pytest.mark.parametrize("make", [lambda: AVB(2, decoder=TableDecoder), lambda: AAE(2, decoder=TableDecoder)])
+def test_other_models_of_a_table(make, people, tmp_path):
+    data = Table(str(people / "people.csv"), label="kind", batch_size=50)
+    run = trainer(tmp_path, max_steps=2)
+    model = make()
+    run.fit(model, data)
+    model.eval()
+    x = data.from_rows(PEOPLE)
+    assert torch.equal(model.encode(x), model.encode(x)) and model.reconstruct(x).shape == x.shape
+    assert model.log_prob(x[:5]).value.isfinite().all()
+
+
+def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
+    data = Table(str(people / "people.csv"), label="kind", batch_size=50)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(GAN(2, output="identity", conditional=True), data)
+    run.save_checkpoint(tmp_path / "gan.ckpt")
+    gan, trained = Trained(tmp_path / "gan.ckpt"), Trained(people / "some.ckpt")
+    for call, message in (
+        (lambda: gan.embed(PEOPLE), "GAN cannot encode"),
+        (lambda: gan.score(PEOPLE), "GAN cannot score rows: the model has no encoder"),
+        (lambda: gan.sample(4, labels=["cow"]), "labels: there is no 'cow'; there are cat, dog"),
+        (lambda: gan.read(PEOPLE.drop(columns="kind")), "labels: the model reads the label of every row"),
+        (lambda: trained.score(PEOPLE.assign(size="giant")), "row 0, column 'size': 'giant' is none of"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            call()
+    missing = ("--ckpt_path", people / "some.ckpt", "--output", "x.csv", "--input")
+    assert "input: there is no 'none.csv'" in refusal("embed", *missing, "none.csv")
+    np.save(tmp_path / "some.npy", np.zeros((2, 3)))
+    assert "is no table" in refusal("score", *missing, tmp_path / "some.npy")
+
+
+def test_labels_by_name(people, tmp_path):
+    data = Table(str(people / "people.csv"), label="kind", batch_size=50)
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(vae(conditional=True), data)
+    run.save_checkpoint(tmp_path / "some.ckpt")
+    trained = Trained(tmp_path / "some.ckpt")
+    assert trained.read(PEOPLE).y.tolist() == [["cat", "dog"].index(kind) for kind in PEOPLE["kind"]]
+    assert len(trained.sample(4, labels=["dog"])) == 4
