@@ -76,9 +76,9 @@ def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk
 
     Args:
         model: with encoder, decoder and a prior that has a density.
-        batch: x `(batch, *data_shape)`, with labels for a class-conditional model.
+        batch: x `(batch, *data_shape)`, with labels for a class-conditional model; without an `index` rows are numbered.
         samples: weighted draws per row.
-        seed: every value is a function of (seed, row).
+        seed: every value is a function of x and (seed, index).
         chunk: pairs (draw, row) per call of the decoder; only memory depends on it.
 
     Raises:
@@ -86,14 +86,15 @@ def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk
     """
     _require_likelihood(model, "score rows")
     at_least(2, samples=samples)
-    index = torch.arange(len(batch.x), device=batch.x.device)
+    if batch.index is None:
+        batch = batch._replace(index=torch.arange(len(batch.x), device=batch.x.device))
 
     def estimate(rows: Batch) -> LogProb:
         found = importance_weighting(adapted_proposal(model, rows, chunk), joint_density(model, rows), samples, chunk)
         error = (1 / found.effective_samples - 1 / samples).clamp_min(0).sqrt()
         return LogProb(found.bound + model.log_jacobian, error)
 
-    return map_rows(estimate, batch._replace(index=index), max(1, chunk // DRAWS_PER_CALL), seed, "log_prob")
+    return map_rows(estimate, batch, max(1, chunk // DRAWS_PER_CALL), seed, "log_prob")
 
 
 @torch.no_grad()

@@ -116,8 +116,12 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
                 limit_val_batches=0,
             )
             trainer.fit(model, self.data_)
-        self.model_ = model.cpu().eval()
-        self.model_._trainer = self.data_._trainer = None  # a fitted estimator can be copied and pickled
+            # What can be copied and pickled: not the trainer, nor its optimizers.
+            self.model_ = self._make()
+            self.model_.build_if_known(data_shape=self.data_.data_shape, classes=None)
+        self.model_.load_state_dict(model.state_dict())
+        self.model_.eval()
+        self.data_.trainer = None
         return self
 
     def _make(self) -> Any:
@@ -158,7 +162,9 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """log p(x) of every row in nats, in the columns' own units, by importance weighting."""
-        return inference.log_prob(self.model_, Batch(self._read(X)), SCORED).value.numpy().astype(np.float64)
+        x = self._read(X)
+        batch = Batch(x, index=torch.zeros(len(x), dtype=torch.int64))  # the same noise for every row
+        return inference.log_prob(self.model_, batch, SCORED).value.numpy().astype(np.float64)
 
     def score(self, X: Any, y: Any = None) -> float:  # noqa: N803
         """The mean of log p(x)."""
