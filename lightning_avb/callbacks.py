@@ -1,7 +1,10 @@
-"""Callbacks: pictures, checkpoints, exact likelihoods."""
+"""Callbacks: pictures, checkpoints, the best weights, exact likelihoods."""
 
 from __future__ import annotations
 
+import difflib
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from . import noise, pictures
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
+from .checkpoints import read_checkpoint
+from .errors import ConfigurationError, at_least
 from .evaluation import Quadrature, log_likelihood_on_grid
+from .figures import figure_for_choosing
 from .lightning_private import save_last_checkpoint
 from .runs import run_folder
 
@@ -125,7 +131,9 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
             Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path
         }
         files = [
-            path for path in folder.glob("*.ckpt") if path.name not in tracked and not path.name.startswith("last")
+            path
+            for path in folder.glob("*.ckpt")
+            if path.name not in (*tracked, BEST) and not path.name.startswith("last")
         ]
         if self.save_top_k == -1:  # all are kept, also those before the resumed one
             files = [path for path in files if path.stat().st_mtime_ns > resumed.stat().st_mtime_ns]
@@ -136,6 +144,144 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
         last = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
         if last or trainer.should_stop:
             save_last_checkpoint(self, trainer)
+
+
+BEST = "best.ckpt"
+"""The file of `Best`, beside the other checkpoints."""
+
+
+class Best(pl.callbacks.Checkpoint):
+    """Keeps `best.ckpt`, the checkpoint with the best figure of validation, and ends a fit that gets no better.
+
+    The figure is the first of `figures.BETTER` that the model logs. A run that resumes goes on with the best checkpoint
+    of the run before, if that lies beside the checkpoint it resumes. It is a `Checkpoint` so that Lightning calls it
+    after the other callbacks.
+
+    Args:
+        patience: the fit ends after so many validations without a better figure; None: it never ends early.
+        figure: another figure of `figures.BETTER`; the only way to choose by the estimate of a critic.
+
+    Raises:
+        ConfigurationError: in the first validation, which is before the training: no figure says which weights are
+            best.
+    """
+
+    def __init__(self, patience: int | None = 10, figure: str | None = None) -> None:
+        self.patience = None if patience is None else at_least(1, patience=patience)
+        self.figure = figure
+        self.name, self.value, self.step, self.waited = "", math.nan, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "value": self.value, "step": self.step, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.name, self.value, self.step, self.waited = (state_dict[k] for k in ("name", "value", "step", "waited"))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.enable_validation:
+            raise ConfigurationError("Best: there is no validation: trainer.limit_val_batches is 0")
+        if self.step and not trainer.strategy.broadcast(trainer.is_global_zero and self._carry_over(trainer)):
+            rank_zero_info(
+                f"best: there is no {BEST} of step {self.step} beside {str(trainer.ckpt_path)!r}: begun anew"
+            )
+            self.value, self.step, self.waited = math.nan, 0, 0
+
+    def _carry_over(self, trainer: pl.Trainer) -> bool:
+        """Copies the best checkpoint from beside the resumed one; returns whether this run has it now."""
+        source, target = Path(trainer.ckpt_path or ".").with_name(BEST), self._path(trainer)
+        try:
+            whole = read_checkpoint(source)["global_step"] == self.step
+        except ConfigurationError:  # it is not there, or damaged
+            return False
+        if whole and source.resolve() != target.resolve():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+        return whole
+
+    def _path(self, trainer: pl.Trainer) -> Path:
+        callbacks = trainer.checkpoint_callbacks
+        folders = [c.dirpath for c in callbacks if isinstance(c, pl.callbacks.ModelCheckpoint) and c.dirpath]
+        return Path(folders[0] if folders else (run_folder(trainer) or Path()) / "checkpoints", BEST)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        better = figure_for_choosing(trainer.callback_metrics, type(pl_module).__name__, self.figure)
+        if trainer.sanity_checking:
+            return
+        value = trainer.callback_metrics[better.name].item()
+        if better.name != self.name or better.prefers(value, self.value) or math.isnan(self.value):
+            self.name, self.value, self.step, self.waited = better.name, value, trainer.global_step, 0
+            trainer.save_checkpoint(self._path(trainer), weights_only=False)
+            return
+        self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            rank_zero_info(f"best: {self.waited} validations without a better {better.name}: the fit ends")
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        path = self._path(trainer)
+        if self.step:
+            rank_zero_info(f"best: {self.name} {self.value:.5g} after step {self.step}, in {str(path)!r}")
+
+
+class Monitors(pl.Callback):
+    """Refuses Lightning's `EarlyStopping` and `ModelCheckpoint` with a figure that is not logged, before training.
+
+    The names are those of the first validation, which Lightning does before the training; `train/...` are known after
+    the first step that is logged. A run that resumes has no such validation: it reads the names from its checkpoint.
+    A model or a callback of the user's own may log more names later: then the check waits for the first validation of
+    the training.
+    """
+
+    def __init__(self) -> None:
+        self.names: set[str] = set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"names": sorted(self.names)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.names = {*state_dict["names"]}
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if any(isinstance(callback, ExactLikelihood) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self.names.add("val/log_likelihood")  # a run that resumes may have it for the first time
+        if self.names and not _unknown_code(trainer, pl_module):
+            self._check(trainer, "val")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        self.names |= {*trainer.callback_metrics}
+        if not (trainer.sanity_checking and _unknown_code(trainer, pl_module)):
+            self._check(trainer, "val")
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self.names |= {*trainer.callback_metrics}
+            self._check(trainer, "train")
+
+    def _check(self, trainer: Any, stage: str) -> None:
+        for callback in trainer.callbacks:
+            if not isinstance(callback, pl.callbacks.EarlyStopping | pl.callbacks.ModelCheckpoint):
+                continue
+            monitor, optional = callback.monitor, not getattr(callback, "strict", True)
+            if monitor is None or optional or monitor in ("epoch", "step", *self.names):
+                continue
+            if monitor.startswith("train/") == (stage == "train"):
+                name = "checkpoint" if isinstance(callback, Checkpoint) else type(callback).__name__
+                names = sorted(name for name in self.names if name.startswith(stage))
+                near = difflib.get_close_matches(monitor, names, 3, 0.5)
+                advice = f"did you mean {' or '.join(near)}?" if near else f"logged are {', '.join(names)}"
+                raise ConfigurationError(f"{name}.monitor: {monitor!r} is not logged; {advice}")
+
+
+def _unknown_code(trainer: Any, model: pl.LightningModule) -> bool:
+    """Whether code that is neither Lightning's nor this library's may log figures."""
+    packages = {type(part).__module__.partition(".")[0] for part in (model, *trainer.callbacks)}
+    return not packages <= {"lightning_avb", "pytorch_lightning"}
 
 
 class ExactLikelihood(pl.Callback):

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import re
 import sys
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -28,6 +31,26 @@ def exit_with_error(line: str, code: int = 2) -> NoReturn:
     """Ends the process with one line on stderr; exit code 2 means a mistake of the user."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
+
+
+@contextmanager
+def without_advertisements() -> Iterator[None]:
+    """Leaves out what Lightning says in praise of other packages, and a warning that is wrong for this command.
+
+    The warning asks for the callbacks that wrote a checkpoint; `test` and `predict` leave those out on purpose.
+    """
+    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
+    logger.addFilter(_is_no_advertisement)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+            yield
+    finally:
+        logger.removeFilter(_is_no_advertisement)
+
+
+def _is_no_advertisement(record: logging.LogRecord) -> bool:
+    return not re.match(r"\S* ?Tip: For seamless cloud (logging|uploads)", record.getMessage())
 
 
 def explain(message: str, parser: Any) -> str:

@@ -13,12 +13,13 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from jsonargparse import DefaultHelpFormatter
-from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
+from jsonargparse.typing import PositiveFloat
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from .. import datamodules, models, processes, runs  # noqa: F401  `--data Digits` is one of the classes known here
-from ..callbacks import Checkpoint, Pictures
+from ..callbacks import Checkpoint, Monitors, Pictures
 from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
@@ -27,7 +28,8 @@ from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from .configurations import with_configuration_files
-from .messages import OneLineErrors, explain
+from .messages import OneLineErrors, explain, without_advertisements
+from .progress import progress
 from .stages import DESCRIPTIONS
 
 
@@ -61,7 +63,8 @@ class CLI(ConfigurationOverCheckpoint):
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
         self.records = Records()
         try:
-            self._run(args)
+            with without_advertisements():
+                self._run(args)
         except BaseException:
             if self.made_folder is not None and not self.records.begun:
                 shutil.rmtree(self.made_folder, ignore_errors=True)
@@ -106,6 +109,12 @@ class CLI(ConfigurationOverCheckpoint):
             type=Literal["highest", "high", "medium"],
             default="highest",
             help="torch.set_float32_matmul_precision: 'medium' is faster where the processor has bfloat16 products.",
+        )
+        parser.add_argument(
+            "--progress_seconds",
+            type=PositiveFloat,
+            default=30.0,
+            help="Seconds between two lines of progress, where the output is not a terminal.",
         )
 
     def before_instantiate_classes(self) -> None:
@@ -189,10 +198,12 @@ class CLI(ConfigurationOverCheckpoint):
         callbacks = [] if trial else [config_of_command["pictures"]]
         given = config.get("callbacks") or []
         callbacks += given if isinstance(given, list) else [given]
-        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar(refresh_rate=10))
         if self.subcommand == "test":
             callbacks += [config_of_command["likelihood"], config_of_command["diagnosis"]]
+        if fit:
+            callbacks.insert(0, Monitors())
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(progress(config_of_command["progress_seconds"]))
         if not trial:
             callbacks.append(self._recorder(str(self.subcommand)))
         if not fit:  # callbacks that write checkpoints have nothing to do, and would look for their folder
