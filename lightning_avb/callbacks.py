@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from . import noise, pictures
+from . import noise, page, pictures
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .checkpoints import read_checkpoint
@@ -39,19 +39,33 @@ def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -
 
 
 class Pictures(pl.Callback):
-    """Draws pictures after validation, and the curves of all metrics at the end.
+    """Draws pictures after some validations, and the curves of all metrics at the end; `index.html` shows them.
 
     Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions; for a
     posterior its draws beside density, reference and marginals. A picture is left out if the model lacks what it needs.
 
     Args:
-        every_n_epochs: draw after the validation of every n-th epoch; 0: at the end of training only.
+        every_n_epochs: draw after the validation of every n-th epoch, as far as `spacing` allows; 0: at the end of
+            training only.
         count: number of rows in a picture of reconstructions.
+        spacing: a picture is drawn when the run has this many times the steps it had at the last one: about ten
+            pictures of a run with a hundred validations. 1: after every such validation.
     """
 
-    def __init__(self, every_n_epochs: int = 10, count: int = 32) -> None:
-        self.every_n_epochs, self.count = every_n_epochs, count
+    def __init__(self, every_n_epochs: int = 1, count: int = 32, spacing: float = 1.6) -> None:
+        self.every_n_epochs = at_least(0, **{"pictures.every_n_epochs": every_n_epochs})
+        self.count = at_least(1, **{"pictures.count": count})
+        if not spacing >= 1:
+            raise ConfigurationError(f"pictures.spacing: {spacing} is below 1")
+        self.spacing = spacing
+        self.drawn = 0  # the steps of the run at its last picture
         self.batch: Batch | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.drawn = state_dict["drawn"]
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -62,7 +76,15 @@ class Pictures(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        self._draw(trainer, pl_module)
+        if trainer.global_step >= self.spacing * self.drawn:
+            self.drawn = trainer.global_step
+            self._draw(trainer, pl_module)
+            self._write_page(trainer)
+
+    def _write_page(self, trainer: pl.Trainer) -> None:
+        folder = run_folder(trainer)
+        if folder is not None and trainer.is_global_zero and folder.is_dir():
+            page.write_page(folder)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._draw(trainer, pl_module)
@@ -73,6 +95,7 @@ class Pictures(pl.Callback):
                 curves = pictures.curves(metrics) if metrics.exists() else None
                 if curves is not None:
                     pictures.write(curves, Path(logger.log_dir, "pictures", "curves.png"))
+        self._write_page(trainer)
 
     @torch.no_grad()
     def _draw(self, trainer: pl.Trainer, model: Any) -> None:

@@ -29,6 +29,11 @@ class Better(NamedTuple):
     name: str
     mode: Literal["max", "min"]
 
+    @property
+    def is_estimate(self) -> bool:
+        """Whether it is one of `ESTIMATES`."""
+        return self.name.removeprefix("val/") in ESTIMATES
+
     def prefers(self, value: float, other: float) -> bool:
         """Whether a value is better than another one; never if one of them is nan."""
         return value > other if self.mode == "max" else value < other
@@ -66,7 +71,7 @@ def figure_for_choosing(names: Iterable[str], model: str, asked: str | None = No
         raise ConfigurationError(
             f"Best: no figure of validation says which weights of {model} are best; it logs {', '.join(logged)}"
         )
-    if asked is None and found.name.removeprefix("val/") in ESTIMATES:
+    if asked is None and found.is_estimate:
         raise ConfigurationError(
             f"Best: {found.name} of {model} is its critic's estimate, too good where the critic is bad; to choose by "
             f"it all the same, give Best the figure {found.name.removeprefix('val/')}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,6 +90,15 @@ class PastRun:
         return better_figure(self.curves)
 
     @property
+    def best(self) -> tuple[int, float]:
+        """The best value of `better`, which there must be, and the steps done until then; the first of equals."""
+        assert self.better is not None
+        curve, sign = self.curves[self.better.name], 1 if self.better.mode == "max" else -1
+        finite = [(sign * value, -step - 1) for step, value in zip(*curve, strict=True) if not math.isnan(value)]
+        value, step = max(finite, default=(math.nan, -curve.steps[-1] - 1))
+        return -step, sign * value
+
+    @property
     def steps(self) -> int | None:
         """Steps done, as far as they are recorded; None: no record."""
         logged = [curve.steps[-1] + 1 for curve in self.curves.values()]
@@ -168,3 +178,10 @@ def _read_likelihood(run: PastRun) -> Likelihood | None:
     except (ValueError, KeyError, TypeError):
         run.missing.append(f"{reports[-1].name} cannot be read")
         return None
+
+
+def duration(seconds: float) -> str:
+    """A time in words: `42 s`, `12 min`, `3.5 h`."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

@@ -10,6 +10,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
 
+from ..history import duration
+
 FIRST = 5.0
 """Seconds until the first line."""
 
@@ -114,10 +116,3 @@ class ProgressLines(ProgressBar):
             self._report(trainer, pl_module, self._batches)
 
     on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _count_batch
-
-
-def duration(seconds: float) -> str:
-    """A time in words: `42 s`, `12 min`, `3.5 h`."""
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
