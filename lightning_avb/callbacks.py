@@ -239,7 +239,7 @@ class Best(pl.callbacks.Checkpoint):
             return
         self.waited += 1
         if self.patience is not None and self.waited >= self.patience:
-            rank_zero_info(f"best: {self.waited} validations without a better {better.name}: the fit ends")
+            rank_zero_info(f"best: no better {better.name} since step {self.step}: the fit ends")
             trainer.should_stop = True
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

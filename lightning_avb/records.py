@@ -8,9 +8,8 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,11 +140,13 @@ class Records(pl.Callback):
     and at the end of the training `ended`. In a resumed run `metrics.csv` is cut back to the checkpoint.
 
     Attributes:
+        arguments: of the command.
         config: returns the resolved configuration as YAML.
         begun: whether a batch has been completed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = arguments
         self.config: Callable[[], str] = str
         self.begun = False
         self.entry: dict[str, Any] = {}
@@ -167,7 +168,7 @@ class Records(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.monotonic()
         if trainer.is_global_zero:
-            self.entry = describe_start(trainer)
+            self.entry = describe_start(trainer, self.arguments)
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsLogger):
                     logger.experiment.continue_from(trainer.global_step)
@@ -217,13 +218,13 @@ class Records(pl.Callback):
                 checkpoint["wandb_id"] = logger.version
 
 
-def describe_start(trainer: pl.Trainer) -> dict[str, Any]:
-    """How this run was started: command, folder, commit, host, versions."""
+def describe_start(trainer: pl.Trainer, arguments: Sequence[str]) -> dict[str, Any]:
+    """How this run was started: command with its arguments, folder, commit, host, versions."""
     from . import __version__
 
     return {
         "started": now(),
-        "command": shlex.join(["lightning-avb", *sys.argv[1:]]),
+        "command": shlex.join(["lightning-avb", *arguments]),
         "folder": os.getcwd(),
         "commit": git_commit(),
         "host": platform.node(),

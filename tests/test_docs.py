@@ -21,6 +21,7 @@ from small_models import trainer
 import datamodules
 import lightning_avb as avb
 from lightning_avb import cli
+from lightning_avb.cli import comparison
 from lightning_avb.cli.training import CLI
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +175,7 @@ def parse(parser, examples, monkeypatch):
         return refuse
 
     monkeypatch.setattr("lightning_avb.cli.training.CLI", Unbegun)
+    monkeypatch.setattr("lightning_avb.cli.comparison.compare", unbegun(comparison.compare))
     for name, command in cli.COMMANDS.items():
         monkeypatch.setitem(cli.COMMANDS, name, unbegun(command))
     Path("configs").symlink_to(ROOT / "configs")
@@ -279,6 +281,12 @@ def test_every_option_that_is_named_exists(page, parser):
 def test_every_yaml_example_is_understood(page, parse):
     for number, block in enumerate(blocks(page, "yaml")):
         content = yaml.safe_load(block)
+        if "method" in content:  # a sweep of Weights & Biases, which puts options in the place of ${args}
+            first = {key: spec.get("values", [spec.get("min")])[0] for key, spec in content["parameters"].items()}
+            program, *words, place = content["command"]
+            assert (program, place) == ("lightning-avb", "${args}")
+            parse(*words, *(f"--{key}={value}" for key, value in first.items()))
+            continue
         head = next(key for key in ("model", "target", "decoder", "trainer", "likelihood") if key in content)
         if head in ("target", "decoder"):
             model = "Posterior" if head == "target" else "VAE"

@@ -121,7 +121,7 @@ def _compare(arguments: list[str]) -> None:
 
     if options.output is not None:
         require_writable("output", Path(options.output), file=True)
-    compare(options.runs, options.output)
+    compare(folders=options.runs, output=options.output)
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

@@ -61,7 +61,7 @@ class CLI(ConfigurationOverCheckpoint):
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
-        self.records = Records()
+        self.records = Records(self.arguments)
         try:
             with without_advertisements():
                 self._run(args)
