@@ -128,10 +128,10 @@ class Told(pl.Callback):
             pl_module.log("val/iw_bound", next(self.values))
 
 
-def validated(folder, values, best, **options):
+def validated(folder, values, best, ckpt_path=None, **options):
     pl.seed_everything(0, verbose=False)
     run = trainer(folder, limit_train_batches=2, callbacks=[Told(values), best], num_sanity_val_steps=0, **options)
-    run.fit(MODELS["vae"](), Digits(64, binarize="dynamic"))
+    run.fit(MODELS["vae"](), Digits(64, binarize="dynamic"), ckpt_path=ckpt_path)
     return run
 
 
@@ -166,6 +166,11 @@ def test_the_mixin_keeps_the_best_beside_the_last(command, capsys):
     assert yaml.safe_load((RUN / "config.yaml").read_text())["trainer"]["callbacks"][0]["init_args"]["patience"] == 10
 
 
+def test_a_fit_without_a_validation_says_that_there_is_no_best(tmp_path, caplog):
+    trainer(tmp_path, max_steps=1, callbacks=[Best()]).fit(MODELS["vae"](), Digits(64, binarize="dynamic"))
+    assert "best: the fit ended before its first validation: there is no best.ckpt" in caplog.text
+
+
 def test_a_gan_and_a_run_without_validation_are_refused_in_one_line(refusal):
     gan = ("fit", "--config", "digits/gan", "--config", "trainer/best", "--trainer.enable_progress_bar=false")
     line = refusal(*gan)
@@ -193,6 +198,15 @@ def test_a_resumed_run_keeps_the_same_best(command):
     for folder in (RUN, RUN.with_name("version_1")):
         assert state(folder / "checkpoints/best.ckpt") == state(whole / "best.ckpt")
         assert state(folder / "checkpoints/last.ckpt") == state(whole / "last.ckpt")
+
+
+def test_a_resumed_fit_ends_where_one_that_was_not_stopped_does(tmp_path):
+    values = [-5.0, -4.0, -4.5, -4.6, -4.7, -3.0]
+    whole = validated(tmp_path / "whole", values, Best(patience=3), max_epochs=6)
+    first = validated(tmp_path / "parts", values[:3], Best(patience=3), max_epochs=3)
+    first.save_checkpoint(last := tmp_path / "parts" / "checkpoints" / "last.ckpt")
+    again = validated(tmp_path / "parts", values[3:], best := Best(patience=3), ckpt_path=last, max_epochs=6)
+    assert again.global_step == whole.global_step == 10 and (best.step, best.value) == (4, -4.0)
 
 
 def test_the_best_of_the_resumed_run_is_carried_over_or_said_to_be_missing(command, caplog):

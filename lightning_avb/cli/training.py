@@ -19,7 +19,7 @@ from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from .. import datamodules, models, processes, runs  # noqa: F401  `--data Digits` is one of the classes known here
-from ..callbacks import Checkpoint, Monitors, Pictures
+from ..callbacks import Checkpoint, Pictures
 from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
@@ -29,6 +29,7 @@ from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from .configurations import with_configuration_files
 from .messages import OneLineErrors, explain, without_advertisements
+from .monitors import Monitors
 from .progress import progress
 from .stages import DESCRIPTIONS
 
