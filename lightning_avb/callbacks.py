@@ -177,7 +177,7 @@ class Best(pl.callbacks.Checkpoint):
 
     The figure is the first of `figures.BETTER` that the model logs. A run that resumes goes on with the best checkpoint
     of the run before, if that lies beside the checkpoint it resumes. It is a `Checkpoint` so that Lightning calls it
-    after the other callbacks.
+    after the other callbacks, whose states it saves.
 
     Args:
         patience: the fit ends after so many validations without a better figure; None: it never ends early.

@@ -144,6 +144,22 @@ def test_the_checkpoint_is_that_of_the_best_validation(tmp_path):
     assert best.waited == 3
 
 
+def test_the_checkpoint_holds_what_other_callbacks_make_of_that_validation(tmp_path):
+    class Validations(pl.Callback):
+        count = 0
+
+        def state_dict(self):
+            return {"count": self.count}
+
+        def on_validation_end(self, trainer, pl_module):
+            self.count += 1
+
+    run = trainer(tmp_path, max_epochs=1, callbacks=[Best(), Validations()], num_sanity_val_steps=0)
+    run.fit(MODELS["vae"](), Digits(64, binarize="dynamic"))
+    kept = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
+    assert next(value for key, value in kept["callbacks"].items() if "Validations" in key) == {"count": 1}
+
+
 def test_a_first_value_that_is_no_number_is_replaced(tmp_path):
     validated(tmp_path, [math.nan, -9.0], best := Best(), max_epochs=2)
     assert (best.value, best.step) == (-9.0, 4)
@@ -187,7 +203,7 @@ def test_a_gan_and_a_run_without_validation_are_refused_in_one_line(refusal):
 # Resuming, and several processes.
 
 
-def test_a_resumed_run_keeps_the_same_best(command):
+def test_a_resumed_run_keeps_the_same_best(command, caplog):
     """Killed behind a validation and before the next; once in the same folder, once in another."""
     command(*FIT, *LONG, "--trainer.default_root_dir=whole", "--trainer.callbacks.patience=3")
     whole = Path("whole", *RUN.parts[1:]) / "checkpoints"
@@ -195,6 +211,8 @@ def test_a_resumed_run_keeps_the_same_best(command):
     command(*common, FIXED, "--trainer.max_steps=90", "--model.players.model.scheduler.total=240")
     command(*common, "--ckpt_path", RUN, "--model.players.model.scheduler.total=240")
     command(*common, FIXED, "--ckpt_path=last", "--model.players.model.scheduler.total=240")
+    said = [record.getMessage() for record in caplog.records]
+    assert not any("best.ckpt" in line for line in said if line.startswith("checkpoint: "))
     for folder in (RUN, RUN.with_name("version_1")):
         assert state(folder / "checkpoints/best.ckpt") == state(whole / "best.ckpt")
         assert state(folder / "checkpoints/last.ckpt") == state(whole / "last.ckpt")
@@ -215,10 +233,25 @@ def test_the_best_of_the_resumed_run_is_carried_over_or_said_to_be_missing(comma
     before = (RUN / "checkpoints/best.ckpt").read_bytes()
     command(*FIT, *LONG, *frozen, "--trainer.max_steps=48", "--ckpt_path", RUN)
     assert (RUN.with_name("version_1") / "checkpoints/best.ckpt").read_bytes() == before
-    (RUN / "checkpoints/best.ckpt").unlink()
-    command(*FIT, *LONG, *frozen, "--trainer.max_steps=48", "--ckpt_path", RUN)
-    assert "best: there is no best.ckpt of step 24 beside" in caplog.text
-    assert state(RUN.with_name("version_2") / "checkpoints/best.ckpt")["step"] == 36
+    later = RUN.with_name("version_1") / "checkpoints/last.ckpt"
+    for number, replace in ((2, later.read_bytes()), (3, b"damaged"), (4, None)):
+        best = RUN / "checkpoints/best.ckpt"
+        best.unlink() if replace is None else best.write_bytes(replace)
+        caplog.clear()
+        command(*FIT, *LONG, *frozen, "--trainer.max_steps=48", "--ckpt_path", RUN)
+        assert "best: there is no best.ckpt of step 24 beside" in caplog.text
+        assert state(RUN.with_name(f"version_{number}") / "checkpoints/best.ckpt")["step"] == 36
+
+
+def test_the_best_of_averaged_weights_holds_the_average_and_the_weights(command):
+    """Whichever of the two callbacks comes first in the configuration."""
+    ema = ("--config", "trainer/ema")
+    command(*FIT, *LONG, *ema, "--trainer.max_steps=24", "--checkpoint.every_n_epochs=1")
+    best, last = (torch.load(RUN / f"checkpoints/{name}.ckpt", weights_only=True) for name in ("best", "last"))
+    assert best["global_step"] == last["global_step"] == 24
+    for key in ("state_dict", "current_model_state"):
+        assert all(torch.equal(value, last[key][name]) for name, value in best[key].items())
+    assert any(not torch.equal(value, best["state_dict"][name]) for name, value in best["current_model_state"].items())
 
 
 def test_two_processes_agree_on_the_best(tmp_path):
