@@ -173,3 +173,9 @@ def test_fit_and_test_say_nothing_of_other_packages(command, caplog, recwarn):
     said = "\n".join([*(record.getMessage() for record in caplog.records), *(str(found.message) for found in recwarn)])
     assert "stopped: `max_steps=2` reached" in said
     assert not re.search("Tip|pypi.org|callbacks used to create the checkpoint", said)
+
+
+def test_a_resumed_fit_that_lacks_a_callback_still_says_so(command):
+    command(*FIT, *QUIET, "--trainer.max_steps=12", "--config", "trainer/best")
+    with pytest.warns(UserWarning, match="callbacks used to create the checkpoint.*Best"):
+        command(*FIT, *QUIET, "--trainer.max_steps=13", "--ckpt_path", RUN)

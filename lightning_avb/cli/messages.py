@@ -7,7 +7,6 @@ import inspect
 import logging
 import re
 import sys
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -35,16 +34,11 @@ def exit_with_error(line: str, code: int = 2) -> NoReturn:
 
 @contextmanager
 def without_advertisements() -> Iterator[None]:
-    """Leaves out what Lightning says in praise of other packages, and a warning that is wrong for this command.
-
-    The warning asks for the callbacks that wrote a checkpoint; `test` and `predict` leave those out on purpose.
-    """
+    """Leaves out what Lightning says in praise of other packages."""
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     logger.addFilter(_is_no_advertisement)
     try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
-            yield
+        yield
     finally:
         logger.removeFilter(_is_no_advertisement)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -64,7 +65,7 @@ class CLI(ConfigurationOverCheckpoint):
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
         self.records = Records(self.arguments)
         try:
-            with without_advertisements():
+            with without_advertisements(), warnings.catch_warnings():
                 self._run(args)
         except BaseException:
             if self.made_folder is not None and not self.records.begun:
@@ -158,6 +159,8 @@ class CLI(ConfigurationOverCheckpoint):
                 f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
             )
         runs.require_writable("ckpt_path", checkpoint.parent)
+        # The callbacks that write a checkpoint are left out on purpose.
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
         typed = {argument.partition("=")[0] for argument in self.arguments}
         # The configuration file is the one of the training, with its logger.
         if "--trainer.logger" not in typed:
