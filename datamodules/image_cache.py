@@ -215,7 +215,9 @@ def decode(root: Path, files: Sequence[str], image_format: ImageFormat, path: Pa
         file.truncate(begin + done * bytes_each if done else 0)
         file.write(b"" if done else head.getvalue())
         todo = _blocks(files[done:])
-        with tqdm(total=len(files), initial=done, desc="decoding", unit=" pictures") as bar:
+        rank_zero_info(f"data: {len(files) - done:,} pictures are being decoded")
+        # None: no bar where the output is not a terminal
+        with tqdm(total=len(files), initial=done, desc="decoding", unit=" pictures", disable=None) as bar:
             work = prefetch_map(pool, partial(_read_block, root, image_format), todo, 4 * (os.cpu_count() or 1))
             for names, pictures in zip(todo, work, strict=True):
                 broken |= {name: found for name, found in zip(names, pictures, strict=True) if isinstance(found, str)}

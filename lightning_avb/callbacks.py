@@ -1,7 +1,9 @@
-"""Callbacks: pictures, checkpoints, exact likelihoods."""
+"""Callbacks: pictures, checkpoints, the best weights, exact likelihoods."""
 
 from __future__ import annotations
 
+import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import torch
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from . import noise, pictures
+from . import noise, page, pictures
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
+from .checkpoints import read_checkpoint
+from .errors import ConfigurationError, at_least
 from .evaluation import Quadrature, log_likelihood_on_grid
+from .figures import figure_for_choosing
 from .lightning_private import save_last_checkpoint
 from .runs import run_folder
 
@@ -33,19 +38,33 @@ def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -
 
 
 class Pictures(pl.Callback):
-    """Draws pictures after validation, and the curves of all metrics at the end.
+    """Draws pictures after some validations, and the curves of all metrics at the end; `index.html` shows them.
 
     Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions; for a
     posterior its draws beside density, reference and marginals. A picture is left out if the model lacks what it needs.
 
     Args:
-        every_n_epochs: draw after the validation of every n-th epoch; 0: at the end of training only.
+        every_n_epochs: draw after the validation of every n-th epoch, as far as `spacing` allows; 0: at the end of
+            training only.
         count: number of rows in a picture of reconstructions.
+        spacing: a picture is drawn when the run has this many times the steps it had at the last one: about ten
+            pictures of a run with a hundred validations. 1: after every such validation.
     """
 
-    def __init__(self, every_n_epochs: int = 10, count: int = 32) -> None:
-        self.every_n_epochs, self.count = every_n_epochs, count
+    def __init__(self, every_n_epochs: int = 1, count: int = 32, spacing: float = 1.6) -> None:
+        self.every_n_epochs = at_least(0, **{"pictures.every_n_epochs": every_n_epochs})
+        self.count = at_least(1, **{"pictures.count": count})
+        if not spacing >= 1:
+            raise ConfigurationError(f"pictures.spacing: {spacing} is below 1")
+        self.spacing = spacing
+        self.drawn = 0  # the steps of the run at its last picture
         self.batch: Batch | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.drawn = state_dict["drawn"]
 
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -56,7 +75,15 @@ class Pictures(pl.Callback):
     def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not self.every_n_epochs or (trainer.current_epoch + 1) % self.every_n_epochs:
             return
-        self._draw(trainer, pl_module)
+        if trainer.global_step >= self.spacing * self.drawn:
+            self.drawn = trainer.global_step
+            self._draw(trainer, pl_module)
+            self._write_page(trainer)
+
+    def _write_page(self, trainer: pl.Trainer) -> None:
+        folder = run_folder(trainer)
+        if folder is not None and trainer.is_global_zero and folder.is_dir():
+            page.write_page(folder)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._draw(trainer, pl_module)
@@ -67,6 +94,7 @@ class Pictures(pl.Callback):
                 curves = pictures.curves(metrics) if metrics.exists() else None
                 if curves is not None:
                     pictures.write(curves, Path(logger.log_dir, "pictures", "curves.png"))
+        self._write_page(trainer)
 
     @torch.no_grad()
     def _draw(self, trainer: pl.Trainer, model: Any) -> None:
@@ -125,7 +153,9 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
             Path(path).name for path in (*self.best_k_models, self.best_model_path, self.last_model_path) if path
         }
         files = [
-            path for path in folder.glob("*.ckpt") if path.name not in tracked and not path.name.startswith("last")
+            path
+            for path in folder.glob("*.ckpt")
+            if path.name not in (*tracked, BEST) and not path.name.startswith("last")
         ]
         if self.save_top_k == -1:  # all are kept, also those before the resumed one
             files = [path for path in files if path.stat().st_mtime_ns > resumed.stat().st_mtime_ns]
@@ -136,6 +166,87 @@ class Checkpoint(pl.callbacks.ModelCheckpoint):
         last = trainer.global_step == trainer.max_steps or trainer.current_epoch + 1 == trainer.max_epochs
         if last or trainer.should_stop:
             save_last_checkpoint(self, trainer)
+
+
+BEST = "best.ckpt"
+"""The file of `Best`, beside the other checkpoints."""
+
+
+class Best(pl.callbacks.Checkpoint):
+    """Keeps `best.ckpt`, the checkpoint with the best figure of validation, and ends a fit that gets no better.
+
+    The figure is the first of `figures.BETTER` that the model logs. A run that resumes goes on with the best checkpoint
+    of the run before, if that lies beside the checkpoint it resumes. It is a `Checkpoint` so that Lightning calls it
+    after the other callbacks, whose states it saves.
+
+    Args:
+        patience: the fit ends after so many validations without a better figure; None: it never ends early.
+        figure: another figure of `figures.BETTER`; the only way to choose by the estimate of a critic.
+
+    Raises:
+        ConfigurationError: in the first validation, which is before the training: no figure says which weights are
+            best.
+    """
+
+    def __init__(self, patience: int | None = 10, figure: str | None = None) -> None:
+        self.patience = None if patience is None else at_least(1, patience=patience)
+        self.figure = figure
+        self.name, self.value, self.step, self.waited = "", math.nan, 0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"name": self.name, "value": self.value, "step": self.step, "waited": self.waited}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.name, self.value, self.step, self.waited = (state_dict[k] for k in ("name", "value", "step", "waited"))
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.enable_validation:
+            raise ConfigurationError("Best: there is no validation: trainer.limit_val_batches is 0")
+        if self.step and not trainer.strategy.broadcast(trainer.is_global_zero and self._carry_over(trainer)):
+            rank_zero_info(
+                f"best: there is no {BEST} of step {self.step} beside {str(trainer.ckpt_path)!r}: begun anew"
+            )
+            self.value, self.step, self.waited = math.nan, 0, 0
+
+    def _carry_over(self, trainer: pl.Trainer) -> bool:
+        """Copies the best checkpoint from beside the resumed one; returns whether this run has it now."""
+        source, target = Path(trainer.ckpt_path or ".").with_name(BEST), self._path(trainer)
+        try:
+            whole = read_checkpoint(source)["global_step"] == self.step
+        except ConfigurationError:  # it is not there, or damaged
+            return False
+        if whole and source.resolve() != target.resolve():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, target)
+        return whole
+
+    def _path(self, trainer: pl.Trainer) -> Path:
+        callbacks = trainer.checkpoint_callbacks
+        folders = [c.dirpath for c in callbacks if isinstance(c, pl.callbacks.ModelCheckpoint) and c.dirpath]
+        return Path(folders[0] if folders else (run_folder(trainer) or Path()) / "checkpoints", BEST)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        better = figure_for_choosing(trainer.callback_metrics, type(pl_module).__name__, self.figure)
+        if trainer.sanity_checking:
+            return
+        value = trainer.callback_metrics[better.name].item()
+        if better.name != self.name or better.prefers(value, self.value) or math.isnan(self.value):
+            self.name, self.value, self.step, self.waited = better.name, value, trainer.global_step, 0
+            trainer.save_checkpoint(self._path(trainer), weights_only=False)
+            return
+        self.waited += 1
+        if self.patience is not None and self.waited >= self.patience:
+            rank_zero_info(f"best: no better {better.name} since step {self.step}: the fit ends")
+            trainer.should_stop = True
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        path = self._path(trainer)
+        if self.step:
+            rank_zero_info(f"best: {self.name} {self.value:.5g} after step {self.step}, in {str(path)!r}")
+        else:
+            rank_zero_info(f"best: the fit ended before its first validation: there is no {BEST}")
 
 
 class ExactLikelihood(pl.Callback):

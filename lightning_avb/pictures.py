@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from .batch import Batch, Shape
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .draws import to_table
 from .errors import ConfigurationError, at_least
+from .history import Curve, read_curves
 
 Picture = Tensor
 SMALLEST = 32
@@ -229,38 +229,98 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
     return figure(draw, (3.2 * number, 3), number)
 
 
+STAGES = {"train": "C0", "val": "C1", "test": "C2"}
+"""Stages in the order of a legend, each with its colour."""
+
+
 def curves(metrics: Path) -> Picture | None:
-    """The columns of a CSV logger's `metrics.csv` over the step, one panel per quantity; None if there are none."""
-    series: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
-    with metrics.open() as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                stage, _, quantity = name.partition("/")
-                if quantity and value:
-                    steps, values = series.setdefault(quantity, {}).setdefault(stage, ([], []))
-                    steps.append(float(row["step"]))
-                    values.append(float(value))
-    if not series:
+    """The columns of a CSV logger's `metrics.csv` over the step, one panel per quantity; None if there are none.
+
+    A stage has the same colour in all panels.
+    """
+    quantities: dict[str, dict[str, Curve]] = {}
+    for name, curve in read_curves(metrics).items():
+        stage, _, quantity = name.partition("/")
+        quantities.setdefault(quantity, {})[stage] = curve
+    if not quantities:
         return None
 
     def draw(panels: Any) -> None:
-        for axes, (quantity, stages) in zip(panels, sorted(series.items()), strict=True):
-            for stage, (steps, values) in stages.items():
-                axes.plot(steps, values, label=stage, marker="." if len(steps) < 3 else None)
+        for axes, (quantity, found) in zip(panels, sorted(quantities.items()), strict=True):
+            for stage, colour in STAGES.items():
+                if stage in found:
+                    plot(axes, found[stage], label=stage, color=colour)
             axes.set(title=quantity.replace("_", " "), xlabel="step")
             axes.legend()
 
-    return figure(draw, (4 * len(series), 3), len(series))
+    return panels_of_curves(draw, len(quantities))
 
 
-def figure(draw: Callable[[Any], None], size: tuple[float, float], panels: int | None = None) -> Picture:
-    """A picture from `draw`, a function of matplotlib axes: one, or `panels` of them in a row."""
+def plot(axes: Any, curve: Curve, **style: Any) -> Any:
+    """Draws a curve over the step and returns its line; with points where a line would show little."""
+    return axes.plot(curve.steps, curve.values, marker="." if len(curve.steps) < 3 else None, **style)[0]
+
+
+def panels_of_curves(draw: Callable[[Any], None], count: int, legend: float = 0) -> Picture:
+    """A picture of many panels, four in a row; `legend`: the height of what is below them, in inches."""
+    columns = min(4, count)
+    return figure(draw, (4 * columns, 3 * -(-count // columns) + legend), count, columns)
+
+
+def comparison(runs: Mapping[str, Mapping[str, Curve]]) -> Picture | None:
+    """The figures of validation of several runs over the step, one panel per quantity, one colour per run.
+
+    After ten runs the colours begin again, with another style of line.
+
+    Args:
+        runs: name of a run -> its curves, such as `val/elbo`.
+
+    Returns:
+        The picture; None if no run has a validation.
+    """
+    names = sorted({name for found in runs.values() for name in found if name.startswith("val/")})
+    if not names:
+        return None
+
+    drawn = {run: found for run, found in runs.items() if any(name in found for name in names)}
+
+    def draw(panels: Any) -> None:
+        lines: dict[str, Any] = {}
+        for axes, name in zip(panels, names, strict=True):
+            for number, (run, found) in enumerate(drawn.items()):
+                if name in found:
+                    style = ("-", "--", ":", "-.")[number // 10 % 4]
+                    lines[run] = plot(axes, found[name], color=f"C{number % 10}", linestyle=style)
+            axes.set(title=name.removeprefix("val/").replace("_", " "), xlabel="step")
+        panels[0].figure.legend([lines[run] for run in drawn], list(drawn), loc="outside lower center", ncols=2)
+
+    return panels_of_curves(draw, len(names), 0.25 * -(-len(drawn) // 2))
+
+
+def figure(
+    draw: Callable[[Any], None], size: tuple[float, float], panels: int | None = None, columns: int | None = None
+) -> Picture:
+    """A picture from `draw`, a function of matplotlib axes.
+
+    Args:
+        draw: gets the axes, or a sequence of them.
+        size: width and height in inches.
+        panels: number of axes; None: one, not in a sequence.
+        columns: number of panels in a row; None: all.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     drawing = Figure(size, layout="constrained")
     FigureCanvasAgg(drawing)
-    draw(drawing.subplots() if panels is None else drawing.subplots(1, panels, squeeze=False)[0])
+    if panels is None:
+        draw(drawing.subplots())
+    else:
+        columns = columns or panels
+        made = drawing.subplots(-(-panels // columns), columns, squeeze=False).flatten()
+        for axes in made[panels:]:
+            axes.set_axis_off()
+        draw(made[:panels])
     buffer = io.BytesIO()
     drawing.savefig(buffer, format="png", dpi=100)
     pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)

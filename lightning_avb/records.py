@@ -8,8 +8,8 @@ import os
 import platform
 import shlex
 import subprocess
-import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 
 from .errors import UnwritableError
+from .history import read_rows
 from .lightning_private import logger_experiment
 from .runs import run_folder
 
@@ -69,7 +70,7 @@ class MetricsFile:
         self.hparams: dict[str, Any] = {}
         self._repeated: list[dict[str, str]] = []
         if self.path.exists():
-            self.columns = self._read()[0]
+            self.columns = read_rows(self.path)[0]
 
     def log_hparams(self, values: dict[str, Any]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -88,7 +89,7 @@ class MetricsFile:
         """
         if not self.path.exists():
             return
-        self.columns, rows = self._read()
+        self.columns, rows = read_rows(self.path)
         kept = [row for row in rows if int(row["step"]) < step]
         self._repeated = [
             {name: value for name, value in row.items() if value} for row in kept if int(row["step"]) == step - 1
@@ -105,7 +106,7 @@ class MetricsFile:
             return
         new = {name for row in self.metrics for name in row}.difference(self.columns)
         if new:
-            rows = self._read()[1] if self.path.exists() else []
+            rows = read_rows(self.path)[1] if self.path.exists() else []
             self.columns = sorted([*self.columns, *new])
             self._write([*rows, *self.metrics])
         else:
@@ -115,12 +116,6 @@ class MetricsFile:
             except OSError as error:
                 raise UnwritableError(f"{str(self.path)!r} could not be written ({error.strerror})") from error
         self.metrics = []
-
-    def _read(self) -> tuple[list[str], list[dict[str, str]]]:
-        """The columns and the rows, without an incomplete last row of a killed run."""
-        whole = self.path.read_text().rpartition("\n")[0]
-        reader = csv.DictReader(whole.splitlines())
-        return list(reader.fieldnames or []), list(reader)
 
     def _write(self, rows: list[dict[str, Any]]) -> None:
         """Rewrites the file through a temporary one, so that a crash does not lose its content."""
@@ -141,21 +136,39 @@ class Records(pl.Callback):
     """Writes into the run's folder how it was started, after its first batch: a failed start leaves no record.
 
     `config.yaml` is the resolved configuration; if the folder has a different one, `config_1.yaml` and so on is added.
-    `run.yaml` has one entry per start. In a resumed run `metrics.csv` is cut back to the checkpoint.
+    `run.yaml` has one entry per start; with every checkpoint it gets the `steps` and the `seconds` since the run began,
+    and at the end of the training `ended`. In a resumed run `metrics.csv` is cut back to the checkpoint.
 
     Attributes:
+        arguments: of the command.
         config: returns the resolved configuration as YAML.
         begun: whether a batch has been completed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, arguments: Sequence[str] = ()) -> None:
+        self.arguments = arguments
         self.config: Callable[[], str] = str
         self.begun = False
         self.entry: dict[str, Any] = {}
+        self._path: Path | None = None
+        self._earlier: list[dict[str, Any]] = []
+        self._seconds_before, self._started = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time in training and validation, with that of the runs that this one resumes."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._seconds_before = state_dict["seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.monotonic()
         if trainer.is_global_zero:
-            self.entry = describe_start(trainer)
+            self.entry = describe_start(trainer, self.arguments)
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsLogger):
                     logger.experiment.continue_from(trainer.global_step)
@@ -171,8 +184,21 @@ class Records(pl.Callback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._save_config(folder)
-        with (folder / "run.yaml").open("a") as file:
-            yaml.safe_dump([self.entry], file, sort_keys=False, allow_unicode=True, width=1000)
+        self._path = folder / "run.yaml"
+        self._earlier = yaml.safe_load(self._path.read_text()) or [] if self._path.exists() else []
+        self._save_entry(trainer)
+
+    def _save_entry(self, trainer: pl.Trainer, **more: Any) -> None:
+        """Writes the entry of this start, with the steps and seconds until now; only on the first process."""
+        if self._path is None:
+            return
+        self.entry |= {"steps": trainer.global_step, "seconds": round(self.seconds, 1), **more}
+        part = self._path.with_name(".run.yaml.part")
+        part.write_text(yaml.safe_dump([*self._earlier, self.entry], sort_keys=False, allow_unicode=True, width=1000))
+        part.replace(self._path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._save_entry(trainer, ended=now())
 
     def _save_config(self, folder: Path) -> None:
         text, number = self.config(), 0
@@ -185,19 +211,20 @@ class Records(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Stores the run's id at W&B, so that a resumed run continues it."""
+        """Stores the run's id at W&B, so that a resumed run continues it, and records how far the run is."""
+        self._save_entry(trainer)
         for logger in trainer.loggers:
             if type(logger).__name__ == "WandbLogger":
                 checkpoint["wandb_id"] = logger.version
 
 
-def describe_start(trainer: pl.Trainer) -> dict[str, Any]:
-    """How this run was started: command, folder, commit, host, versions."""
+def describe_start(trainer: pl.Trainer, arguments: Sequence[str]) -> dict[str, Any]:
+    """How this run was started: command with its arguments, folder, commit, host, versions."""
     from . import __version__
 
     return {
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": shlex.join(["lightning-avb", *sys.argv[1:]]),
+        "started": now(),
+        "command": shlex.join(["lightning-avb", *arguments]),
         "folder": os.getcwd(),
         "commit": git_commit(),
         "host": platform.node(),
@@ -215,6 +242,11 @@ def describe_start(trainer: pl.Trainer) -> dict[str, Any]:
             "numpy": np.__version__,
         },
     }
+
+
+def now() -> str:
+    """The present time, with its zone."""
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
 
 
 def git_commit() -> str | None:

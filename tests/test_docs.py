@@ -9,6 +9,7 @@ import inspect
 import re
 import shlex
 import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from small_models import trainer
 import datamodules
 import lightning_avb as avb
 from lightning_avb import cli
+from lightning_avb.cli import comparison
 from lightning_avb.cli.training import CLI
 
 ROOT = Path(__file__).parents[1]
@@ -174,6 +176,7 @@ def parse(parser, examples, monkeypatch):
         return refuse
 
     monkeypatch.setattr("lightning_avb.cli.training.CLI", Unbegun)
+    monkeypatch.setattr("lightning_avb.cli.comparison.compare", unbegun(comparison.compare))
     for name, command in cli.COMMANDS.items():
         monkeypatch.setitem(cli.COMMANDS, name, unbegun(command))
     Path("configs").symlink_to(ROOT / "configs")
@@ -279,6 +282,12 @@ def test_every_option_that_is_named_exists(page, parser):
 def test_every_yaml_example_is_understood(page, parse):
     for number, block in enumerate(blocks(page, "yaml")):
         content = yaml.safe_load(block)
+        if "method" in content:  # a sweep of Weights & Biases, which puts options in the place of ${args}
+            first = {key: spec.get("values", [spec.get("min")])[0] for key, spec in content["parameters"].items()}
+            program, *words, place = content["command"]
+            assert (program, place) == ("lightning-avb", "${args}")
+            parse(*words, *(f"--{key}={value}" for key, value in first.items()))
+            continue
         head = next(key for key in ("model", "target", "decoder", "trainer", "likelihood") if key in content)
         if head in ("target", "decoder"):
             model = "Posterior" if head == "target" else "VAE"
@@ -312,6 +321,37 @@ def test_every_python_example_runs(page, examples, monkeypatch):
     names: dict[str, Any] = {"__name__": __name__, "Family": avb.targets.Family}
     for code in blocks(page, "python"):
         exec(compile(code, page, "exec"), names)
+
+
+def test_the_search_with_optuna_runs(command, tmp_path, monkeypatch, without_curves, capsys):
+    """With an Optuna that tries one pair of options, and for two steps."""
+
+    class Study:
+        def optimize(self, objective: Any, n_trials: int) -> None:
+            attributes: dict[str, Any] = {}
+            self.best_params = {"latent_dim": 3, "lr": 0.002}
+            trial = types.SimpleNamespace(
+                suggest_int=lambda name, *_, **__: self.best_params[name],
+                suggest_float=lambda name, *_, **__: self.best_params[name],
+                set_user_attr=attributes.__setitem__,
+            )
+            self.best_value, self.best_trial = objective(trial), types.SimpleNamespace(user_attrs=attributes)
+
+    def quick(arguments: list[str]) -> CLI:
+        more = ["--trainer.max_steps=12", "--trainer.check_val_every_n_epoch=1", "--pictures.every_n_epochs=0"]
+        return CLI([*arguments, *more])
+
+    optuna = types.SimpleNamespace(Trial=object, create_study=lambda **_: Study())
+    monkeypatch.setitem(sys.modules, "optuna", optuna)
+    monkeypatch.setattr("lightning_avb.cli.training.CLI", quick)
+    monkeypatch.chdir(tmp_path)
+    (code,) = blocks("docs/sweeps.md", "python")
+    exec(compile(code, "search.py", "exec"), {"__name__": "__main__"})
+    folder = Path("runs/digits/vae/version_0")
+    config = (folder / "config.yaml").read_text()
+    assert "latent_dim: 3\n" in config and "lr: 0.002\n" in config
+    value, params, found = re.match(r"(\S+) ({.*}) (\S+)$", capsys.readouterr().out.splitlines()[-1]).groups()
+    assert float(value) < 0 and ast.literal_eval(params) == {"latent_dim": 3, "lr": 0.002} and found == str(folder)
 
 
 @every_page

@@ -20,6 +20,11 @@ from .configurations import list_configurations
 from .messages import Parser, exit_with_error
 from .stages import STAGES
 
+OTHER = {
+    "compare": "Shows runs side by side: what differs in their configurations, and their figures.",
+    "configs": "Lists the configurations that come with the package.",
+}
+"""Commands with arguments of their own."""
 ALIASES = {"train": "fit", "training": "fit", "evaluate": "test", "eval": "test", "generate": "sample"}
 """Names of the commands in other tools."""
 
@@ -68,12 +73,14 @@ def _run(args: list[str] | None) -> None:
         print(f"lightning-avb {__version__}")
     elif name == "configs":
         _list_configurations(rest)
+    elif name == "compare":
+        _compare(rest)
     elif name in COMMANDS:
         _run_command(name, rest)
     elif name in STAGES or name.startswith("-"):
         _run_stage(args)
     elif name:
-        words = {**{command: command for command in (*STAGES, *COMMANDS, "configs")}, **ALIASES}
+        words = {**{command: command for command in (*STAGES, *COMMANDS, *OTHER)}, **ALIASES}
         near = difflib.get_close_matches(name, words, 1, 0.5)
         exit_with_error(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
     else:
@@ -86,7 +93,7 @@ def _overview() -> str:
     parts = {
         "With a configuration (--config DATA/MODEL)": STAGES,
         "With a checkpoint alone (--ckpt_path FILE --output FILE)": own,
-        "Other": {"configs": "Lists the configurations that come with the package."},
+        "Other": OTHER,
     }
     lines = ["usage: lightning-avb COMMAND [--KEY VALUE ...]", "       lightning-avb COMMAND --help"]
     for title, commands in parts.items():
@@ -95,13 +102,26 @@ def _overview() -> str:
 
 
 def _list_configurations(arguments: list[str]) -> None:
-    parser = Parser(prog="lightning-avb configs", description="Lists the configurations that come with the package.")
+    parser = Parser(prog="lightning-avb configs", description=OTHER["configs"])
     parser.add_argument("words", nargs="?", default="", help="list only those whose name or title contains this")
     words = parser.parse_args(arguments).words
     lines = list(list_configurations(words))
     if not lines:
         exit_with_error(f"configs: no configuration has {words!r} in its name or title")
     print("\n".join(lines))
+
+
+def _compare(arguments: list[str]) -> None:
+    parser = Parser(prog="lightning-avb compare", description=OTHER["compare"])
+    parser.add_argument("runs", nargs="+", help="folders of runs, or folders that contain them: runs/digits/*")
+    parser.add_argument("--output", help="a file to write: .json for the table, .png for the curves of all runs")
+    options = parser.parse_args(arguments)
+    from ..runs import require_writable
+    from .comparison import compare
+
+    if options.output is not None:
+        require_writable("output", Path(options.output), file=True)
+    compare(folders=options.runs, output=options.output)
 
 
 def _run_command(name: str, arguments: list[str]) -> None:

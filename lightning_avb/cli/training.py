@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import Any, Literal
 import pytorch_lightning as pl
 import torch
 from jsonargparse import DefaultHelpFormatter
-from pytorch_lightning.callbacks import ProgressBar, TQDMProgressBar
+from jsonargparse.typing import PositiveFloat
+from pytorch_lightning.callbacks import ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.plugins.io import CheckpointIO
 
@@ -27,7 +29,9 @@ from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from .configurations import with_configuration_files
-from .messages import OneLineErrors, explain
+from .messages import OneLineErrors, explain, without_advertisements
+from .monitors import Monitors
+from .progress import progress
 from .stages import DESCRIPTIONS
 
 
@@ -59,9 +63,10 @@ class CLI(ConfigurationOverCheckpoint):
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
-        self.records = Records()
+        self.records = Records(self.arguments)
         try:
-            self._run(args)
+            with without_advertisements(), warnings.catch_warnings():
+                self._run(args)
         except BaseException:
             if self.made_folder is not None and not self.records.begun:
                 shutil.rmtree(self.made_folder, ignore_errors=True)
@@ -107,6 +112,12 @@ class CLI(ConfigurationOverCheckpoint):
             default="highest",
             help="torch.set_float32_matmul_precision: 'medium' is faster where the processor has bfloat16 products.",
         )
+        parser.add_argument(
+            "--progress_seconds",
+            type=PositiveFloat,
+            default=30.0,
+            help="Seconds between two lines of progress, where the output is not a terminal.",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Checks the configuration, and sets the run's folder, before anything is built."""
@@ -148,6 +159,8 @@ class CLI(ConfigurationOverCheckpoint):
                 f"ckpt_path: `{self.subcommand}` needs a trained model; give a checkpoint or the folder of a run"
             )
         runs.require_writable("ckpt_path", checkpoint.parent)
+        # The callbacks that write a checkpoint are left out on purpose.
+        warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
         typed = {argument.partition("=")[0] for argument in self.arguments}
         # The configuration file is the one of the training, with its logger.
         if "--trainer.logger" not in typed:
@@ -189,10 +202,12 @@ class CLI(ConfigurationOverCheckpoint):
         callbacks = [] if trial else [config_of_command["pictures"]]
         given = config.get("callbacks") or []
         callbacks += given if isinstance(given, list) else [given]
-        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            callbacks.append(TQDMProgressBar(refresh_rate=10))
         if self.subcommand == "test":
             callbacks += [config_of_command["likelihood"], config_of_command["diagnosis"]]
+        if fit:
+            callbacks.insert(0, Monitors())
+        if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
+            callbacks.append(progress(config_of_command["progress_seconds"]))
         if not trial:
             callbacks.append(self._recorder(str(self.subcommand)))
         if not fit:  # callbacks that write checkpoints have nothing to do, and would look for their folder

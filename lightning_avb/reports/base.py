@@ -135,10 +135,11 @@ def align(rows: Sequence[Sequence[str]]) -> str:
 
 def write_json(figures: Sequence[Figure], path: Path) -> None:
     """Writes one object per figure. JSON has neither nan nor infinity, so they become null."""
-    path.write_text(json.dumps([_json_value(figure._asdict()) for figure in figures], indent=1))
+    path.write_text(json.dumps([json_value(figure._asdict()) for figure in figures], indent=1))
 
 
-def _json_value(value: Any) -> Any:
+def json_value(value: Any) -> Any:
+    """The value with null in place of numbers that are not finite."""
     if isinstance(value, dict):
-        return {name: _json_value(part) for name, part in value.items()}
+        return {name: json_value(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

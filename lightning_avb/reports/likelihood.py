@@ -120,7 +120,8 @@ class Likelihood(pl.Callback):
             if missing is not None:
                 raise ConfigurationError(f"likelihood.estimators: {estimator.name!r} needs {missing}")
         rows = None if self.rows is None else -(-self.rows // trainer.world_size)
-        self.bar = tqdm(total=rows, desc="log p(x)", unit="row", disable=not trainer.is_global_zero, leave=False)
+        hidden = None if trainer.is_global_zero else True  # None: where the output is not a terminal
+        self.bar = tqdm(total=rows, desc="log p(x)", unit="row", disable=hidden, leave=False)
         for estimator in self._all():
             estimator.begin(self.run)
 
