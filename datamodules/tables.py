@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_avb.errors import ConfigurationError
+from lightning_avb.errors import ConfigurationError, did_you_mean
 
 Label = int | str | None
 _LABEL_HINT = "; if it is a label, name its column as data.label"
@@ -80,11 +80,14 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: Label, name: 
     name = name or ("x" if "x" in names else names[0] if len(names) == 1 else None)
     if name not in names:
         problem = "none is given" if name is None else f"there is no {name!r}"
-        raise ConfigurationError(f"data.array: {problem}; {str(path)!r} has the arrays {', '.join(names)}")
+        near = did_you_mean(name or "", names)
+        raise ConfigurationError(f"data.array: {problem}; {str(path)!r} has the arrays {', '.join(names)}{near}")
     if not isinstance(label, str):
         return _from_array(path, arrays[name], label)
     if label not in arrays:
-        raise ConfigurationError(f"data.label: {str(path)!r} holds no {label!r}, only {', '.join(names)}")
+        raise ConfigurationError(
+            f"data.label: {str(path)!r} holds no {label!r}, only {', '.join(names)}{did_you_mean(label, names)}"
+        )
     if arrays[label].shape != arrays[name].shape[:1]:
         raise ConfigurationError(
             f"data.label: {label!r} has shape {arrays[label].shape}, not one label for each row of {name!r}, "
@@ -109,7 +112,9 @@ def _column_number(label: int | str, names: Sequence[int | str]) -> int:
     if isinstance(label, int) and -len(names) <= label < len(names):
         return label % len(names)
     if label not in names or isinstance(label, int):
-        raise ConfigurationError(f"data.label: there is no column {label!r}; there are {', '.join(map(str, names))}")
+        there = [str(name) for name in names]
+        near = did_you_mean(str(label), there) if isinstance(label, str) else ""
+        raise ConfigurationError(f"data.label: there is no column {label!r}; there are {', '.join(there)}{near}")
     return names.index(label)
 
 

@@ -382,6 +382,8 @@ def test_celeba_is_cut_out_of_the_middle_and_scaled(celeba):
 def test_celeba_names_what_is_missing(celeba, monkeypatch):
     with pytest.raises(ConfigurationError, match=r"data\.attribute: there is no 'Grumpy'; there are Bald, Smiling"):
         CelebA(str(celeba), attribute="Grumpy").prepare_data()
+    with pytest.raises(ConfigurationError, match=r"did you mean Smiling\?"):
+        CelebA(str(celeba), attribute="smiling").prepare_data()
     (celeba / "celeba" / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(ConfigurationError, match=r"data\.root: '.*000002\.jpg': No such file"):
         CelebA(str(celeba)).prepare_data()

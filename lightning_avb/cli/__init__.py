@@ -74,7 +74,7 @@ def _run(args: list[str] | None) -> None:
         _run_stage(args)
     elif name:
         words = {**{command: command for command in (*STAGES, *COMMANDS, "configs")}, **ALIASES}
-        near = difflib.get_close_matches(name, words, 1, 0.5)
+        near = difflib.get_close_matches(name.lower(), words, 1, 0.5)
         exit_with_error(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
     else:
         print(_overview(), file=sys.stderr)

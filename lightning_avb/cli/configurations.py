@@ -6,8 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ConfigurationError
-from .messages import did_you_mean
+from ..errors import ConfigurationError, did_you_mean
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())

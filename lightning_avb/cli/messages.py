@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import re
 import sys
-from collections.abc import Iterable
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+
+from ..errors import did_you_mean
 
 
 class OneLineErrors:
@@ -34,9 +34,9 @@ def explain(message: str, parser: Any) -> str:
     """The parser's message in one line: the key, what was given, what was expected, the nearest valid name."""
     unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown:
-        option = unknown[1].split("=")[0]
-        options = [name for action in parser._actions for name in action.option_strings]
-        return f"{_full_key(option.lstrip('-'))}: no such key{did_you_mean(option, options)}"
+        option = unknown[1].split("=")[0].lstrip("-")
+        options = [name.lstrip("-") for action in parser._actions for name in action.option_strings]
+        return f"{_full_key(option)}: no such key{did_you_mean(option, options)}"
     keys = [key for key in re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message) if key != "config"]
     key = _full_key(".".join(dict.fromkeys(keys)))
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
@@ -61,12 +61,6 @@ def explain(message: str, parser: Any) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     sentences = [line.removeprefix("- ") for line in lines if not re.match(without_content, line)]
     return " ".join(dict.fromkeys(sentences)) or message
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?` with the most similar name; empty if no name is similar."""
-    near = difflib.get_close_matches(name, [other for other in names if other != name], 1, 0.5)
-    return f"; did you mean {near[0].lstrip('-')}?" if near else ""
 
 
 def _nearest_class(module: str, name: str) -> str:
