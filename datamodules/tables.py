@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_avb.errors import ConfigurationError, did_you_mean
+from lightning_avb.errors import ConfigurationError, did_you_mean, not_utf8
 
 Label = int | str | None
 _LABEL_HINT = "; if it is a label, name its column as data.label"
@@ -65,6 +65,8 @@ def read_table(path: Path, label: Label = None, name: str | None = None, delimit
                 table = _from_arrays(path, dict(arrays), label, name)
         else:
             raise ConfigurationError(f"data.path: {str(path)!r} ends in none of .csv, .npy, .npz")
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"data.path: {str(path)!r} {not_utf8(error)}") from error
     except (OSError, ValueError, EOFError, csv.Error, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"data.path: {str(path)!r} cannot be read: {error}") from error
     if not table.x.size:

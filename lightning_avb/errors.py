@@ -42,6 +42,13 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f"; did you mean {by_lower[near[0]]}?" if near else ""
 
 
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with a text file, as a predicate, and what to do about it."""
+    byte = error.object[error.start]
+    likely = "utf-16" if error.start == 0 and byte in (0xFE, 0xFF) else "latin1"
+    return f"is not in UTF-8 (byte 0x{byte:02x}); if it is in {likely}: iconv -f {likely} -t utf-8 FILE > NEW_FILE"
+
+
 def at_least(minimum: int, **argument: int) -> int:
     """The argument's value.
 

@@ -22,7 +22,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 
 
 def class_path(target: Any) -> str:
@@ -50,13 +50,21 @@ def locate(path: str, key: str = "class_path") -> Any:
     """The object at a dotted path, which the user gave as `key`.
 
     Raises:
-        ConfigurationError: nothing is there.
+        ConfigurationError: nothing is there; the message has the most similar name of the module.
     """
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"{key}: there is no {path!r} ({error})") from error
+        why = nearest_name(module, name) if module in sys.modules else f" ({error})"
+        raise ConfigurationError(f"{key}: there is no {path!r}{why}") from error
+
+
+def nearest_name(module: str, name: str) -> str:
+    """`; did you mean ...?` with the most similar name that a module exports; empty if there is none."""
+    found = sys.modules.get(module)
+    public = [name for name in vars(found) if not name.startswith("_")] if found else []
+    return did_you_mean(name, getattr(found, "__all__", public))
 
 
 def to_config(value: Any, name: str = "value") -> Any:

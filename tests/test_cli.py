@@ -212,14 +212,33 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         (["--data.batch_siz=3"], "did you mean batch_size?"),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path: there is no file 'nowhere.ckpt'"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
-        (["--trainer.precision=17"], "trainer.precision: expected"),
+        (["--model.encoder=GaussianEncoder", "--model.latent_dim=two"], "model.latent_dim: expected int, got two"),
+        (["--model.encoder=lightning_avb.AVB"], "model.encoder: lightning_avb.AVB is no Encoder"),
+        (["--model=lightning_avb.MLP"], "model: lightning_avb.MLP is no Game"),
+        (["--model.encoder=my_parts.Encoder"], "model.encoder: No module named 'my_parts'"),
+        (["--model.encoder=one_parser.sharin"], "model.encoder: there is no one_parser.sharin; did you mean sharing?"),
+        (["--model.players.model.clip_norm=x"], "model.players.model.clip_norm: expected float, got x"),
+        (["--model.estimator=Analytik"], "importance_weighted, got Analytik; did you mean analytic?"),
+        (["--trainer.logger=tensorbord"], "trainer.logger: there is no class 'tensorbord'; did you mean TensorBoardL"),
+        (["--trainer.precision=17"], "trainer.precision: expected one of 64, 32, 16, transformer-engine, "),
+        (["--trainer.precision=bf16-mix"], "bf16, got bf16-mix; did you mean bf16-mixed?"),
+        (["--model=sub.yaml"], "model: 'sub.yaml': while parsing a flow sequence in line 1, column 13 "),
         (["--trainer.gradient_clip_val=1"], "set model.players.*.clip_norm"),
         (["--trainer.accumulate_grad_batches=2"], "set model.accumulate"),
     ],
 )
 def test_mistakes_are_said_in_one_line(refusal, tmp_path, options, message):
+    Path("sub.yaml").write_text("class_path: [AVB\n")
     assert message in refusal(*FIT, *options)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_what_is_required_is_named(refusal):
+    assert refusal("fit") == (
+        "error: data, model: required, and not given; a configuration has them, as in --config digits/vae"
+    )
+    assert "error: latent_dim: required, and not given" in refusal("fit", "--model=VAE", "--data=Digits")
+    assert refusal("denoise", "--ckpt_path=x", "--output=x.png") == "error: noise: required, and not given"
 
 
 def test_mistakes_in_a_file_are_said_in_one_line(refusal, tmp_path):

@@ -117,7 +117,7 @@ def test_other_rows_are_standardised_as_the_checkpoint_says(table, tmp_path, loa
 
 def write(path, content):
     if path.suffix == ".csv":
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     elif path.suffix == ".npy":
         np.save(path, content)
     else:
@@ -147,6 +147,8 @@ NUMBERS = np.arange(60.0).reshape(20, 3) ** 2
         ("a.csv", "a,b\n1,x\n2,\n", {"label": "b"}, r"data\.label: 'b' in .*a\.csv' has too few classes: 'x'; -1 or"),
         ("a.csv", "a,b\n" + "1,2\n" * 20, {}, r"column 'a' is 1 in all 16 training rows"),
         ("a.csv", "a;b\n1;2\n", {}, r"data\.delimiter: .* one column; is ';' between"),
+        ("a.csv", "größe,b\n1,2\n".encode("latin1"), {}, r"a\.csv' is not in UTF-8 \(byte 0xf6\); if it is in latin1"),
+        ("a.csv", "a,b\n1,2\n".encode("utf-16"), {}, r"a\.csv' is not in UTF-8 \(byte 0xff\); if it is in utf-16: "),
         ("a.csv", "a,b\n1,2\n", {"label": "c"}, r"data\.label: there is no column 'c'; there are a, b"),
         ("a.csv", "size,kind\n1,2\n", {"label": "Kind"}, r"there are size, kind; did you mean kind\?"),
         ("a.csv", "size,kind\n1,2\n", {"label": "knid"}, r"there are size, kind; did you mean kind\?"),
@@ -182,9 +184,7 @@ def test_what_cannot_be_used_is_named_with_its_place(tmp_path, name, content, op
     assert name in str(error.value) or not message.startswith("row")
 
 
-@pytest.mark.parametrize(
-    ("name", "content"), [("a.npy", b"no array"), ("a.npz", b"PK\x03\x04"), ("a.csv", b"\xff\xfe,\n")]
-)
+@pytest.mark.parametrize(("name", "content"), [("a.npy", b"no array"), ("a.npz", b"PK\x03\x04")])
 def test_files_that_are_not_what_they_are_called(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigurationError, match=rf"data\.path: '{tmp_path}/{name}' cannot be read: "):

@@ -49,10 +49,20 @@ def test_from_a_users_module_to_named_draws(command, tmp_path, monkeypatch, caps
         command("sample", "--ckpt_path", last, "--output", "draws.jpg")
     assert stop.value.code == 2
     assert "does not end in .png, .npz, .csv, .nc" in capsys.readouterr().err
-    Path("typo.yaml").write_text(Path("mine.yaml").read_text().replace("sigma: positive", "sigma: positiv"))
+    for right, wrong, message in (
+        ("sigma: positive", "sigma: positiv", "support.sigma: 'positiv' is none of real, positive"),
+        ("test.log_density", "test.logdensity", "error: log_density: there is no 'mine_of_the_test.logdensity'; did"),
+        ("test.derived", "test.deriven", "derived: there is no 'mine_of_the_test.deriven'; did you mean derived?"),
+        ("mine_of_the_test.derived", "mien.derived", "derived: there is no 'mien.derived' (No module named 'mien')"),
+    ):
+        Path("typo.yaml").write_text(Path("mine.yaml").read_text().replace(right, wrong))
+        with pytest.raises(SystemExit):
+            command("fit", "--config", "typo.yaml")
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        command("fit", "--config", "typo.yaml")
-    assert "support.sigma: 'positiv' is none of real, positive" in capsys.readouterr().err
+        command("fit", "--config", "mine.yaml", "--model.target.log_density=mine_of_the_test.log_desity")
+    message = "error: model.target.log_density: there is no 'mine_of_the_test.log_desity'; did you mean log_density?"
+    assert message in capsys.readouterr().err
 
 
 def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path, monkeypatch, capsys):

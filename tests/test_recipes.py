@@ -25,7 +25,7 @@ from lightning_avb import (
 )
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.avb import AVBPlayers
-from lightning_avb.recipes import from_config, to_config
+from lightning_avb.recipes import from_config, locate, to_config
 
 VALUES = {
     "nothing": None,
@@ -146,6 +146,12 @@ def test_numbers_of_other_libraries_become_plain():
 def test_a_checkpoint_cannot_call_anything_else(path):
     with pytest.raises(ConfigurationError, match=f"'{path}' is no module, optimizer or scheduler"):
         from_config({"encoder": {"class_path": path, "init_args": {}}})
+
+
+def test_the_nearest_name_of_a_module_is_suggested():
+    for path, near in (("lightning_avb.networks.mlp.MPL", "MLP"), ("lightning_avb.gaussianencoder", "GaussianEncoder")):
+        with pytest.raises(ConfigurationError, match=rf"^encoder: there is no '{path}'; did you mean {near}\?$"):
+            locate(path, "encoder")
 
 
 @pytest.mark.parametrize("path", ["lightning_avb.Nothing", "no_such_package.Thing", "Thing", ""])

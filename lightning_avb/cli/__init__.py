@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import inspect
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
@@ -82,7 +84,7 @@ def _run(args: list[str] | None) -> None:
 
 
 def _overview() -> str:
-    own = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
+    own = {name: _summary(command) for name, command in COMMANDS.items()}
     parts = {
         "With a configuration (--config DATA/MODEL)": STAGES,
         "With a checkpoint alone (--ckpt_path FILE --output FILE)": own,
@@ -92,6 +94,14 @@ def _overview() -> str:
     for title, commands in parts.items():
         lines += ["", f"{title}:", *(f"  {name:<12} {what}" for name, what in commands.items())]
     return "\n".join([*lines, "", "lightning-avb --version prints the version."])
+
+
+def _summary(command: Callable[..., None]) -> str:
+    """The first line of what a command says of itself, and which options it needs beside checkpoint and output."""
+    parameters = inspect.signature(command).parameters.values()
+    required = [f"--{each.name}" for each in parameters if each.default is each.empty][2:]
+    first = (command.__doc__ or "").splitlines()[0]
+    return f"{first.rstrip('.')}; needs {', '.join(required)}." if required else first
 
 
 def _list_configurations(arguments: list[str]) -> None:
