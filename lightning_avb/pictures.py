@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from .batch import Batch, Shape
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
@@ -20,6 +20,8 @@ from .draws import to_table
 from .errors import ConfigurationError, at_least
 
 Picture = Tensor
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""How the name of a picture's file may end."""
 SMALLEST = 32
 """The smallest size of a tile, in pixels along its longer side; smaller pictures are enlarged."""
 
@@ -277,6 +279,7 @@ def read_mask(path: str) -> Tensor:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """Writes a PNG, making its folder."""
+    """Writes a PNG or, where the name ends so, a JPEG, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(picture, path)
+    pixels = make_grid(picture).mul(255).add(0.5).clamp(0, 255).to("cpu", torch.uint8)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=95)

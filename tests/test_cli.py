@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import forked
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -18,7 +19,9 @@ from jsonargparse import Namespace
 from PIL import Image
 from small_models import MODELS
 
+from lightning_avb.cli.outputs import numbers_of_labels
 from lightning_avb.cli.training import CLI
+from lightning_avb.errors import ConfigurationError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -185,6 +188,10 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         command(task, "--ckpt_path", finished / "checkpoints/last.ckpt", "--output", tmp_path / name)
         sizes.append((tmp_path / name).read_bytes())
     assert sizes[0] == sizes[1]
+    for name in ("three.jpg", "four.JPEG"):
+        command(task, "--ckpt_path", finished / "checkpoints/last.ckpt", "--output", name)
+        pair = [np.asarray(Image.open(each).convert("L")).astype(float) for each in ("one.png", name)]
+        assert Image.open(name).format == "JPEG" and abs(pair[0] - pair[1]).mean() < 3
     picture = Image.open(tmp_path / "one.png")
     assert min(picture.size) > 60
     assert len(set(picture.convert("L").tobytes())) > 10
@@ -266,7 +273,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, refusal):
 
 def test_what_a_picture_needs_is_checked(finished, refusal):
     last = str(finished / "checkpoints/last.ckpt")
-    assert "does not end in .png" in refusal("sample", "--ckpt_path", last, "--output", "x.jpg")
+    for task, allowed in (("sample", ".png, .jpg, .jpeg, .npy, .npz, .csv"), ("reconstruct", ".png, .jpg, .jpeg")):
+        message = refusal(task, "--ckpt_path", last, "--output", "x.gif")
+        assert message == f"error: output: 'x.gif' does not end in {allowed}"
     message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
     assert "dimensions: 9 is not between 1 and the 4 of the model's code" in message
     assert "n: 0 is below 1" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--n", "0")
@@ -384,6 +393,14 @@ def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, 
     command(*FIT, "--model.conditional=true", "--trainer.max_steps=2")
     (last,) = tmp_path.glob("runs/digits/vae/*/checkpoints/last.ckpt")
     command("sample", "--ckpt_path", last, "--output", "some.png", "--labels", "[1, 7]", "--n", 6)
+    for labels in (["[1, 7]"], ["1", "7"], ["[1]", "7"]):
+        command("sample", "--ckpt_path", last, "--output", "again.png", "--labels", *labels, "--n", 6)
+        assert Path("again.png").read_bytes() == Path("some.png").read_bytes()
+    command("sample", "--ckpt_path", last, "--output", "one.png", "--labels", 7, "--n", 6)
+    assert Path("one.png").read_bytes() != Path("some.png").read_bytes()
+    assert "labels: 'seven' is no number, and the checkpoint has no names of labels" in refusal(
+        "sample", "--ckpt_path", last, "--output", "x.png", "--labels", "seven"
+    )
     command("sample", "--ckpt_path", last, "--output", "all.png", "--n", 20)
     command("reconstruct", "--ckpt_path", last, "--output", "pairs.png")
     command("traverse", "--ckpt_path", last, "--output", "walk.png", "--label", 3)
@@ -392,6 +409,46 @@ def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, 
         "sample", "--ckpt_path", last, "--output", "x.png", "--labels", "[12]"
     )
     assert "label: None" in refusal("traverse", "--ckpt_path", last, "--output", "x.png")
+
+
+@pytest.mark.parametrize(
+    ("kinds", "asked", "same", "wrong"),
+    [
+        ("cat dog", ["dog", "cat"], ["[1, 0]"], {"2": "2 is none of", "Dog": "'Dog' is none of cat, dog; did you "}),
+        ("1 2", ["2", "1"], ["[2]", "1"], {"0": "labels: 0 is none of 1, 2", "3": "labels: 3 is none of 1, 2"}),
+    ],
+    ids=["words", "numbers"],
+)
+def test_labels_are_given_by_the_names_of_the_data(command, refusal, tmp_path, kinds, asked, same, wrong):
+    lines = ["size,kind", *(f"{row / 7 % 1:.3f},{kinds.split()[row % 2]}" for row in range(200))]
+    Path("table.csv").write_text("\n".join(lines))
+    config = ("--config", UNMEASURED / "own_table" / "vae.yaml", "--data.path=table.csv", "--data.label=kind")
+    command("fit", *config, "--model.conditional=true", *QUICK[1:], "--trainer.max_steps=2")
+    (last,) = tmp_path.rglob("last.ckpt")
+    Path("table.csv").unlink()
+
+    def drawn(*labels):
+        command("sample", "--ckpt_path", last, "--output", "x.csv", "--n", 4, "--labels", *labels)
+        return Path("x.csv").read_text()
+
+    assert drawn(*asked) == drawn(*same) != drawn(*reversed(asked))
+    for label, message in wrong.items():
+        assert message in refusal("sample", "--ckpt_path", last, "--output", "x.csv", "--labels", label)
+    second, (name, message) = kinds.split()[1], list(wrong.items())[1]
+    command("traverse", "--ckpt_path", last, "--output", "walk.png", "--label", second)
+    assert message.removeprefix("labels") in refusal(
+        "traverse", "--ckpt_path", last, "--output", "walk.png", "--label", name
+    )
+
+
+def test_clusters_have_no_names(monkeypatch):
+    monkeypatch.setattr("lightning_avb.cli.outputs.label_names", lambda ckpt_path: ["cat", "dog"])
+    model = MODELS["aae_semi"](data_shape=(1, 8, 8), classes=2)
+    assert numbers_of_labels("labels", model, "x.ckpt", ["dog"]) == [1]
+    clusters = MODELS["aae_clusters"](data_shape=(1, 8, 8), classes=2)
+    with pytest.raises(ConfigurationError, match="labels: 'dog' is no number"):
+        numbers_of_labels("labels", clusters, "x.ckpt", ["dog"])
+    assert numbers_of_labels("labels", clusters, "x.ckpt", [1]) == [1]
 
 
 def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):

@@ -39,16 +39,17 @@ def test_from_a_users_module_to_named_draws(command, tmp_path, monkeypatch, caps
     with np.load("out/draws.npz") as file:
         assert {name: file[name].shape for name in file.files} == dict.fromkeys(("mu", "sigma", "ratio"), (1000,))
         assert (file["sigma"] > 0).all() and abs(file["mu"].mean() - 3) < 0.3
-    command("sample", "--ckpt_path", last, "--n", 500, "--output", "draws.png")
+    for suffix in ("png", "jpg"):
+        command("sample", "--ckpt_path", last, "--n", 500, "--output", f"draws.{suffix}")
     command("predict", "--config", "mine.yaml", "--ckpt_path", last)
     capsys.readouterr()
     command("test", "--config", "mine.yaml", "--ckpt_path", last, "--diagnosis.draws", 400)
     assert "Pareto k" in capsys.readouterr().out
     assert list(last.parent.glob("*.diagnosis.json"))
     with pytest.raises(SystemExit) as stop:
-        command("sample", "--ckpt_path", last, "--output", "draws.jpg")
+        command("sample", "--ckpt_path", last, "--output", "draws.gif")
     assert stop.value.code == 2
-    assert "does not end in .png, .npz, .csv, .nc" in capsys.readouterr().err
+    assert "does not end in .png, .jpg, .jpeg, .npz, .csv, .nc" in capsys.readouterr().err
     for right, wrong, message in (
         ("sigma: positive", "sigma: positiv", "support.sigma: 'positiv' is none of real, positive"),
         ("test.log_density", "test.logdensity", "error: log_density: there is no 'mine_of_the_test.logdensity'; did"),

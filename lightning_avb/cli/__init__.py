@@ -118,9 +118,11 @@ def _run_command(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     parser = Parser(prog=f"lightning-avb {name}")
     parser.add_function_arguments(command)
-    for action in parser._actions:  # --resample for --resample true
-        if action.dest == "resample":
+    for action in parser._actions:
+        if action.dest == "resample":  # --resample for --resample true
             action.nargs, action.const = "?", True
+        if action.dest == "labels":  # --labels 1 2 for --labels '[1, 2]'
+            action.nargs = "+"
     options = parser.parse_args(arguments)
     from ..runs import require_writable
 

@@ -15,12 +15,15 @@ from torch import Tensor
 
 from .. import draws, noise, pictures
 from ..capabilities import DataDescription, Samples
-from ..checkpoints import load, load_datamodule, read_checkpoint
-from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
+from ..checkpoints import label_names, load, load_datamodule, read_checkpoint
+from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least, did_you_mean
 from ..evaluation import resample_posterior
 from ..models import Posterior
 from ..reports.likelihood import why_no_likelihood
 from ..support import Parameters
+
+ROW_SUFFIXES = (".npy", ".npz", ".csv")
+"""How the name of a file of rows of data may end."""
 
 
 @contextmanager
@@ -34,12 +37,23 @@ def writing(path: Path) -> Iterator[None]:
         raise UnwritableError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
 
 
+def checked_suffix(path: Path, allowed: Sequence[str]) -> str:
+    """The ending of a file's name, in lower case.
+
+    Raises:
+        ConfigurationError: it is none of those allowed; the message lists them.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in allowed:
+        raise ConfigurationError(f"output: {str(path)!r} does not end in {', '.join(allowed)}")
+    return suffix
+
+
 def draw_picture(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:
     """Writes the picture that a function of a checkpoint's model returns."""
     torch.manual_seed(noise.mixed_seed(seed, "picture"))
     path = Path(output)
-    if path.suffix.lower() != ".png":
-        raise ConfigurationError(f"output: {output!r} does not end in .png")
+    checked_suffix(path, pictures.SUFFIXES)
     drawn = picture(load(ckpt_path))
     with writing(path):
         pictures.write(drawn, path)
@@ -53,11 +67,39 @@ def require_density(model: Any, command: str) -> None:
         raise ConfigurationError(f"{type(model).__name__} cannot {command}: {missing}")
 
 
+def numbers_of_labels(key: str, model: Any, ckpt_path: str, asked: Sequence[Any]) -> list[int]:
+    """The numbers of labels that are given by number, by name, or as lists of these.
+
+    Where the names are numbers, as in a table with the classes 1 and 2, a number is a name.
+
+    Args:
+        key: the option, for the message.
+        model: the model; the clusters of an autoencoder have no names.
+        ckpt_path: its checkpoint, which has the names.
+        asked: the labels.
+
+    Raises:
+        ConfigurationError: a label that is neither; the message has the most similar name.
+    """
+    names = [] if getattr(model, "clusters", None) else label_names(ckpt_path) or []
+    numbers = {name: number for number, name in enumerate(names)}
+    if not any(name.lstrip("-").isdigit() for name in names):
+        numbers.update({str(number): number for number in range(len(names))})
+    found = []
+    for label in (each for part in asked for each in (part if isinstance(part, list) else [part])):
+        if names and str(label) not in numbers:
+            raise ConfigurationError(f"{key}: {label!r} is none of {', '.join(names)}{did_you_mean(str(label), names)}")
+        if not names and isinstance(label, str):
+            raise ConfigurationError(f"{key}: {label!r} is no number, and the checkpoint has no names of labels")
+        found.append(numbers.get(str(label), label))
+    return found
+
+
 def write_samples(
     ckpt_path: str,
     output: str,
     n: int,
-    labels: list[int] | None,
+    labels: Any,
     x: str | None,
     resample: bool,
     seed: int,
@@ -68,6 +110,7 @@ def write_samples(
     model: Any = load(ckpt_path, root)
     at_least(1, n=n)
     path = Path(output)
+    numbers = None if labels is None else numbers_of_labels("labels", model, ckpt_path, labels)
     if isinstance(model, Posterior):
         if labels is not None:
             raise ConfigurationError("labels: a posterior has none")
@@ -75,37 +118,34 @@ def write_samples(
     elif x is not None or resample:
         key = "x" if x is not None else "resample"
         raise ConfigurationError(f"{key}: is for posteriors, and this is a {type(model).__name__}")
-    elif path.suffix.lower() == ".png":
-        picture = pictures.samples(model, n, labels)
+    elif checked_suffix(path, (*pictures.SUFFIXES, *ROW_SUFFIXES)) in pictures.SUFFIXES:
+        picture = pictures.samples(model, n, numbers)
         with writing(path):
             pictures.write(picture, path)
-    elif path.suffix.lower() in (".npy", ".npz", ".csv"):
+    else:
         pictures.require(model, "sample", Samples)
-        rows = model.sample(n, labels, mean=False)
+        rows = model.sample(n, numbers, mean=False)
         # A model may have been trained on plain loaders, and a DataModule of one's own need not know of units.
         named = read_checkpoint(ckpt_path).get("datamodule_hyper_parameters")
         data = DataDescription(load_datamodule(ckpt_path, root) if named else None)
         rows = data.restore(rows) if data.restore else rows
         with writing(path):
             _write_rows(path, rows, data.columns)
-    else:
-        raise ConfigurationError(f"output: {output!r} does not end in .png, .npy, .npz or .csv")
     print(output)
 
 
 def _write_parameters(model: Posterior, output: Path, n: int, x: str | None, resample: int | None) -> None:
     """Writes draws; `resample` is the seed of importance resampling."""
-    suffix = output.suffix.lower()
-    if suffix not in (".png", *draws.SUFFIXES):
-        raise ConfigurationError(f"output: {str(output)!r} does not end in .png, {', '.join(draws.SUFFIXES)}")
+    suffix = checked_suffix(output, (*pictures.SUFFIXES, *draws.SUFFIXES))
+    is_picture = suffix in pictures.SUFFIXES
     rows = None if x is None else _read_data_sets(model, x)
-    if rows is not None and len(rows) > 1 and suffix in (".png", ".csv"):
+    if rows is not None and len(rows) > 1 and (is_picture or suffix == ".csv"):
         raise ConfigurationError(f"x: holds {len(rows)} data sets, and a {suffix} file is of one; take .npz")
-    if suffix == ".png" and resample is not None:
+    if is_picture and resample is not None:
         raise ConfigurationError(
             "output: a picture is of the sampler's own draws; with resample take .npz, .csv or .nc"
         )
-    if suffix == ".png":
+    if is_picture:
         picture = pictures.posterior(model, n, rows)
         with writing(output):
             pictures.write(picture, output)
