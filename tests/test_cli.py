@@ -229,6 +229,7 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         (["--trainer.logger=tensorbord"], "trainer.logger: there is no class 'tensorbord'; did you mean TensorBoardL"),
         (["--trainer.precision=17"], "trainer.precision: expected one of 64, 32, 16, transformer-engine, "),
         (["--trainer.precision=bf16-mix"], "bf16, got bf16-mix; did you mean bf16-mixed?"),
+        (["--data.help=Digts"], "data.help: there is no class 'Digts'; did you mean Digits?"),
         (["--model=sub.yaml"], "model: 'sub.yaml': while parsing a flow sequence in line 1, column 13 "),
         (["--trainer.gradient_clip_val=1"], "set model.players.*.clip_norm"),
         (["--trainer.accumulate_grad_batches=2"], "set model.accumulate"),
@@ -246,6 +247,23 @@ def test_what_is_required_is_named(refusal):
     )
     assert "error: latent_dim: required, and not given" in refusal("fit", "--model=VAE", "--data=Digits")
     assert refusal("denoise", "--ckpt_path=x", "--output=x.png") == "error: noise: required, and not given"
+
+
+def test_help_lists_our_classes_first(command, capsys):
+    def said(*words):
+        with pytest.raises(SystemExit) as stop:
+            command("fit", *words)
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    for option, first, what in (("model", "VAE", "Variational autoencoder."), ("data", "Digits", "1,797 handwritten")):
+        listed = said(f"--{option}.help")
+        assert f"  {first:<24} {what}" in listed and "DataModule  " not in listed
+    assert "  FlowEncoder  " in said("--model.help=VAE", "--model.encoder.help")
+    options = "".join(said("--model.help=VAE").split())
+    assert "torch.nn" not in options and "lightning_avb.StandardNormal,light" in options
+    assert "knownsubclasses:torch.optim.Optimizer" not in "".join(said("--model.help=Posterior").split())
+    assert "knownsubclasses:lightning_avb.datamodules." in "".join(said("--help").split())
 
 
 def test_mistakes_in_a_file_are_said_in_one_line(refusal, tmp_path):

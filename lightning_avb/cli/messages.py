@@ -56,6 +56,7 @@ def explain(message: str, parser: Any) -> str:
         advice = "" if names == required[1] else "; a configuration has them, as in --config digits/vae"
         return f"{names}: required, and not given{advice}"
     keys = [key for key in re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message) if key != "config"]
+    keys = keys or re.findall(r"^--([\w.]+): ", message)  # of a --KEY.help CLASS
     key = _full_key(".".join(dict.fromkeys(keys)))
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
     if option:
