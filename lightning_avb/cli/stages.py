@@ -101,7 +101,8 @@ def list_of_classes(base: type) -> str:
 
 
 def _concrete(base: type) -> Iterator[type]:
-    for cls in base.__subclasses__():
+    subclasses: list[type] = base.__subclasses__()
+    for cls in subclasses:
         if not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
             yield cls
         yield from _concrete(cls)

@@ -159,7 +159,7 @@ class Posterior(Game):
         self.target = target.requires_grad_(False)
         self.support = target.support
         self.finite.advice = (
-            f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
+            f"Is the log-density of {type(target).__name__} finite in all of the "
             f"support, {', '.join(map(' '.join, target.constraints.items()))}, and the support the right "
             "one? A smaller learning rate or clip_norm for that player often helps too."
         )
