@@ -245,6 +245,14 @@ def test_rows_of_a_split_are_those_that_load_names(resident):
     assert data.data_shape == (2, 3)
 
 
+def test_nothing_is_said_about_data_that_is_none(caplog):
+    with caplog.at_level("INFO"):
+        datamodules.NoData().setup("fit")
+        assert not caplog.messages
+        Digits().setup("fit")
+    assert len(caplog.messages) == 1
+
+
 def test_memory_decides_where_the_data_lies(monkeypatch, caplog):
     needed = 300 * 6
     for free, processes, kept in ((2 * needed, 1, True), (2 * needed - 2, 1, False), (2 * needed, 2, False)):

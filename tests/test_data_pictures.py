@@ -279,6 +279,7 @@ def test_one_of_several_processes_decodes(tmp_path, reads, monkeypatch, caplog):
     assert len(results) == 3
     assert all(torch.equal(x, pixels) for x in results)
     assert "another process is decoding" in caplog.text
+    assert [path.suffix for path in (tmp_path / ".lightning_avb").iterdir()] == [".npy"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
