@@ -36,7 +36,8 @@ class Pictures(pl.Callback):
     """Draws pictures after validation, and the curves of all metrics at the end.
 
     Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions; for a
-    posterior its draws beside density, reference and marginals. A picture is left out if the model lacks what it needs.
+    posterior its draws beside density, reference and marginals. A picture is left out if the model, or the data, lacks
+    what it needs.
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch; 0: at the end of training only.
@@ -91,7 +92,8 @@ class Pictures(pl.Callback):
             x, y, _ = self.batch
             batch = Batch(x.to(model.device), y.to(model.device) if y is not None else None)
             show(trainer, "reconstructions", pictures.reconstructions(model, batch, self.count), step)
-            show(trainer, "interpolations", pictures.interpolations(model, batch), step)
+            if len(x) > 1:
+                show(trainer, "interpolations", pictures.interpolations(model, batch), step)
             if model.code_dim == 2:
                 show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
 

@@ -102,6 +102,8 @@ def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> 
     at_least(1, rows=rows)
     at_least(2, steps=steps)
     count = min(2 * rows, len(batch.x) // 2 * 2)
+    if not count:
+        raise ConfigurationError(f"interpolate: a line is between two rows of data, and there is {len(batch.x)}")
     y = batch.y[:count] if batch.y is not None else None
     z = model.encode(batch.x[:count], y)
     start, end = z[0::2, None], z[1::2, None]

@@ -214,7 +214,7 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         ),
         (["--model.players.model.optimizer.lrr=3"], "did you mean lr?"),
         (["--model.players.model.optimizer.lr=-3"], "players.model.optimizer: Invalid learning rate: -3"),
-        (["--data.batch_size=5000"], "data.batch_size: 5000 rows are more than the 1297 rows of the training data"),
+        (["--data.batch_size=0"], "data.batch_size: 0 is below 1"),
         (["--data=datamodules.Digitss"], "there is no datamodules.Digitss; did you mean Digits?"),
         (["--data.batch_siz=3"], "did you mean batch_size?"),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path: there is no file 'nowhere.ckpt'"),
@@ -427,6 +427,18 @@ def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, 
         "sample", "--ckpt_path", last, "--output", "x.png", "--labels", "[12]"
     )
     assert "label: None" in refusal("traverse", "--ckpt_path", last, "--output", "x.png")
+
+
+def test_twelve_rows_are_enough_for_a_run(command, refusal, tmp_path, caplog):
+    Path("table.csv").write_text("".join(f"{row},{row * row % 7}\n" for row in range(12)))
+    with caplog.at_level("INFO"):
+        command("fit", "--config", UNMEASURED / "own_table" / "vae.yaml", "--data.path=table.csv", *QUICK)
+    assert "data.batch_size: 10 in place of 100, of 10 training rows" in caplog.messages
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 24
+    assert "interpolate: a line is between two rows of data, and there is 1" in refusal(
+        "interpolate", "--ckpt_path", last, "--output", "x.png"
+    )
 
 
 @pytest.mark.parametrize(
