@@ -16,7 +16,7 @@ from ..conditionals import Decoder, Encoder
 from ..errors import ConfigurationError, at_least
 from ..game import Game
 from ..lightning_private import attached_datamodule
-from ..recipes import from_config
+from ..recipes import part_recipe
 
 
 def cycled_labels(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
@@ -101,7 +101,7 @@ class GenerativeModel(Game):
     ) -> None:
         super().__init__(players=players, accumulate=accumulate)
         self.latent_dim = at_least(1, latent_dim=latent_dim)
-        self.recipes = {name: from_config(value) for name, value in recipes.items()}
+        self.recipes = {name: part_recipe(value, name) for name, value in recipes.items()}
         self.conditional = conditional
 
     @property
