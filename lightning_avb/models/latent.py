@@ -114,6 +114,18 @@ class GenerativeModel(Game):
         """The number of labels that the model uses in any way."""
         return self.classes
 
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            built = self.__dict__.get("data_shape") is not None
+            if built or not any(name in vars(cls).get("__annotations__", {}) for cls in type(self).__mro__):
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} makes its {name} when it knows the shape of the data: fit it, or give it "
+                "data_shape=(...)"
+            ) from error
+
     def build_if_known(self, **data_attributes: Any) -> None:
         if data_attributes.get("classes") is not None:
             at_least(1, classes=data_attributes["classes"])
@@ -144,7 +156,15 @@ class GenerativeModel(Game):
         if self.classes:
             self.check_labels(batch, minimum=0)
         if batch_idx == 0:
+            self.check_rows(batch.x)
             self.check_values(batch.x)
+
+    def check_rows(self, x: Tensor) -> None:
+        """Raises ConfigurationError if these are no rows of data, a floating-point tensor `(batch, *data_shape)`."""
+        found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.data_shape or not x.is_floating_point():
+            shape = ", ".join(map(str, ("batch", *(self.data_shape or ()))))
+            raise ConfigurationError(f"x: {found}; a floating-point tensor ({shape}) was expected")
 
     def check_values(self, x: Tensor) -> None:
         """Raises ConfigurationError if the model cannot make such an x. Called for the first batch of a stage."""
@@ -211,8 +231,14 @@ class EncodingModel(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None) -> Tensor:
-        """`(batch, latent_dim)`: one draw of q(z|x) per row."""
-        return self.encoder(x, y).rsample((1,))[0]
+        """`(batch, latent_dim)`: one draw of q(z|x) per row.
+
+        Raises:
+            ConfigurationError: x has another shape or type than `(batch, *data_shape)` floating point.
+        """
+        encoder = self.encoder
+        self.check_rows(x)
+        return encoder(x, y).rsample((1,))[0]
 
     def reconstruction_error(self, batch: Batch) -> Tensor:
         """|x - decode(encode(x))|^2, `(batch,)`, summed over the dimensions of x."""
