@@ -532,7 +532,6 @@ def test_losses_of_other_players_are_named(tmp_path):
         trainer(tmp_path, max_steps=1).fit(Odd(2), DATA())
 
 
-def test_rows_without_an_index_cannot_be_evaluated(tmp_path):
-    loader = DataLoader([avb.Batch(torch.eye(4))], batch_size=None)
+def test_a_step_by_hand_needs_the_index_of_its_rows():
     with pytest.raises(ConfigurationError, match="a batch without the index of its rows"):
-        trainer(tmp_path).validate(vae(data_shape=(4,)), loader, verbose=False)
+        vae(data_shape=(4,)).predict_step(avb.Batch(torch.eye(4)), 0)

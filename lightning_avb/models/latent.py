@@ -118,8 +118,8 @@ class GenerativeModel(Game):
         try:
             return super().__getattr__(name)
         except AttributeError as error:
-            built = self.__dict__.get("data_shape") is not None
-            if built or not any(name in vars(cls).get("__annotations__", {}) for cls in type(self).__mro__):
+            is_part = any(name in vars(cls).get("__annotations__", {}) for cls in type(self).__mro__)
+            if not is_part or self.__dict__.get("data_shape", ()) is not None:
                 raise
             raise AttributeError(
                 f"{type(self).__name__} makes its {name} when it knows the shape of the data: fit it, or give it "
