@@ -222,7 +222,7 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         (["--model.encoder=GaussianEncoder", "--model.latent_dim=two"], "model.latent_dim: expected int, got two"),
         (["--model.encoder=lightning_avb.AVB"], "model.encoder: lightning_avb.AVB is no Encoder"),
         (["--model=lightning_avb.MLP"], "model: lightning_avb.MLP is no Game"),
-        (["--model.encoder=my_parts.Encoder"], "model.encoder: No module named 'my_parts'"),
+        (["--model.encoder=no_such_file.Encoder"], "model.encoder: No module named 'no_such_file'"),
         (["--model.encoder=one_parser.sharin"], "model.encoder: there is no one_parser.sharin; did you mean sharing?"),
         (["--model.players.model.clip_norm=x"], "model.players.model.clip_norm: expected float, got x"),
         (["--model.estimator=Analytik"], "importance_weighted, got Analytik; did you mean analytic?"),
