@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_avb.errors import ConfigurationError
+from lightning_avb.errors import ConfigurationError, did_you_mean
 
 from .table_files import TABLES
 
@@ -71,11 +71,14 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: Label, name: 
     name = name or ("x" if "x" in names else names[0] if len(names) == 1 else None)
     if name not in names:
         problem = "none is given" if name is None else f"there is no {name!r}"
-        raise ConfigurationError(f"data.array: {problem}; {str(path)!r} has the arrays {', '.join(names)}")
+        near = did_you_mean(name or "", names)
+        raise ConfigurationError(f"data.array: {problem}; {str(path)!r} has the arrays {', '.join(names)}{near}")
     if not isinstance(label, str):
         return _from_array(path, arrays[name], label)
     if label not in arrays:
-        raise ConfigurationError(f"data.label: {str(path)!r} holds no {label!r}, only {', '.join(names)}")
+        raise ConfigurationError(
+            f"data.label: {str(path)!r} holds no {label!r}, only {', '.join(names)}{did_you_mean(label, names)}"
+        )
     if arrays[label].shape != arrays[name].shape[:1]:
         raise ConfigurationError(
             f"data.label: {label!r} has shape {arrays[label].shape}, not one label for each row of {name!r}, "

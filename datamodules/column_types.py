@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, get_args
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 
-from lightning_avb.errors import ConfigurationError
+from lightning_avb.errors import ConfigurationError, did_you_mean
 
 from .columns import FEW, MANY, SHOWN, Column, Columns, Kind, as_numbers, as_texts
 
@@ -81,12 +80,10 @@ def look_at(
 
 def require_column(name: Any, names: Sequence[str], key: str) -> None:
     """Raises ConfigurationError if there is no such column; the message has the nearest name."""
-    if name in list(names):
-        return
-    folded = {str(column).casefold(): str(column) for column in names}
-    near = difflib.get_close_matches(str(name).casefold(), folded, 1, 0.6)
-    hint = f"did you mean {folded[near[0]]!r}?" if near else f"there are {', '.join(map(str, names))}"
-    raise ConfigurationError(f"{key}: there is no column {name!r}; {hint}")
+    there = [str(column) for column in names]
+    if name not in there:
+        near = did_you_mean(str(name), there)
+        raise ConfigurationError(f"{key}: there is no column {name!r}; there are {', '.join(there)}{near}")
 
 
 def _column(name: str, fields: pd.Series, train: np.ndarray, kind: Any, drop: bool, log: bool) -> Column | str:

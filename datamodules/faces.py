@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torchvision
 
-from lightning_avb.errors import ConfigurationError, at_least
+from lightning_avb.errors import ConfigurationError, at_least, did_you_mean
 
 from .image_cache import cached_images
 from .image_folder import height_and_width
@@ -167,7 +167,10 @@ class CelebA(TorchvisionDataModule):
     def _attribute_labels(self, attribute: str) -> torch.Tensor:
         _, names, *lines = self._lines_of("list_attr_celeba.txt")
         if attribute not in names.split():
-            raise ConfigurationError(f"data.attribute: there is no {attribute!r}; there are {', '.join(names.split())}")
+            near = did_you_mean(attribute, names.split())
+            raise ConfigurationError(
+                f"data.attribute: there is no {attribute!r}; there are {', '.join(names.split())}{near}"
+            )
         column = 1 + names.split().index(attribute)
         return torch.tensor([int(line.split()[column] == "1") for line in lines])
 

@@ -19,7 +19,7 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,13 +173,17 @@ def cached_images(
         image_format = common_format(root, files, size, channels)._replace(crop=crop)
         try:
             cache.mkdir(parents=True, exist_ok=True)
-            with _acquired(FileLock(path.with_suffix(".lock")), root):
+            lock = path.with_suffix(".lock")
+            with _acquired(FileLock(lock), root):
                 if not path.exists():
                     try:
                         decode(root, files, image_format, path)
                     except ConfigurationError:
                         path.with_suffix(".part").unlink()
                         raise
+            # Now that the file is there, nobody decodes: whoever still waits finds it, with this lock or a new one.
+            with suppress(OSError):  # another process has removed it, or has it open on Windows
+                lock.unlink()
         except OSError as error:
             needed = len(files) * image_format.channels * math.prod(image_format.size)
             raise ConfigurationError(

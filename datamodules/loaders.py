@@ -26,24 +26,24 @@ Result = TypeVar("Result")
 class TrainLoader:
     """Shuffled batches of the training split, with labelled rows in front where they are asked for.
 
-    An incomplete last batch is left out.
+    An incomplete last batch is left out. Where there are fewer rows than one batch over all processes, an epoch is one
+    smaller batch, with as many rows on every process.
+
+    Attributes:
+        batch_size: rows of a batch on each process, beside the labelled ones in front.
 
     Raises:
-        ConfigurationError: fewer rows than one batch over all processes; fewer labelled rows than
-            `labelled_per_batch`, or no others.
+        ConfigurationError: fewer rows than processes; fewer labelled rows than `labelled_per_batch`, or no others.
     """
 
     def __init__(self, data: TensorDataModule) -> None:
         self.data = data
         self.rank, self.processes = rank_and_world_size(data.trainer)
         self.rows = data.rows("train")
-        global_batch = data.batch_size * self.processes
-        if global_batch > self.rows:
-            each = f" on each of {self.processes} processes" if self.processes > 1 else ""
-            raise ConfigurationError(
-                f"data.batch_size: {data.batch_size} rows{each} are more than the {self.rows} rows of the training data"
-            )
-        self.batches = self.rows // global_batch
+        self.batch_size = min(data.batch_size, self.rows // self.processes)
+        if not self.batch_size:
+            raise ConfigurationError(f"data: {self.rows} training rows are fewer than the {self.processes} processes")
+        self.batches = self.rows // (self.batch_size * self.processes)
         y = data.split("train").y
         self.labelled_rows = torch.arange(0) if y is None else (y >= 0).nonzero()[:, 0].cpu()
         if data.labelled_per_batch > len(self.labelled_rows):
@@ -82,7 +82,7 @@ class TrainLoader:
         epoch, done = self._position()
         data, seed, labelled = self.data, noise.run_seed(), self.data.labelled_per_batch
         order = seeded_permutation(self.rows, "order", epoch)
-        indices = self._of_this_rank(order[: self.batches * self.processes * data.batch_size])
+        indices = self._of_this_rank(order[: self.batches * self.processes * self.batch_size])
         if labelled:
             indices = torch.cat([self._of_this_rank(self._labelled(epoch)), indices], 1)
         indices = indices[done:].to(data.split("train").x.device)

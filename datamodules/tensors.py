@@ -45,7 +45,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     """Base class of data sets.
 
     Args:
-        batch_size: rows of a training batch, on each process.
+        batch_size: rows of a training batch, on each process; where there are fewer, all of them, which is printed.
         eval_batch_size: rows of a batch in validation and test. No figure depends on it.
         binarize: `none`: x as it is; `dynamic`: x is the probability of a one, drawn anew each time; `static`: drawn
             once.
@@ -67,8 +67,8 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         max_value: the stored value that stands for 1.
 
     Raises:
-        ConfigurationError: the training split has fewer rows than one batch over all processes, or fewer labels than
-            are asked for; a label is none of -1..classes - 1.
+        ConfigurationError: the training split has fewer rows than there are processes, or fewer labels than are asked
+            for; a label is none of -1..classes - 1.
     """
 
     data_shape: Shape | None = None
@@ -131,8 +131,9 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     def setup(self, stage: str) -> None:
         """Loads the data, and checks that there is enough of it before anything else happens."""
         self.split("train")
-        if stage == "fit":
-            TrainLoader(self)
+        if stage == "fit" and (size := TrainLoader(self).batch_size) < self.batch_size:
+            rows = self.rows("train")
+            rank_zero_info(f"data.batch_size: {size} in place of {self.batch_size}, of {rows} training rows")
 
     @property
     def device(self) -> torch.device:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +19,9 @@ class Batch(NamedTuple):
     Attributes:
         x: `(batch, *data_shape)` floating point; images in [0, 1], tables standardised.
         y: `(batch,)` int64 labels, -1 where a label is not known; None where there are none.
-        index: `(batch,)` int64, the row's place in its data set, on which its noise in validation and test depends. -1:
-            a filler, for a process without rows of its own where there are fewer rows than processes.
+        index: `(batch,)` int64, the row's place in its data set, on which its noise in validation and test depends;
+            where a loader does not give it, the number of the row in this pass. -1: a filler, for a process without
+            rows of its own where there are fewer rows than processes.
     """
 
     x: Tensor
@@ -28,15 +30,22 @@ class Batch(NamedTuple):
 
     @classmethod
     def of(cls, given: Any) -> Batch:
-        """What a loader gives, `x`, `(x,)`, `(x, y)` or `(x, y, index)`, as a `Batch`.
+        """What a loader gives, `x`, `(x,)`, `(x, y)`, `(x, y, index)` or a dict with these names, as a `Batch`.
 
         Raises:
             ConfigurationError: it is none of these.
         """
+        if isinstance(given, Mapping):
+            if "x" not in given or not {*given} <= {*cls._fields}:
+                raise ConfigurationError(
+                    f"data: a batch has the keys {', '.join(map(str, given))}; x, y, index are known"
+                )
+            given = [given.get(name) for name in cls._fields]
         columns = (given,) if isinstance(given, Tensor) else given
         if not isinstance(columns, (tuple, list)) or not 1 <= len(columns) <= 3 or not isinstance(columns[0], Tensor):
             raise ConfigurationError(
-                f"data: a batch must be (x,), (x, y) or (x, y, index) of tensors; this one is a {type(given).__name__}"
+                "data: a batch must be (x,), (x, y) or (x, y, index) of tensors, or a dict of them; this one is a "
+                f"{type(given).__name__}"
             )
         return cls(*columns)
 

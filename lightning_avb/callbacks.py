@@ -41,7 +41,8 @@ class Pictures(pl.Callback):
     """Draws pictures after some validations, and the curves of all metrics at the end; `index.html` shows them.
 
     Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions; for a
-    posterior its draws beside density, reference and marginals. A picture is left out if the model lacks what it needs.
+    posterior its draws beside density, reference and marginals. A picture is left out if the model, or the data, lacks
+    what it needs.
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch, as far as `spacing` allows; 0: at the end of
@@ -119,7 +120,8 @@ class Pictures(pl.Callback):
             x, y, _ = self.batch
             batch = Batch(x.to(model.device), y.to(model.device) if y is not None else None)
             show(trainer, "reconstructions", pictures.reconstructions(model, batch, self.count), step)
-            show(trainer, "interpolations", pictures.interpolations(model, batch), step)
+            if len(x) > 1:
+                show(trainer, "interpolations", pictures.interpolations(model, batch), step)
             if model.code_dim == 2:
                 show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
 

@@ -217,6 +217,13 @@ def load_datamodule(location: Location, root: str | None = None) -> pl.Lightning
     return data
 
 
+def label_names(location: Location) -> list[str] | None:
+    """What the labels 0, 1, ... of a checkpoint's data stand for; None if it does not say."""
+    checkpoint = read_checkpoint(location)
+    path = (checkpoint.get("datamodule_hyper_parameters") or {}).get("_class_path", "")
+    return checkpoint.get(path.rpartition(".")[2], {}).get("label_names")
+
+
 def load_data(location: Location, root: str | None = None) -> Batch:
     """The first batch of test data of a checkpoint's DataModule."""
     data = load_datamodule(location, root)

@@ -13,6 +13,7 @@ from .errors import ConfigurationError, at_least
 from .support import Parameters
 
 SUFFIXES = (".npz", ".csv", ".nc")
+"""How the name of a file of draws may end."""
 
 
 def to_table(draws: Parameters) -> tuple[Tensor, list[str]]:

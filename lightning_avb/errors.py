@@ -1,7 +1,9 @@
-"""Errors that a user can cause, and checks of arguments."""
+"""Errors that a user can cause, what their messages suggest, and checks of arguments."""
 
+import difflib
 import errno
 import math
+from collections.abc import Iterable
 from numbers import Integral
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -31,6 +33,20 @@ class UnwritableError(OSError):
 
     The command line prints it in one line and ends with exit code 1.
     """
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """`; did you mean ...?` with the most similar name, in any case; empty if no name is similar."""
+    by_lower = {other.lower(): other for other in names if other != name}
+    near = difflib.get_close_matches(name.lower(), by_lower, 1, 0.5)
+    return f"; did you mean {by_lower[near[0]]}?" if near else ""
+
+
+def not_utf8(error: UnicodeDecodeError) -> str:
+    """What is wrong with a text file, as a predicate, and what to do about it."""
+    byte = error.object[error.start]
+    likely = "utf-16" if error.start == 0 and byte in (0xFE, 0xFF) else "latin1"
+    return f"is not in UTF-8 (byte 0x{byte:02x}); if it is in {likely}: iconv -f {likely} -t utf-8 FILE > NEW_FILE"
 
 
 def at_least(minimum: int, **argument: int) -> int:

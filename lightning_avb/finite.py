@@ -17,9 +17,11 @@ class FiniteGuard:
 
     Attributes:
         advice: the end of the message: what the user can do about it.
+        saved: whether there is a checkpoint of the model.
     """
 
-    advice = "; the last checkpoint is from before. A smaller learning rate or clip_norm for that player often helps."
+    advice = "A smaller learning rate or clip_norm for that player often helps."
+    saved = False
 
     def __init__(self) -> None:
         self.step = 0
@@ -44,11 +46,15 @@ class FiniteGuard:
         for player, loss in self._losses.items():
             if not math.isfinite(loss.item()):
                 what = f"the loss of player {player!r} is {loss.item()} at step {self.step}"
-                raise NonFiniteLossError(what + self.advice)
+                raise self._error(what)
 
     def check_weights(self, player_modules: Mapping[str, Sequence[nn.Module]]) -> None:
         """Raises NonFiniteLossError if a weight of a player is not finite."""
         for player, modules in player_modules.items():
             if not all(torch.isfinite(p).all() for module in modules for p in module.parameters()):
                 what = f"the weights of player {player!r} are not finite after step {self.step}"
-                raise NonFiniteLossError(what + self.advice)
+                raise self._error(what)
+
+    def _error(self, what: str) -> NonFiniteLossError:
+        checkpoint = "the last checkpoint is from before" if self.saved else "there is no checkpoint yet"
+        return NonFiniteLossError(f"{what}; {checkpoint}. {self.advice}")

@@ -97,6 +97,11 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
     def check_batch(self, batch: Batch, batch_idx: int) -> None:
         """Raises ConfigurationError if the model cannot take these rows. Called for every batch, in every stage."""
 
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Raises ConfigurationError: what a model does has a name."""
+        methods = [name for name in ("encode", "decode", "sample", "draw") if hasattr(self, name)]
+        raise ConfigurationError(f"a model is not called itself: {type(self).__name__} has {', '.join(methods)}")
+
     # Construction.
 
     def build_if_known(self, **data_attributes: Any) -> None:

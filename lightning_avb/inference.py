@@ -76,7 +76,7 @@ def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk
 
     Args:
         model: with encoder, decoder and a prior that has a density.
-        batch: x `(batch, *data_shape)`, with labels for a class-conditional model; rows without an `index` are numbered.
+        batch: x `(batch, *data_shape)`, with labels for a class-conditional model; rows without `index` are numbered.
         samples: weighted draws per row.
         seed: every value is a function of x and (seed, index).
         chunk: pairs (draw, row) per call of the decoder; only memory depends on it.

@@ -6,14 +6,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.utilities.data import _is_dataloader_shuffled
+from pytorch_lightning.utilities.rank_zero import WarningCache
 
 from .batch import Batch
 
@@ -21,12 +24,41 @@ from .batch import Batch
 class BatchModule(pl.LightningModule):
     """A LightningModule whose steps, and whose callbacks, get every batch as a `Batch`, whatever the loader gives.
 
+    In validation, test and prediction, rows without an index are numbered as they come from their loader. The rows of P
+    processes are taken to be every P-th, as Lightning's samplers divide them.
+
     With the public hook `on_after_batch_transfer` in the module, Lightning warns in every run with a DataModule, and a
     DataModule with a hook of its own would switch it off.
     """
 
-    def _apply_batch_transfer_handler(self, batch: Any, *args: Any, **kwargs: Any) -> Batch:
-        return Batch.of(super()._apply_batch_transfer_handler(batch, *args, **kwargs))
+    def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Batch:
+        given = Batch.of(super()._apply_batch_transfer_handler(batch, device, dataloader_idx))
+        # The counter of batches, which says where a pass over the data begins, is public, the loop that runs is not.
+        loop: Any = self.trainer._active_loop
+        if given.index is not None or loop is None or loop is self.trainer.fit_loop:
+            return given
+        if not loop.batch_progress.current.ready:
+            self._rows_so_far: dict[int, int] = {}
+        begin = self._rows_so_far.get(dataloader_idx, 0)
+        self._rows_so_far[dataloader_idx] = begin + len(given.x)
+        TOLD.info(_what_numbers_mean(self.trainer.world_size, loop._combined_loader.flattened))
+        places = torch.arange(begin, begin + len(given.x), device=given.x.device)
+        return given._replace(index=places * self.trainer.world_size + self.trainer.global_rank)
+
+
+TOLD = WarningCache()
+"""What is said only once in a process."""
+
+
+def _what_numbers_mean(processes: int, loaders: Sequence[Any]) -> str:
+    """What is not guaranteed about rows that are numbered as they come."""
+    parts = ["data: rows without an index are numbered as the loader gives them, and figures depend on that order"]
+    distributed = [getattr(loader, "sampler", None) for loader in loaders]
+    if any(map(_is_dataloader_shuffled, loaders)) or any(getattr(sampler, "shuffle", False) for sampler in distributed):
+        parts.append("it shuffles, so figures change from pass to pass, and predictions are in no known order")
+    if processes > 1:
+        parts.append("a sampler of several processes may repeat rows, which then count twice")
+    return "; ".join(parts)
 
 
 def store_hyperparameters(module: Any, values: dict[str, Any], logger: bool) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.utils import make_grid, save_image
+from torchvision.utils import make_grid
 
 from .batch import Batch, Shape
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
@@ -20,6 +20,8 @@ from .errors import ConfigurationError, at_least
 from .history import Curve, read_curves
 
 Picture = Tensor
+SUFFIXES = (".png", ".jpg", ".jpeg")
+"""How the name of a picture's file may end."""
 SMALLEST = 32
 """The smallest size of a tile, in pixels along its longer side; smaller pictures are enlarged."""
 
@@ -100,6 +102,8 @@ def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> 
     at_least(1, rows=rows)
     at_least(2, steps=steps)
     count = min(2 * rows, len(batch.x) // 2 * 2)
+    if not count:
+        raise ConfigurationError(f"interpolate: a line is between two rows of data, and there is {len(batch.x)}")
     y = batch.y[:count] if batch.y is not None else None
     z = model.encode(batch.x[:count], y, draws=1)[0]
     start, end = z[0::2, None], z[1::2, None]
@@ -337,6 +341,7 @@ def read_mask(path: str) -> Tensor:
 
 
 def write(picture: Picture, path: Path) -> None:
-    """Writes a PNG, making its folder."""
+    """Writes a PNG or, where the name ends so, a JPEG, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_image(picture, path)
+    pixels = make_grid(picture).mul(255).add(0.5).clamp(0, 255).to("cpu", torch.uint8)
+    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=95)

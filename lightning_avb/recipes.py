@@ -12,17 +12,19 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Callable, Mapping
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 
 
 def class_path(target: Any) -> str:
@@ -50,13 +52,21 @@ def locate(path: str, key: str = "class_path") -> Any:
     """The object at a dotted path, which the user gave as `key`.
 
     Raises:
-        ConfigurationError: nothing is there.
+        ConfigurationError: nothing is there; the message has the most similar name of the module.
     """
     module, _, name = path.rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigurationError(f"{key}: there is no {path!r} ({error})") from error
+        why = nearest_name(module, name) if module in sys.modules else f" ({error})"
+        raise ConfigurationError(f"{key}: there is no {path!r}{why}") from error
+
+
+def nearest_name(module: str, name: str) -> str:
+    """`; did you mean ...?` with the most similar name that a module exports; empty if there is none."""
+    found = sys.modules.get(module)
+    public = [name for name in vars(found) if not name.startswith("_")] if found else []
+    return did_you_mean(name, getattr(found, "__all__", public))
 
 
 def to_config(value: Any, name: str = "value") -> Any:
@@ -87,9 +97,40 @@ def to_config(value: Any, name: str = "value") -> Any:
         arguments = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     if isinstance(target, type) and getattr(sys.modules.get(target.__module__), target.__qualname__, None) is target:
         return {"class_path": class_path(target), "init_args": to_config(arguments, name)}
-    raise ConfigurationError(
-        f"{name}: {value!r} cannot be stored in a checkpoint; give a class or functools.partial(Class, option=...)"
-    )
+    raise ConfigurationError(f"{name}: {_why_not_stored(value)}")
+
+
+def _why_not_stored(value: Any) -> str:
+    """Why a value cannot be written down, and what can be given in its place."""
+    advice = "give a class that can be imported by its name, or functools.partial(Class, option=...)"
+    if isinstance(value, (nn.Module, Optimizer, LRScheduler)):
+        made = type(value).__name__
+        return (
+            f"this {made} is made already and cannot be stored in a checkpoint; give its class, or "
+            f"functools.partial({made}, option=...), and the model makes it"
+        )
+    if isinstance(value, partial) and isinstance(value.func, type) and value.args:
+        return f"{value.func.__name__} has options without a name, {value.args}; {advice}"
+    while isinstance(value, partial):
+        value = value.func
+    if isinstance(value, (type, FunctionType)):
+        kind = "class" if isinstance(value, type) else "function"
+        what = "a lambda" if value.__name__ == "<lambda>" else f"the {kind} {value.__qualname__}"
+    else:
+        what = textwrap.shorten(repr(value), 100)
+    return f"{what} cannot be stored in a checkpoint; {advice}"
+
+
+def part_recipe(value: Any, name: str) -> Callable[..., Any]:
+    """What makes a part of a model, from any of the three forms.
+
+    Raises:
+        ConfigurationError: it is none of them; the message begins with the name.
+    """
+    recipe = from_config(value)
+    if not callable(recipe):
+        raise ConfigurationError(f"{name}: {value!r} makes nothing; give a class or functools.partial(Class, ...)")
+    return recipe
 
 
 def recipe_class(recipe: Any) -> type:

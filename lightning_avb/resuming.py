@@ -25,6 +25,7 @@ def check_and_sign(checkpoint: dict[str, Any], model: Any) -> None:
         return
     model.finite.check_losses()
     model.finite.check_weights(model.player_modules())
+    model.finite.saved = True
     checkpoint[VERSION_KEY] = __version__
 
 
@@ -47,7 +48,7 @@ def require_known_version(checkpoint: dict[str, Any], name: str = "the checkpoin
         )
 
 
-def compare_with(checkpoint: dict[str, Any], model: pl.LightningModule) -> None:
+def compare_with(checkpoint: dict[str, Any], model: Any) -> None:
     """Prints the hyper-parameters that differ between model and checkpoint.
 
     Raises:
@@ -55,6 +56,7 @@ def compare_with(checkpoint: dict[str, Any], model: pl.LightningModule) -> None:
             version that cannot be read.
     """
     require_known_version(checkpoint)
+    model.finite.saved = True
     differences = list(_differences("model", checkpoint["hyper_parameters"], dict(model.hparams)))
     for key, theirs, ours in differences:
         rank_zero_info(f"{key}: {ours!r} from the configuration, in place of the checkpoint's {theirs!r}")

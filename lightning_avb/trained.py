@@ -16,7 +16,7 @@ from . import inference, noise
 from .batch import Batch
 from .capabilities import DataDescription, Decodes, Encodes, Samples, can
 from .checkpoints import Location, load, load_datamodule, read_checkpoint
-from .errors import ConfigurationError
+from .errors import ConfigurationError, did_you_mean
 
 PART = 1000
 """Rows that a network takes at a time."""
@@ -63,7 +63,7 @@ class Trained:
             labels = rows[self.data.label].tolist()
         if labels is None or len(labels) != len(x):
             raise ConfigurationError("labels: the model reads the label of every row; give one for each")
-        return Batch(x, torch.tensor(self.label_numbers(labels)))
+        return Batch(x, torch.tensor(numbers_of_labels("labels", self.model, self.data.label_names, labels)))
 
     def _check(self, x: Tensor) -> None:
         if x.isfinite().all():
@@ -71,14 +71,6 @@ class Trained:
             return
         row, *place = (~x.isfinite()).nonzero()[0].tolist()
         raise ConfigurationError(f"rows: row {row} has {x[tuple([row, *place])].item()} at {place}")
-
-    def label_numbers(self, labels: Sequence[Any]) -> list[int]:
-        """Labels, by name or number, as the model numbers them."""
-        names = [str(name) for name in self.data.label_names or range(self.model.label_choices)]
-        unknown = [label for label in labels if str(label) not in names]
-        if unknown:
-            raise ConfigurationError(f"labels: there is no {unknown[0]!r}; there are {', '.join(names)}")
-        return [names.index(str(label)) for label in labels]
 
     def write(self, x: Tensor) -> Any:
         """Rows of x in the data's own terms."""
@@ -89,7 +81,9 @@ class Trained:
     def sample(self, count: int, labels: Sequence[Any] | None = None, seed: int = 0, mean: bool = False) -> Any:
         """New rows, as draws of p(x|z), or with `mean` the means of it; `labels` are used in turn."""
         self._require("sample", Samples)
-        numbers = None if labels is None else self.label_numbers(labels)
+        numbers = labels
+        if labels is not None:
+            numbers = numbers_of_labels("labels", self.model, self.data.label_names, labels)
         with noise.torch_seeded(seed, "sample"):
             return self.write(self.model.sample(count, numbers, mean=mean))
 
@@ -154,6 +148,34 @@ class Trained:
     def _require(self, what: str, *capabilities: Any) -> None:
         if not can(self.model, *capabilities):
             raise ConfigurationError(f"{type(self.model).__name__} cannot {what}")
+
+
+def numbers_of_labels(key: str, model: Any, names: Sequence[str] | None, asked: Sequence[Any]) -> list[int]:
+    """The numbers of labels that are given by number, by name, or as lists of these.
+
+    Where the names are numbers, as in a table with the classes 1 and 2, a number is a name.
+
+    Args:
+        key: the option, for the message.
+        model: the model; the clusters of an autoencoder have no names.
+        names: what the labels stand for, if it is known.
+        asked: the labels.
+
+    Raises:
+        ConfigurationError: a label that is neither; the message has the most similar name.
+    """
+    names = [] if getattr(model, "clusters", None) else [str(name) for name in names or []]
+    numbers = {name: number for number, name in enumerate(names)}
+    if not any(name.lstrip("-").isdigit() for name in names):
+        numbers.update({str(number): number for number in range(len(names))})
+    found = []
+    for label in (each for part in asked for each in (part if isinstance(part, list) else [part])):
+        if names and str(label) not in numbers:
+            raise ConfigurationError(f"{key}: {label!r} is none of {', '.join(names)}{did_you_mean(str(label), names)}")
+        if not names and isinstance(label, str):
+            raise ConfigurationError(f"{key}: {label!r} is no number, and the checkpoint has no names of labels")
+        found.append(numbers.get(str(label), label))
+    return found
 
 
 def _parts(batch: Batch) -> list[Batch]:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import forked
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -18,7 +19,9 @@ from jsonargparse import Namespace
 from PIL import Image
 from small_models import MODELS
 
+from lightning_avb.cli.outputs import numbers_of_labels
 from lightning_avb.cli.training import CLI
+from lightning_avb.errors import ConfigurationError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -184,6 +187,10 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         command(task, "--ckpt_path", finished / "checkpoints/last.ckpt", "--output", tmp_path / name)
         sizes.append((tmp_path / name).read_bytes())
     assert sizes[0] == sizes[1]
+    for name in ("three.jpg", "four.JPEG"):
+        command(task, "--ckpt_path", finished / "checkpoints/last.ckpt", "--output", name)
+        pair = [np.asarray(Image.open(each).convert("L")).astype(float) for each in ("one.png", name)]
+        assert Image.open(name).format == "JPEG" and abs(pair[0] - pair[1]).mean() < 3
     picture = Image.open(tmp_path / "one.png")
     assert min(picture.size) > 60
     assert len(set(picture.convert("L").tobytes())) > 10
@@ -206,19 +213,56 @@ def test_pictures_from_a_checkpoint_alone(finished, command, tmp_path, task):
         ),
         (["--model.players.model.optimizer.lrr=3"], "did you mean lr?"),
         (["--model.players.model.optimizer.lr=-3"], "players.model.optimizer: Invalid learning rate: -3"),
-        (["--data.batch_size=5000"], "data.batch_size: 5000 rows are more than the 1297 rows of the training data"),
+        (["--data.batch_size=0"], "data.batch_size: 0 is below 1"),
         (["--data=datamodules.Digitss"], "there is no datamodules.Digitss; did you mean Digits?"),
         (["--data.batch_siz=3"], "did you mean batch_size?"),
         (["--ckpt_path=nowhere.ckpt"], "ckpt_path: there is no file 'nowhere.ckpt'"),
         (["--config=nowhere.yaml"], "nowhere.yaml"),
-        (["--trainer.precision=17"], "trainer.precision: expected"),
+        (["--model.encoder=GaussianEncoder", "--model.latent_dim=two"], "model.latent_dim: expected int, got two"),
+        (["--model.encoder=lightning_avb.AVB"], "model.encoder: lightning_avb.AVB is no Encoder"),
+        (["--model=lightning_avb.MLP"], "model: lightning_avb.MLP is no Game"),
+        (["--model.encoder=no_such_file.Encoder"], "model.encoder: No module named 'no_such_file'"),
+        (["--model.encoder=one_parser.sharin"], "model.encoder: there is no one_parser.sharin; did you mean sharing?"),
+        (["--model.players.model.clip_norm=x"], "model.players.model.clip_norm: expected float, got x"),
+        (["--model.estimator=Analytik"], "importance_weighted, got Analytik; did you mean analytic?"),
+        (["--trainer.logger=tensorbord"], "trainer.logger: there is no class 'tensorbord'; did you mean TensorBoardL"),
+        (["--trainer.precision=17"], "trainer.precision: expected one of 64, 32, 16, transformer-engine, "),
+        (["--trainer.precision=bf16-mix"], "bf16, got bf16-mix; did you mean bf16-mixed?"),
+        (["--data.help=Digts"], "data.help: there is no class 'Digts'; did you mean Digits?"),
+        (["--model=sub.yaml"], "model: 'sub.yaml': while parsing a flow sequence in line 1, column 13 "),
         (["--trainer.gradient_clip_val=1"], "set model.players.*.clip_norm"),
         (["--trainer.accumulate_grad_batches=2"], "set model.accumulate"),
     ],
 )
 def test_mistakes_are_said_in_one_line(refusal, tmp_path, options, message):
+    Path("sub.yaml").write_text("class_path: [AVB\n")
     assert message in refusal(*FIT, *options)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_what_is_required_is_named(refusal):
+    assert refusal("fit") == (
+        "error: data, model: required, and not given; a configuration has them, as in --config digits/vae"
+    )
+    assert "error: latent_dim: required, and not given" in refusal("fit", "--model=VAE", "--data=Digits")
+    assert refusal("denoise", "--ckpt_path=x", "--output=x.png") == "error: noise: required, and not given"
+
+
+def test_help_lists_our_classes_first(command, capsys):
+    def said(*words):
+        with pytest.raises(SystemExit) as stop:
+            command("fit", *words)
+        assert stop.value.code == 0
+        return capsys.readouterr().out
+
+    for option, first, what in (("model", "VAE", "Variational autoencoder."), ("data", "Digits", "1,797 handwritten")):
+        listed = said(f"--{option}.help")
+        assert f"  {first:<24} {what}" in listed and "DataModule  " not in listed
+    assert "  FlowEncoder  " in said("--model.help=VAE", "--model.encoder.help")
+    options = "".join(said("--model.help=VAE").split())
+    assert "torch.nn" not in options and "lightning_avb.StandardNormal,light" in options
+    assert "knownsubclasses:torch.optim.Optimizer" not in "".join(said("--model.help=Posterior").split())
+    assert "knownsubclasses:lightning_avb.datamodules." in "".join(said("--help").split())
 
 
 def test_mistakes_in_a_file_are_said_in_one_line(refusal, tmp_path):
@@ -246,7 +290,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, refusal):
 
 def test_what_a_picture_needs_is_checked(finished, refusal):
     last = str(finished / "checkpoints/last.ckpt")
-    assert "does not end in .png" in refusal("sample", "--ckpt_path", last, "--output", "x.jpg")
+    for task, allowed in (("sample", ".png, .jpg, .jpeg, .npy, .npz, .csv"), ("reconstruct", ".png, .jpg, .jpeg")):
+        message = refusal(task, "--ckpt_path", last, "--output", "x.gif")
+        assert message == f"error: output: 'x.gif' does not end in {allowed}"
     message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
     assert "dimensions: 9 is not between 1 and the 4 of the model's code" in message
     assert "n: 0 is below 1" in refusal("sample", "--ckpt_path", last, "--output", "x.png", "--n", "0")
@@ -364,6 +410,14 @@ def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, 
     command(*FIT, "--model.conditional=true", "--trainer.max_steps=2")
     (last,) = tmp_path.glob("runs/digits/vae/*/checkpoints/last.ckpt")
     command("sample", "--ckpt_path", last, "--output", "some.png", "--labels", "[1, 7]", "--n", 6)
+    for labels in (["[1, 7]"], ["1", "7"], ["[1]", "7"]):
+        command("sample", "--ckpt_path", last, "--output", "again.png", "--labels", *labels, "--n", 6)
+        assert Path("again.png").read_bytes() == Path("some.png").read_bytes()
+    command("sample", "--ckpt_path", last, "--output", "one.png", "--labels", 7, "--n", 6)
+    assert Path("one.png").read_bytes() != Path("some.png").read_bytes()
+    assert "labels: 'seven' is no number, and the checkpoint has no names of labels" in refusal(
+        "sample", "--ckpt_path", last, "--output", "x.png", "--labels", "seven"
+    )
     command("sample", "--ckpt_path", last, "--output", "all.png", "--n", 20)
     command("reconstruct", "--ckpt_path", last, "--output", "pairs.png")
     command("traverse", "--ckpt_path", last, "--output", "walk.png", "--label", 3)
@@ -372,6 +426,58 @@ def test_a_conditional_model_draws_the_labels_it_is_asked_for(command, refusal, 
         "sample", "--ckpt_path", last, "--output", "x.png", "--labels", "[12]"
     )
     assert "label: None" in refusal("traverse", "--ckpt_path", last, "--output", "x.png")
+
+
+def test_twelve_rows_are_enough_for_a_run(command, refusal, tmp_path, caplog):
+    Path("table.csv").write_text("".join(f"{row},{row * row % 7}\n" for row in range(12)))
+    with caplog.at_level("INFO"):
+        command("fit", "--config", UNMEASURED / "own_table" / "vae.yaml", "--data.path=table.csv", *QUICK)
+    assert "data.batch_size: 10 in place of 100, of 10 training rows" in caplog.messages
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == 24
+    assert "interpolate: a line is between two rows of data, and there is 1" in refusal(
+        "interpolate", "--ckpt_path", last, "--output", "x.png"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kinds", "asked", "same", "wrong"),
+    [
+        ("cat dog", ["dog", "cat"], ["[1, 0]"], {"2": "2 is none of", "Dog": "'Dog' is none of cat, dog; did you "}),
+        ("1 2", ["2", "1"], ["[2]", "1"], {"0": "labels: 0 is none of 1, 2", "3": "labels: 3 is none of 1, 2"}),
+    ],
+    ids=["words", "numbers"],
+)
+def test_labels_are_given_by_the_names_of_the_data(command, refusal, tmp_path, kinds, asked, same, wrong):
+    lines = ["size,kind", *(f"{row / 7 % 1:.3f},{kinds.split()[row % 2]}" for row in range(200))]
+    Path("table.csv").write_text("\n".join(lines))
+    config = ("--config", UNMEASURED / "own_table" / "vae.yaml", "--data.path=table.csv", "--data.label=kind")
+    command("fit", *config, "--model.conditional=true", *QUICK[1:], "--trainer.max_steps=2")
+    (last,) = tmp_path.rglob("last.ckpt")
+    Path("table.csv").unlink()
+
+    def drawn(*labels):
+        command("sample", "--ckpt_path", last, "--output", "x.csv", "--n", 4, "--labels", *labels)
+        return Path("x.csv").read_text()
+
+    assert drawn(*asked) == drawn(*same) != drawn(*reversed(asked))
+    for label, message in wrong.items():
+        assert message in refusal("sample", "--ckpt_path", last, "--output", "x.csv", "--labels", label)
+    second, (name, message) = kinds.split()[1], list(wrong.items())[1]
+    command("traverse", "--ckpt_path", last, "--output", "walk.png", "--label", second)
+    assert message.removeprefix("labels") in refusal(
+        "traverse", "--ckpt_path", last, "--output", "walk.png", "--label", name
+    )
+
+
+def test_clusters_have_no_names(monkeypatch):
+    monkeypatch.setattr("lightning_avb.cli.outputs.label_names", lambda ckpt_path: ["cat", "dog"])
+    model = MODELS["aae_semi"](data_shape=(1, 8, 8), classes=2)
+    assert numbers_of_labels("labels", model, "x.ckpt", ["dog"]) == [1]
+    clusters = MODELS["aae_clusters"](data_shape=(1, 8, 8), classes=2)
+    with pytest.raises(ConfigurationError, match="labels: 'dog' is no number"):
+        numbers_of_labels("labels", clusters, "x.ckpt", ["dog"])
+    assert numbers_of_labels("labels", clusters, "x.ckpt", [1]) == [1]
 
 
 def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):

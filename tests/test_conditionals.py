@@ -10,7 +10,7 @@ import torch
 from closed_forms import LINEAR, perturbed
 from monte_carlo import assert_mean
 from torch.autograd.functional import jacobian
-from torch.distributions import Distribution, Normal
+from torch.distributions import Normal
 
 from lightning_avb import (
     MLP,
@@ -33,6 +33,7 @@ from lightning_avb import (
 from lightning_avb.conditionals import Conditional
 from lightning_avb.distributions import DiscretizedLogistic, SemiImplicit, TriangularNormal
 from lightning_avb.errors import ConfigurationError
+from lightning_avb.evaluation import has_density
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -116,8 +117,11 @@ class TestEncoders:
         if hasattr(q, "rsample_and_log_prob"):
             z, log_q = q.rsample_and_log_prob((5,))
             assert z.shape == (5, 4, latent_dim) and log_q.shape == (5, 4)
-        if type(q).log_prob is not Distribution.log_prob:
+        if has_density(q):
             torch.testing.assert_close(log_q, q.log_prob(z))
+        else:
+            with pytest.raises(NotImplementedError, match=r"density of \w+ is not known; `\w.* and .*fitted_pro"):
+                q.log_prob(z)
 
     def test_every_sample_and_row_is_a_new_draw(self, part, shape):
         z = part(shape, LATENT)(torch.rand(1, *shape).expand(4, *shape)).rsample((5,))

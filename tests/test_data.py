@@ -124,11 +124,27 @@ def test_fast_uniform_is_uniform():
         assert torch.corrcoef(torch.stack([u[:-lag], u[lag:]]))[0, 1].abs() < 5 / len(u) ** 0.5
 
 
-def test_a_batch_larger_than_the_data_is_refused():
-    with pytest.raises(ConfigurationError, match=r"data\.batch_size: 2000 rows are more than the 1297"):
-        place(Digits(2000)).setup("fit")
-    with pytest.raises(ConfigurationError, match="on each of 2 processes"):
-        place(Digits(700), 0, 2).setup("fit")
+@pytest.mark.parametrize(
+    ("asked", "processes", "size"), [(2000, 1, 1297), (1297, 1, 1297), (700, 2, 648), (648, 2, 648), (9, 1297, 1)]
+)
+def test_a_batch_is_no_larger_than_the_data(asked, processes, size, caplog):
+    """Then it is all rows, in an order of the epoch, in equal parts for the processes."""
+    ranks = [place(Digits(asked), rank, processes, epoch=3) for rank in range(min(processes, 2))]
+    with caplog.at_level("INFO"):
+        ranks[0].setup("fit")
+    said = f"data.batch_size: {size} in place of {asked}, of 1297 training rows"
+    assert [line for line in caplog.messages if "batch_size" in line] == [said] * (size < asked)
+    batches = [list(data.train_dataloader()) for data in ranks]
+    assert all([len(batch.x) for batch in part] == [size] for part in batches)
+    (order,) = place(Digits(processes * size), epoch=3).train_dataloader()
+    joined = torch.cat([part[0].index for part in batches])
+    assert torch.equal(joined, order.index[: len(joined)])
+    assert not list(place(Digits(asked), 0, processes, epoch=3, done=1).train_dataloader())
+
+
+def test_fewer_rows_than_processes_are_refused():
+    with pytest.raises(ConfigurationError, match="data: 1297 training rows are fewer than the 1298 processes"):
+        place(Digits(1), 0, 1298).setup("fit")
 
 
 @pytest.mark.parametrize("options", [{"batch_size": 0}, {"eval_batch_size": 0}, {"binarize": "twice"}])
@@ -243,6 +259,14 @@ def test_rows_of_a_split_are_those_that_load_names(resident):
     assert torch.equal(torch.cat([batch.x for batch in seen]), whole.x[whole.rows] / 255)
     assert data.rows("val") == 90
     assert data.data_shape == (2, 3)
+
+
+def test_nothing_is_said_about_data_that_is_none(caplog):
+    with caplog.at_level("INFO"):
+        datamodules.NoData().setup("fit")
+        assert not caplog.messages
+        Digits().setup("fit")
+    assert len(caplog.messages) == 1
 
 
 def test_memory_decides_where_the_data_lies(monkeypatch, caplog):

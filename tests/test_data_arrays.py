@@ -116,7 +116,7 @@ def test_other_rows_are_standardised_as_the_checkpoint_says(table, tmp_path, loa
 
 def write(path, content):
     if path.suffix == ".csv":
-        path.write_text(content)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
     elif path.suffix == ".npy":
         np.save(path, content)
     else:
@@ -130,6 +130,8 @@ NUMBERS = np.arange(60.0).reshape(20, 3) ** 2
 @pytest.mark.parametrize(
     ("name", "content", "options", "message"),
     [
+        ("a.npz", {"x": NUMBERS, "Labels": np.arange(7)}, {"label": "labels"}, r"only x, Labels; did you mean L"),
+        ("a.npz", {"rows": NUMBERS, "more": NUMBERS}, {"array": "Row"}, r"arrays rows, more; did you mean rows\?"),
         ("a.npy", np.array([["x", "y"]]), {}, r"row 0, column '0': .*'x'.* is no number"),
         ("a.npy", np.array([[1, "y"]], object), {}, "cannot be read: .*bject"),
         ("a.npy", np.where(NUMBERS == 49, np.nan, NUMBERS), {}, r"row 2, column '1': nan is not finite"),

@@ -167,6 +167,19 @@ def test_ranks_share_both_streams():
             assert torch.equal(joined.y[ours], torch.cat([first.y[parts], second.y[parts]]))
 
 
+def test_a_batch_that_is_all_rows_keeps_its_labelled_ones():
+    data = place(Classes(1000, labels=40, labelled_per_batch=12), epoch=1)
+    (batch,) = train(data)
+    (plain,) = train(place(Classes(240), epoch=1))
+    assert len(batch.x) == 12 + 240 and (batch.y[:12] >= 0).all() and (batch.y[12:] == -1).all()
+    assert torch.equal(batch.index[12:], plain.index)
+    ranks = [train(place(Classes(1000, labels=40, labelled_per_batch=6), rank, 2, epoch=1)) for rank in (0, 1)]
+    for ours, part in ((slice(12), slice(6)), (slice(12, None), slice(6, None))):
+        assert torch.equal(batch.index[ours], torch.cat([batches[0].index[part] for batches in ranks]))
+    seen = torch.cat([train(place(data, epoch=epoch))[0].index[:12] for epoch in range(10)])
+    assert len(seen[:40].unique()) == len(seen[40:80].unique()) == 40
+
+
 def test_ranks_may_need_more_labelled_rows_than_there_are():
     """10 for each of three ranks, out of 12: they begin the next permutation."""
     ranks = [train(place(Classes(16, labels=12, labelled_per_batch=10), rank, 3)) for rank in range(3)]

@@ -279,6 +279,7 @@ def test_one_of_several_processes_decodes(tmp_path, reads, monkeypatch, caplog):
     assert len(results) == 3
     assert all(torch.equal(x, pixels) for x in results)
     assert "another process is decoding" in caplog.text
+    assert [path.suffix for path in (tmp_path / ".lightning_avb").iterdir()] == [".npy"]
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path):
@@ -382,6 +383,8 @@ def test_celeba_is_cut_out_of_the_middle_and_scaled(celeba):
 def test_celeba_names_what_is_missing(celeba, monkeypatch):
     with pytest.raises(ConfigurationError, match=r"data\.attribute: there is no 'Grumpy'; there are Bald, Smiling"):
         CelebA(str(celeba), attribute="Grumpy").prepare_data()
+    with pytest.raises(ConfigurationError, match=r"did you mean Smiling\?"):
+        CelebA(str(celeba), attribute="smiling").prepare_data()
     (celeba / "celeba" / "img_align_celeba" / "000002.jpg").unlink()
     with pytest.raises(ConfigurationError, match=r"data\.root: '.*000002\.jpg': No such file"):
         CelebA(str(celeba)).prepare_data()

@@ -402,8 +402,8 @@ def semi_implicit(others=0):
 
 
 def test_what_has_no_density_does_not_pretend():
-    for q in (semi_implicit(), implicit(torch.ones(3))):
-        with pytest.raises(NotImplementedError):
+    for q, instead in ((semi_implicit(), "`rsample_and_bounds`"), (implicit(torch.ones(3)), "DensityRatio`")):
+        with pytest.raises(NotImplementedError, match=f"not known; .*{instead} .* `lightning_avb.evaluation.fitted_"):
             q.log_prob(torch.randn(6, 4, 3))
 
 

@@ -262,11 +262,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     Spoiled.calls = 0
     save = ModelCheckpoint(tmp_path, every_n_train_steps=2, save_last=True)
     run = trainer(tmp_path, max_steps=20, callbacks=[save], limit_val_batches=0)
-    with pytest.raises(NonFiniteLossError, match="player 'model' is nan at step 5"):
+    with pytest.raises(NonFiniteLossError, match="player 'model' is nan at step 5; the last checkpoint is from before"):
         run.fit(avb.VAE(2, decoder=Spoiled), DATA())
     last = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert last["global_step"] == 4
     assert all(torch.isfinite(value).all() for value in last["state_dict"].values())
+
+
+def test_a_run_that_was_resumed_has_a_checkpoint(tmp_path):
+    run = trainer(tmp_path, max_steps=1, limit_val_batches=0)
+    run.fit(avb.VAE(2), DATA())
+    run.save_checkpoint(tmp_path / "first.ckpt")
+    Spoiled.calls = 0
+    run = trainer(tmp_path, max_steps=20, limit_val_batches=0, enable_checkpointing=False)
+    with pytest.raises(NonFiniteLossError, match="the last checkpoint is from before"):
+        run.fit(avb.VAE(2, decoder=Spoiled), DATA(), ckpt_path=tmp_path / "first.ckpt")
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):
@@ -428,7 +438,7 @@ def test_a_loss_that_is_not_finite_moves_nothing_on_a_cpu(tmp_path):
     Spoiled.calls = 0
     model = avb.VAE(2, decoder=Spoiled)
     run = trainer(tmp_path, max_steps=20, limit_val_batches=0, num_sanity_val_steps=0, enable_checkpointing=False)
-    with pytest.raises(NonFiniteLossError, match="is nan at step 5"):
+    with pytest.raises(NonFiniteLossError, match="is nan at step 5; there is no checkpoint yet"):
         run.fit(model, DATA())
     assert run.global_step == 5
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
@@ -522,7 +532,6 @@ def test_losses_of_other_players_are_named(tmp_path):
         trainer(tmp_path, max_steps=1).fit(Odd(2), DATA())
 
 
-def test_rows_without_an_index_cannot_be_evaluated(tmp_path):
-    loader = DataLoader([avb.Batch(torch.eye(4))], batch_size=None)
+def test_a_step_by_hand_needs_the_index_of_its_rows():
     with pytest.raises(ConfigurationError, match="a batch without the index of its rows"):
-        trainer(tmp_path).validate(vae(data_shape=(4,)), loader, verbose=False)
+        vae(data_shape=(4,)).predict_step(avb.Batch(torch.eye(4)), 0)

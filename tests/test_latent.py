@@ -9,6 +9,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from closed_forms import perturbed
+from small_models import MODELS as ALL_MODELS
 from small_models import trainer
 from torch.distributions import Categorical, Distribution, Independent
 
@@ -32,6 +33,7 @@ from lightning_avb import (
     SemiImplicitEncoder,
     noise,
 )
+from lightning_avb.capabilities import HasPrior, can
 from lightning_avb.conditionals import Decoder
 from lightning_avb.errors import ConfigurationError
 
@@ -400,3 +402,41 @@ def test_samples_come_from_the_prior(make):
     assert model.sample(7).shape == (7, 3)
     torch.manual_seed(1)
     assert torch.equal(seen[0], model.prior().sample((7,)))
+
+
+@pytest.mark.parametrize("name", ALL_MODELS)
+def test_before_the_shape_is_known_a_model_says_what_it_waits_for(name):
+    model = ALL_MODELS[name]()
+    does = [task for task in ("encode", "decode", "sample") if hasattr(model, task)]
+    assert not can(model, HasPrior) and does[-2:] == ["decode", "sample"]
+    for task in does:
+        with pytest.raises(AttributeError, match=r"when it knows the shape of the data: .*data_shape=\(\.\.\.\)"):
+            getattr(model, task)(3 if task == "sample" else torch.zeros(3, 2))
+    with pytest.raises(AttributeError, match="no attribute 'deocder'"):
+        model.deocder  # noqa: B018
+    with pytest.raises(ConfigurationError, match=f"{type(model).__name__} has {', '.join(does)}$"):
+        model(torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("name", ALL_MODELS)
+@pytest.mark.parametrize(
+    ("x", "found"),
+    [
+        (torch.zeros(3, 5), r"torch\.float32 \(3, 5\)"),
+        (torch.zeros(4), r"torch\.float32 \(4,\)"),
+        (torch.zeros(()), r"torch\.float32 \(\)"),
+        (torch.zeros(3, 4, dtype=torch.uint8), r"torch\.uint8 \(3, 4\)"),
+        ([[0.0] * 4], "list"),
+    ],
+)
+def test_x_of_a_wrong_shape_or_type_is_named(name, x, found):
+    model = ALL_MODELS[name](data_shape=(4,), classes=2)
+    if hasattr(model, "encode"):
+        with pytest.raises(ConfigurationError, match=rf"^x: {found}; a floating-point tensor \(batch, 4\) was ex"):
+            model.encode(x)
+
+
+def test_rows_of_a_wrong_shape_are_named_before_training(tmp_path):
+    rows = torch.utils.data.DataLoader(torch.rand(16, 5), 8)
+    with pytest.raises(ConfigurationError, match=r"x: torch\.float32 \(8, 5\); .* \(batch, 4\) was expected"):
+        trainer(tmp_path, max_steps=1).fit(ALL_MODELS["gan"](data_shape=(4,)), rows)

@@ -82,7 +82,7 @@ def test_a_configuration_is_found_by_its_name_and_a_file_here_wins(tmp_path):
         assert find_configuration(given) == str(FOLDER / f"{given.removesuffix('.yaml')}.yaml")
     Path("digits").mkdir()
     for name in ("digits/avb_si.yaml", "digits/vae", "mine.yaml"):
-        Path(name).write_text("")
+        Path(name).write_text("model: VAE")
     assert find_configuration("digits/avb_si") == find_configuration("digits/avb_si.yaml") == "digits/avb_si.yaml"
     assert find_configuration("digits/vae") == "digits/vae"
     assert find_configuration("mine") == "mine.yaml"
@@ -92,6 +92,25 @@ def test_a_configuration_is_found_by_its_name_and_a_file_here_wins(tmp_path):
             ConfigurationError, match=f"^config: there is no file '{wrong}', .*; did you mean {right}\\?"
         ):
             find_configuration(wrong)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"data: [Digits\nmodel: VAE\n", ", line 2: while parsing a flow sequence: "),
+        (b"data: Digits\nmodel:\n\tlatent_dim: 2\n", ", line 3: while scanning for the next token: "),
+        (b"", " is empty; keys with values were expected"),
+        (b"# model: VAE\n", " is empty; "),
+        (b"- data\n- model\n", " holds a list; "),
+        (b"VAE\n", " holds a str; "),
+        ("# Größe\nmodel: VAE\n".encode("latin1"), " is not in UTF-8 (byte 0xf6); if it is in latin1: iconv -f "),
+        ("model: VAE\n".encode("utf-16"), " is not in UTF-8 (byte 0xff); if it is in utf-16: iconv -f utf-16 "),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_named(refusal, content, problem):
+    Path("mine.yaml").write_bytes(content)
+    for arguments in (["--config=mine.yaml"], ["--config", "digits/vae", "-c", "mine"]):
+        assert refusal("fit", *arguments).startswith(f"error: config: 'mine.yaml'{problem}")
 
 
 @pytest.mark.usefixtures("without_curves")

@@ -39,20 +39,31 @@ def test_from_a_users_module_to_named_draws(command, tmp_path, monkeypatch, caps
     with np.load("out/draws.npz") as file:
         assert {name: file[name].shape for name in file.files} == dict.fromkeys(("mu", "sigma", "ratio"), (1000,))
         assert (file["sigma"] > 0).all() and abs(file["mu"].mean() - 3) < 0.3
-    command("sample", "--ckpt_path", last, "--n", 500, "--output", "draws.png")
+    for suffix in ("png", "jpg"):
+        command("sample", "--ckpt_path", last, "--n", 500, "--output", f"draws.{suffix}")
     command("predict", "--config", "mine.yaml", "--ckpt_path", last)
     capsys.readouterr()
     command("test", "--config", "mine.yaml", "--ckpt_path", last, "--diagnosis.draws", 400)
     assert "Pareto k" in capsys.readouterr().out
     assert list(last.parent.glob("*.diagnosis.json"))
     with pytest.raises(SystemExit) as stop:
-        command("sample", "--ckpt_path", last, "--output", "draws.jpg")
+        command("sample", "--ckpt_path", last, "--output", "draws.gif")
     assert stop.value.code == 2
-    assert "does not end in .png, .npz, .csv, .nc" in capsys.readouterr().err
-    Path("typo.yaml").write_text(Path("mine.yaml").read_text().replace("sigma: positive", "sigma: positiv"))
+    assert "does not end in .png, .jpg, .jpeg, .npz, .csv, .nc" in capsys.readouterr().err
+    for right, wrong, message in (
+        ("sigma: positive", "sigma: positiv", "support.sigma: 'positiv' is none of real, positive"),
+        ("test.log_density", "test.logdensity", "error: log_density: there is no 'mine_of_the_test.logdensity'; did"),
+        ("test.derived", "test.deriven", "derived: there is no 'mine_of_the_test.deriven'; did you mean derived?"),
+        ("mine_of_the_test.derived", "mien.derived", "derived: there is no 'mien.derived' (No module named 'mien')"),
+    ):
+        Path("typo.yaml").write_text(Path("mine.yaml").read_text().replace(right, wrong))
+        with pytest.raises(SystemExit):
+            command("fit", "--config", "typo.yaml")
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        command("fit", "--config", "typo.yaml")
-    assert "support.sigma: 'positiv' is none of real, positive" in capsys.readouterr().err
+        command("fit", "--config", "mine.yaml", "--model.target.log_density=mine_of_the_test.log_desity")
+    message = "error: model.target.log_density: there is no 'mine_of_the_test.log_desity'; did you mean log_density?"
+    assert message in capsys.readouterr().err
 
 
 def test_a_script_that_is_run_names_itself_in_its_checkpoints(tmp_path, monkeypatch, capsys):

@@ -13,6 +13,7 @@ from torch.optim import SGD, Adam
 from lightning_avb import (
     AVB,
     MLP,
+    VAE,
     Cosine,
     FlowEncoder,
     FlowPrior,
@@ -20,12 +21,14 @@ from lightning_avb import (
     GaussianEncoder,
     MixturePrior,
     Player,
+    Posterior,
     ResidualCritic,
     SemiImplicitEncoder,
+    targets,
 )
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.avb import AVBPlayers
-from lightning_avb.recipes import from_config, to_config
+from lightning_avb.recipes import from_config, locate, to_config
 
 VALUES = {
     "nothing": None,
@@ -116,6 +119,27 @@ def local_parts():
     }
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (GaussianEncoder((3,), 2), "this GaussianEncoder is made already and .* partial\\(GaussianEncoder, opt"),
+        (torch.nn.Sequential(torch.nn.Linear(3, 4)), "this Sequential is made already and cannot be stored"),
+        (Adam([torch.nn.Parameter(torch.zeros(1))]), "this Adam is made already and cannot be stored"),
+        (lambda shape, dim, classes: None, "a lambda cannot be stored in a checkpoint; give a class that can be im"),
+        (partial(to_config, name="x"), "the function to_config cannot be stored"),
+        (local_parts()["local class"], "the class local_parts.<locals>.Local cannot be stored"),
+        (partial(MLP, (4,)), "MLP has options without a name, \\(\\(4,\\),\\); give a class"),
+        ("GaussianEncoder", "'GaussianEncoder' makes nothing; give a class or functools.partial"),
+        (7, "7 makes nothing; give a class"),
+    ],
+)
+def test_what_is_no_recipe_is_refused_in_one_line(part, said):
+    for name, model in (("encoder", partial(VAE, 2)), ("sampler", partial(Posterior, targets.Ring))):
+        with pytest.raises(ConfigurationError, match=f"^{name}: {said}") as error:
+            model(**{name: part})
+        assert "\n" not in str(error.value)
+
+
 class Outer:
     class Inner(torch.nn.Module):
         pass
@@ -146,6 +170,12 @@ def test_numbers_of_other_libraries_become_plain():
 def test_a_checkpoint_cannot_call_anything_else(path):
     with pytest.raises(ConfigurationError, match=f"'{path}' is no module, optimizer or scheduler"):
         from_config({"encoder": {"class_path": path, "init_args": {}}})
+
+
+def test_the_nearest_name_of_a_module_is_suggested():
+    for path, near in (("lightning_avb.networks.mlp.MPL", "MLP"), ("lightning_avb.gaussianencoder", "GaussianEncoder")):
+        with pytest.raises(ConfigurationError, match=rf"^encoder: there is no '{path}'; did you mean {near}\?$"):
+            locate(path, "encoder")
 
 
 @pytest.mark.parametrize("path", ["lightning_avb.Nothing", "no_such_package.Thing", "Thing", ""])

@@ -111,7 +111,7 @@ def test_a_trial_leaves_nothing(command):
 
 
 WRONG = (
-    ("--data.batch_size=5000",),
+    ("--data.batch_size=0",),
     ("--model.encoder.network.activation=eluu",),
     ("--model.players.model.optimizer.lr=-3",),
     ("--data.binarize=none", "--trainer.limit_val_batches=0"),

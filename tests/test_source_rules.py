@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted([*(ROOT / "lightning_avb").rglob("*.py"), *(ROOT / "datamodules").rglob("*.py")])
 
-PUBLIC = {"_replace", "_asdict"}
+PUBLIC = {"_replace", "_asdict", "_fields"}
 """Of a NamedTuple, whose fields must not have such names."""
 ELSEWHERE = {"_BatchNorm", "_DropoutNd", "_rebuild_buckets", "_validate_args", "_step_supports_amp_scaling", "_actions"}
 """Private attributes of torch and argparse, where there is no public way."""

@@ -187,7 +187,7 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
     for call, message in (
         (lambda: gan.embed(PEOPLE), "GAN cannot encode"),
         (lambda: gan.score(PEOPLE), "GAN cannot score rows: the model has no encoder"),
-        (lambda: gan.sample(4, labels=["cow"]), "labels: there is no 'cow'; there are cat, dog"),
+        (lambda: gan.sample(4, labels=["cow"]), "labels: 'cow' is none of cat, dog"),
         (lambda: gan.read(PEOPLE.drop(columns="kind")), "labels: the model reads the label of every row"),
         (lambda: trained.score(PEOPLE.assign(size="giant")), "row 0, column 'size': 'giant' is none of"),
     ):

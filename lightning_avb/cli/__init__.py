@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import difflib
+import inspect
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
@@ -81,7 +83,7 @@ def _run(args: list[str] | None) -> None:
         _run_stage(args)
     elif name:
         words = {**{command: command for command in (*STAGES, *COMMANDS, *OTHER)}, **ALIASES}
-        near = difflib.get_close_matches(name, words, 1, 0.5)
+        near = difflib.get_close_matches(name.lower(), words, 1, 0.5)
         exit_with_error(f"{name}: no such command{f'; did you mean {words[near[0]]}?' if near else ''}")
     else:
         print(_overview(), file=sys.stderr)
@@ -89,7 +91,7 @@ def _run(args: list[str] | None) -> None:
 
 
 def _overview() -> str:
-    own = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
+    own = {name: _summary(command) for name, command in COMMANDS.items()}
     parts = {
         "With a configuration (--config DATA/MODEL)": STAGES,
         "With a checkpoint alone (--ckpt_path FILE --output FILE)": own,
@@ -99,6 +101,15 @@ def _overview() -> str:
     for title, commands in parts.items():
         lines += ["", f"{title}:", *(f"  {name:<12} {what}" for name, what in commands.items())]
     return "\n".join([*lines, "", "lightning-avb --version prints the version."])
+
+
+def _summary(command: Callable[..., None]) -> str:
+    """The first line of what a command says of itself, and which options it needs beside checkpoint and output."""
+    parameters = inspect.signature(command).parameters.values()
+    always = ("ckpt_path", "output")
+    required = [f"--{each.name}" for each in parameters if each.default is each.empty and each.name not in always]
+    first = (command.__doc__ or "").splitlines()[0]
+    return f"{first.rstrip('.')}; needs {', '.join(required)}." if required else first
 
 
 def _list_configurations(arguments: list[str]) -> None:
@@ -128,9 +139,11 @@ def _run_command(name: str, arguments: list[str]) -> None:
     command = COMMANDS[name]
     parser = Parser(prog=f"lightning-avb {name}")
     parser.add_function_arguments(command)
-    for action in parser._actions:  # --resample for --resample true
-        if action.dest == "resample":
+    for action in parser._actions:
+        if action.dest == "resample":  # --resample for --resample true
             action.nargs, action.const = "?", True
+        if action.dest == "labels":  # --labels 1 2 for --labels '[1, 2]'
+            action.nargs = "+"
     options = parser.parse_args(arguments)
     from ..runs import require_writable
 

@@ -14,7 +14,7 @@ def sample(
     ckpt_path: str,
     output: str,
     n: int = 64,
-    labels: list[int] | None = None,
+    labels: int | str | list[int | str] | None = None,
     x: str | None = None,
     resample: bool = False,
     seed: int = 0,
@@ -24,11 +24,12 @@ def sample(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the file to write. Data: .png for a picture of their means; .npy, .npz or .csv for draws of p(x|z), a
-            table in its own units. Parameters: .npz for one array per name, .csv for a table, .nc for ArviZ, .png for a
-            picture, with reference draws if the target has them.
+        output: the file to write. Data: .png or .jpg for a picture of their means; .npy, .npz or .csv for draws of
+            p(x|z), a table in its own units. Parameters: .npz for one array per name, .csv for a table, .nc for ArviZ,
+            .png or .jpg for a picture, with reference draws if the target has them.
         n: number of samples.
-        labels: for a class-conditional model, used in turn; all of them if not given.
+        labels: for a class-conditional model, used in turn; all of them if not given. By number or, where the data
+            has them, by name: --labels 3, --labels cat dog, --labels '[0, 1]'.
         x: for the posteriors of a family: a .npy file with one data set, or several, one per row.
         resample: corrects parameters by importance weights, at the cost of ten log-densities and some gradients per
             draw; prints how many of the weighted draws are effective.
@@ -45,7 +46,7 @@ def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: s
 
     Args:
         ckpt_path: the checkpoint.
-        output: the PNG to write.
+        output: the picture to write: .png, .jpg or .jpeg.
         n: number of pairs.
         seed: of the draws of the posterior.
         root: folder of the data, if it has moved since the training.
@@ -64,7 +65,7 @@ def interpolate(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the PNG to write.
+        output: the picture to write: .png, .jpg or .jpeg.
         rows: number of pairs.
         steps: points on each line.
         seed: of the draws of the posterior.
@@ -85,22 +86,28 @@ def traverse(
     dimensions: int | None = None,
     steps: int = 11,
     limit: float = 3.0,
-    label: int | None = None,
+    label: int | str | None = None,
 ) -> None:
     """Decodes points along each latent dimension, with the other dimensions at 0.
 
     Args:
         ckpt_path: the checkpoint.
-        output: the PNG to write.
+        output: the picture to write: .png, .jpg or .jpeg.
         dimensions: number of dimensions, from the first; all if not given.
         steps: points along each.
         limit: points lie between -limit and limit.
-        label: the label, for a class-conditional model.
+        label: the label, for a class-conditional model, by number or name.
     """
     from .. import pictures
+    from ..checkpoints import label_names
+    from ..trained import numbers_of_labels
     from .outputs import draw_picture
 
-    draw_picture(lambda model: pictures.traversal(model, dimensions, steps, limit, label), ckpt_path, output, 0)
+    def picture(model: Any) -> Any:
+        number = None if label is None else numbers_of_labels("label", model, label_names(ckpt_path), [label])[0]
+        return pictures.traversal(model, dimensions, steps, limit, number)
+
+    draw_picture(picture, ckpt_path, output, 0)
 
 
 def inpaint(
@@ -118,8 +125,8 @@ def inpaint(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the PNG to write.
-        mask: the side to hide: left, right, top, bottom or center; or a PNG of the pictures' size, hidden where black.
+        output: the picture to write: .png, .jpg or .jpeg.
+        mask: the side to hide: left, right, top, bottom or center; or a picture of their size, hidden where black.
         n: number of pictures.
         draws: per picture.
         seed: of the draws.
@@ -162,7 +169,7 @@ def denoise(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the PNG to write.
+        output: the picture to write: .png, .jpg or .jpeg.
         noise: probability of a wrong value with a Bernoulli decoder; standard deviation with a Gaussian one.
         n: number of rows.
         draws: per row.

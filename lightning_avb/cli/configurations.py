@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..errors import ConfigurationError
-from .messages import did_you_mean
+import yaml
+
+from ..errors import ConfigurationError, did_you_mean, not_utf8
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
@@ -27,13 +28,15 @@ def find_configuration(given: str) -> str:
             unchanged.
 
     Raises:
-        ConfigurationError: there is none; the message has the most similar name.
+        ConfigurationError: there is none, and the message has the most similar name; or it is no YAML of keys and
+            values.
     """
     if re.search(r"[\n:{]", given):
         return given
     path = Path(given).expanduser()
     found = next((file for file in (path, Path(f"{path}.yaml")) if file.is_file()), None)
     if found is not None:
+        _check_yaml(found)
         return str(found)
     name = given.removesuffix(".yaml").removeprefix("configs/")
     if name in names():
@@ -42,6 +45,21 @@ def find_configuration(given: str) -> str:
         f"config: there is no file {given!r}, nor a configuration of that name in the package"
         f"{did_you_mean(name, names())}"
     )
+
+
+def _check_yaml(path: Path) -> None:
+    """Raises ConfigurationError, with the file and the line, if a file does not map keys to values."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problem = ": ".join(part for part in (error.context, error.problem) if part)
+        raise ConfigurationError(f"config: {str(path)!r}{line}: {problem}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"config: {str(path)!r} {not_utf8(error)}") from error
+    if not isinstance(content, dict):
+        found = "is empty" if content is None else f"holds a {type(content).__name__}"
+        raise ConfigurationError(f"config: {str(path)!r} {found}; keys with values were expected, such as `model: VAE`")
 
 
 def with_configuration_files(arguments: list[str]) -> list[str]:

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from ast import literal_eval
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
+
+from ..errors import did_you_mean
+from .stages import STAGES
+
+_MODULES = (
+    "lightning_avb",
+    "lightning_avb.datamodules",
+    "lightning_avb.targets",
+    "torch.optim",
+    "pytorch_lightning.callbacks",
+    "pytorch_lightning.loggers",
+)
+"""Whose classes a configuration usually names."""
 
 
 class OneLineErrors:
@@ -49,53 +62,77 @@ def _is_no_advertisement(record: logging.LogRecord) -> bool:
 
 def explain(message: str, parser: Any) -> str:
     """The parser's message in one line: the key, what was given, what was expected, the nearest valid name."""
+    message = message.replace('"<unicode string>", ', "")
     unknown = re.search(r"unrecognized arguments: (\S+)", message)
     if unknown:
-        option = unknown[1].split("=")[0]
-        options = [name for action in parser._actions for name in action.option_strings]
-        return f"{_full_key(option.lstrip('-'))}: no such key{did_you_mean(option, options)}"
+        option = unknown[1].split("=")[0].lstrip("-")
+        options = [name.lstrip("-") for action in parser._actions for name in action.option_strings]
+        return f"{_full_key(option)}: no such key{did_you_mean(option, options)}"
+    required = re.search(r"arguments are required: (.+)", message)
+    if required:
+        names = re.sub(rf"\b({'|'.join(STAGES)})\.", "", required[1])
+        advice = "" if names == required[1] else "; a configuration has them, as in --config digits/vae"
+        return f"{names}: required, and not given{advice}"
     keys = [key for key in re.findall(r'(?:Parser key|Key|Group) ["\']([\w.\[\]]+)["\']', message) if key != "config"]
+    keys = keys or re.findall(r"^--([\w.]+): ", message)  # of a --KEY.help CLASS
     key = _full_key(".".join(dict.fromkeys(keys)))
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
     if option:
         name = option[1].rpartition(".")[2]
         where = _full_key(option[1]) if not key or key.endswith(option[1]) else f"{key}.{option[1]}"
         return f"{where}: no such option here{did_you_mean(name, sorted(_argument_names()))}"
-    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
-    if missing:
-        return f"{key}: there is no {missing[1]}.{missing[2]}{_nearest_class(missing[1], missing[2])}"
-    path = re.search(r"Expected a dot import path string: (\S+)", message)
-    if path:
-        return f"{key}: there is no class {path[1]!r}{did_you_mean(path[1], [cls.__name__ for cls in _classes()])}"
-    value = re.search(r"(?:Got value|Given value): (.+)", message)
-    expected = re.findall(r"Expected an? (?:<class ')?(.+?)(?:'>)?(?:\. Got value.*)?$", message, re.M)
-    kinds = [kind.removeprefix("typing.Literal") for kind in expected if kind != "NoneType"]
-    if value and kinds:
-        return f"{key}: expected {' or '.join(dict.fromkeys(kinds))}, got {value[1]}"
+    problem = _value_problem(message) if key else None
+    if problem:
+        return f"{key}: {problem}"
     without_content = (
         r"(Subtypes|Errors|Given value|Does not validate|- Expected a <class 'NoneType'>|Problem with given class)"
     )
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    lines = [line.strip() for line in re.sub('Parser key "(.+?)":', r"\1:", message).splitlines() if line.strip()]
     sentences = [line.removeprefix("- ") for line in lines if not re.match(without_content, line)]
-    return " ".join(dict.fromkeys(sentences)) or message
+    return re.sub(r"^[\w.]+(?=: )", lambda key: _full_key(key[0]), " ".join(dict.fromkeys(sentences))) or message
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean ...?` with the most similar name; empty if no name is similar."""
-    near = difflib.get_close_matches(name, [other for other in names if other != name], 1, 0.5)
-    return f"; did you mean {near[0].lstrip('-')}?" if near else ""
+def _value_problem(message: str) -> str | None:
+    """What is wrong with the value of a key; None if the message says it in its own words."""
+    broken = re.search(r"sub-config file (\S+): (.+?)(?=\n    - |$)", message, re.DOTALL)
+    if broken:
+        return f"{broken[1]!r}: {' '.join(broken[2].split())}"
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if missing:
+        return f"there is no {missing[1]}.{missing[2]}{_nearest_class(missing[1], missing[2])}"
+    path = re.search(r"Expected a dot import path string: (\S+)", message)
+    if path:
+        return f"there is no class {path[1]!r}{did_you_mean(path[1], [cls.__name__ for cls in _classes()])}"
+    module = re.search(r"No module named '[\w.]+'", message)
+    if module:
+        return module[0]
+    given = re.search(r"(?:Got value|Given value): (.+)", message)
+    if given is None:
+        return None
+    base = re.search(r"(?:subclass of|function that returns) (?:<class ')?(\w+)", message)
+    if base:
+        path = re.search(r"class_path='([^']+)'", given[1])
+        return f"{path[1] if path else given[1]} is no {base[1]}"
+    # A literal with numbers in it also says that it expects an int.
+    literals = [literal_eval(text) for text in re.findall(r"typing\.Literal(\[.+?\])", message)]
+    choices = list(dict.fromkeys(str(choice) for literal in literals for choice in literal))
+    if choices:
+        return f"expected one of {', '.join(choices)}, got {given[1]}{did_you_mean(given[1], choices)}"
+    expected = re.findall(r"Expected (?:an? )?(?:<class ')?(.+?)(?:'>)?(?:\. Got value.*)?$", message, re.M)
+    kinds = [kind.removeprefix("collections.abc.") for kind in dict.fromkeys(expected) if kind != "NoneType"]
+    return f"expected {' or '.join(kinds)}, got {given[1]}" if kinds else None
 
 
 def _nearest_class(module: str, name: str) -> str:
-    ours = import_module("lightning_avb.datamodules")
+    ours, recipes = import_module("lightning_avb.datamodules"), import_module("lightning_avb.recipes")
     if module == "datamodules" and name in ours.__all__:  # the user's folder comes before ours
         return f"; did you mean {ours.__name__}.{name}?"
-    return did_you_mean(name, getattr(sys.modules.get(module), "__all__", []))
+    return recipes.nearest_name(module, name)
 
 
 def _classes() -> list[type]:
-    """The classes that a configuration usually names."""
-    modules = [import_module(name) for name in ("lightning_avb", "lightning_avb.datamodules", "torch.optim")]
+    """The classes of `_MODULES`."""
+    modules = [import_module(name) for name in _MODULES]
     exported = [getattr(module, name) for module in modules for name in module.__all__]
     return [part for part in exported if isinstance(part, type) and not issubclass(part, Exception)]
 

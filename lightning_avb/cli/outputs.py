@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,17 @@ from torch import Tensor
 
 from .. import draws, noise, pictures
 from ..capabilities import Samples
-from ..checkpoints import load
+from ..checkpoints import label_names, load
 from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
 from ..evaluation import resample_posterior
 from ..inference import why_no_likelihood
 from ..models import Posterior
 from ..models.latent import cycled_labels
 from ..support import Parameters
-from ..trained import Trained, read_input
+from ..trained import Trained, numbers_of_labels, read_input
+
+ROWS = (".csv", ".npz", ".npy", ".parquet")
+"""Files for rows of data."""
 
 
 @contextmanager
@@ -37,12 +40,23 @@ def writing(path: Path) -> Iterator[None]:
         raise UnwritableError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
 
 
+def checked_suffix(path: Path, allowed: Sequence[str]) -> str:
+    """The ending of a file's name, in lower case.
+
+    Raises:
+        ConfigurationError: it is none of those allowed; the message lists them.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in allowed:
+        raise ConfigurationError(f"output: {str(path)!r} does not end in {', '.join(allowed)}")
+    return suffix
+
+
 def draw_picture(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:
     """Writes the picture that a function of a checkpoint's model returns."""
     torch.manual_seed(noise.mixed_seed(seed, "picture"))
     path = Path(output)
-    if path.suffix.lower() != ".png":
-        raise ConfigurationError(f"output: {output!r} does not end in .png")
+    checked_suffix(path, pictures.SUFFIXES)
     drawn = picture(load(ckpt_path))
     with writing(path):
         pictures.write(drawn, path)
@@ -60,7 +74,7 @@ def write_samples(
     ckpt_path: str,
     output: str,
     n: int,
-    labels: list[int] | None,
+    labels: Any,
     x: str | None,
     resample: bool,
     seed: int,
@@ -71,6 +85,7 @@ def write_samples(
     model: Any = load(ckpt_path, root)
     at_least(1, n=n)
     path = Path(output)
+    numbers = None if labels is None else numbers_of_labels("labels", model, label_names(ckpt_path), labels)
     if isinstance(model, Posterior):
         if labels is not None:
             raise ConfigurationError("labels: a posterior has none")
@@ -78,36 +93,33 @@ def write_samples(
     elif x is not None or resample:
         key = "x" if x is not None else "resample"
         raise ConfigurationError(f"{key}: is for posteriors, and this is a {type(model).__name__}")
-    elif path.suffix.lower() == ".png":
-        picture = pictures.samples(model, n, labels)
+    elif checked_suffix(path, (*pictures.SUFFIXES, *ROWS)) in pictures.SUFFIXES:
+        picture = pictures.samples(model, n, numbers)
         with writing(path):
             pictures.write(picture, path)
-    elif path.suffix.lower() in ROWS:
+    else:
         pictures.require(model, "sample", Samples)
         trained = Trained(ckpt_path, root)
         data = trained.data
-        drawn, y = model.sample(n, labels, mean=False), cycled_labels(n, labels, model.label_choices, model.device)
+        drawn, y = model.sample(n, numbers, mean=False), cycled_labels(n, numbers, model.label_choices, model.device)
         name = (data.label or "label") if path.suffix.lower() in (".csv", ".parquet") else "y"
         with writing(path):
             write_rows(path, trained.write(drawn), None if y is None else {str(name): data.names_of(y)})
-    else:
-        raise ConfigurationError(f"output: {output!r} does not end in .png or {', '.join(ROWS)}")
     print(output)
 
 
 def _write_parameters(model: Posterior, output: Path, n: int, x: str | None, resample: int | None) -> None:
     """Writes draws; `resample` is the seed of importance resampling."""
-    suffix = output.suffix.lower()
-    if suffix not in (".png", *draws.SUFFIXES):
-        raise ConfigurationError(f"output: {str(output)!r} does not end in .png, {', '.join(draws.SUFFIXES)}")
+    suffix = checked_suffix(output, (*pictures.SUFFIXES, *draws.SUFFIXES))
+    is_picture = suffix in pictures.SUFFIXES
     rows = None if x is None else _read_data_sets(model, x)
-    if rows is not None and len(rows) > 1 and suffix in (".png", ".csv"):
+    if rows is not None and len(rows) > 1 and (is_picture or suffix == ".csv"):
         raise ConfigurationError(f"x: holds {len(rows)} data sets, and a {suffix} file is of one; take .npz")
-    if suffix == ".png" and resample is not None:
+    if is_picture and resample is not None:
         raise ConfigurationError(
             "output: a picture is of the sampler's own draws; with resample take .npz, .csv or .nc"
         )
-    if suffix == ".png":
+    if is_picture:
         picture = pictures.posterior(model, n, rows)
         with writing(output):
             pictures.write(picture, output)
@@ -189,10 +201,6 @@ def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed:
     print(output)
 
 
-ROWS = (".csv", ".npz", ".npy", ".parquet")
-"""Files for rows of data."""
-
-
 def write_rows(path: Path, rows: Any, columns: Mapping[str, Any] | None = None, array: str = "x") -> None:
     """Writes rows, with further columns: of a `.csv` or `.parquet`, or arrays of a `.npz`.
 
@@ -205,9 +213,7 @@ def write_rows(path: Path, rows: Any, columns: Mapping[str, Any] | None = None, 
     Raises:
         ConfigurationError: the rows do not fit into such a file.
     """
-    suffix, more = path.suffix.lower(), dict(columns or {})
-    if suffix not in ROWS:
-        raise ConfigurationError(f"output: {str(path)!r} does not end in {', '.join(ROWS)}")
+    suffix, more = checked_suffix(path, ROWS), dict(columns or {})
     is_table = isinstance(rows, pd.DataFrame)
     if suffix == ".npy" and (is_table or more):
         raise ConfigurationError("output: a .npy file has one array and no names; take .npz or .csv")

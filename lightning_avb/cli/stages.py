@@ -1,4 +1,10 @@
-"""What `--help` says first of LightningCLI's commands: what most runs set, with examples."""
+"""What help says of LightningCLI's commands and of classes: what most runs set, with examples; our classes first."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator, Sequence
 
 STAGES = {
     "fit": "Trains a model.",
@@ -12,9 +18,9 @@ _CONFIG = """\
                                   first. `lightning-avb configs` lists those that come with the package
 """
 _CHOICES = """\
-  --model CLASS                   the model: AVB, VAE, or a class path of yours
+  --model CLASS                   the model: AVB, VAE, or a class path of yours; --model.help lists them
   --model.KEY VALUE               an option of it: --model.latent_dim 8; --model.help CLASS lists them
-  --data CLASS                    the data: MNIST, ImageFolder, or a class path of yours
+  --data CLASS                    the data: MNIST, ImageFolder, or a class path of yours; --data.help lists them
   --data.KEY VALUE                an option of it: --data.batch_size 100; --data.help CLASS lists them
 """
 _MACHINE = """\
@@ -80,3 +86,24 @@ Example:
 
 All options:""",
 }
+
+
+def ours_first(paths: Sequence[str]) -> list[str]:
+    """Paths of classes, this library's before others; where any module is meant, those of its parts alone."""
+    if "torch.nn.Module" in paths:
+        return [path for path in paths if re.fullmatch(r"lightning_avb\.\w+", path)]
+    return sorted(paths, key=lambda path: not path.startswith("lightning_avb."))
+
+
+def list_of_classes(base: type) -> str:
+    """A line for every class that can be given where `base` is asked for: its name, and what it is."""
+    classes = {cls.__name__: (inspect.getdoc(cls) or "").partition("\n")[0] for cls in _concrete(base)}
+    return "\n".join(f"  {name:<24} {what}" for name, what in classes.items())
+
+
+def _concrete(base: type) -> Iterator[type]:
+    subclasses: list[type] = base.__subclasses__()
+    for cls in subclasses:
+        if not inspect.isabstract(cls) and not cls.__name__.startswith("_"):
+            yield cls
+        yield from _concrete(cls)

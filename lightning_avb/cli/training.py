@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import shutil
 import sys
 import warnings
@@ -32,11 +33,15 @@ from .configurations import with_configuration_files
 from .messages import OneLineErrors, explain, without_advertisements
 from .monitors import Monitors
 from .progress import progress
-from .stages import DESCRIPTIONS
+from .stages import DESCRIPTIONS, list_of_classes, ours_first
 
 
 class HelpFormatter(argparse.RawDescriptionHelpFormatter, DefaultHelpFormatter):
-    """Keeps the lines of a description."""
+    """Keeps the lines of a description, and names this library's classes before others."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text, known, names = super()._get_help_string(action).partition(", known subclasses: ")
+        return f"{text}{known}{', '.join(ours_first(names.removesuffix(')').split(', ')))})" if known else text
 
 
 class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
@@ -45,8 +50,13 @@ class StageParser(OneLineErrors, LightningArgumentParser):  # type: ignore[misc]
     A default may be a recipe with arguments, `partial(Class, option=...)`, of which a user may change a part.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"formatter_class": HelpFormatter, **kwargs})
+
     def add_class_arguments(self, *args: Any, **kwargs: Any) -> Any:
         added = super().add_class_arguments(*args, **kwargs)
+        if args[0] in (Game, pl.LightningDataModule) or inspect.isabstract(args[0]):  # --model.help without a class
+            self.description = f"{self.description}\n\n{list_of_classes(args[0])}"
         defaults = self.get_defaults(skip_validation=True).items()
         self.set_defaults({key: to_config(value, key) for key, value in defaults if isinstance(value, partial)})
         return added
@@ -82,7 +92,6 @@ class CLI(ConfigurationOverCheckpoint):
             parser_class=StageParser,
             parser_kwargs={
                 "prog": "lightning-avb",
-                "formatter_class": HelpFormatter,  # of every command
                 **{
                     stage: {
                         "usage": f"lightning-avb {stage} --config NAME_OR_FILE [--KEY VALUE ...]",

@@ -30,6 +30,8 @@ class SemiImplicit(Pushforward):
         spread: as `components`, with noise that all rows share and that covers its distribution evenly, for moments.
     """
 
+    instead = "`rsample_and_bounds` gives draws with bounds of it"
+
     def __init__(
         self,
         components: Callable[[int], DiagonalNormal],

@@ -14,11 +14,22 @@ from .normal import DiagonalNormal
 
 
 class Pushforward(Distribution):
-    """Base class of distributions whose moments are estimated from draws."""
+    """Base class of distributions whose moments are estimated from draws, and whose density need not be known.
 
+    Attributes:
+        instead: what there is in place of a density, for the message.
+    """
+
+    instead: ClassVar[str] = ""
     arg_constraints: ClassVar[dict[str, Any]] = {}  # type: ignore[assignment]
     support = constraints.real_vector
     has_rsample = True
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        raise NotImplementedError(
+            f"the density of {type(self).__name__} is not known; {self.instead}, and "
+            "`lightning_avb.evaluation.fitted_proposal` fits a distribution with a density to draws"
+        )
 
     @torch.no_grad()
     def moments(self, draws: int) -> tuple[Tensor, Tensor]:
@@ -39,6 +50,8 @@ class Implicit(Pushforward):
         moments: gives mean and standard deviation, both `(batch, dim)`, where they are known in closed form; None:
             they are estimated from draws.
     """
+
+    instead = "`lightning_avb.DensityRatio` estimates log q - log p(z) with a critic"
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from torch.distributions import Distribution, Independent, constraints
 
 from .. import noise
 from ..capabilities import ScoredDraws, can
-from ..distributions import Implicit
+from ..distributions.pushforward import Pushforward
 from ..errors import ConfigurationError
 
 Decoder = Callable[[Tensor], Distribution]
@@ -33,10 +33,9 @@ Proposal = ScoredDraws | Distribution
 
 
 def has_density(q: Distribution) -> bool:
-    """Whether `log_prob` works: not for a black box, nor if the class only inherits it from torch's base class."""
-    return not isinstance(q, Implicit) and getattr(type(q), "log_prob", Distribution.log_prob) is not (
-        Distribution.log_prob
-    )
+    """Whether `log_prob` works: not if the class only inherits it from torch's base class, or from `Pushforward`."""
+    unknown = (Distribution.log_prob, Pushforward.log_prob)
+    return getattr(type(q), "log_prob", Distribution.log_prob) not in unknown
 
 
 def as_prior(prior: Prior) -> Distribution:

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ..batch import Batch, Shape
-from ..errors import ConfigurationError, at_least
+from ..errors import ConfigurationError, at_least, did_you_mean
 from .annealing import annealed_importance_sampling, schedule, tune
 from .importance import resample
 
@@ -30,7 +30,9 @@ def visible(mask: str, data_shape: Shape) -> Tensor:
         ConfigurationError: no such mask, or the data are not pictures.
     """
     if mask not in MASKS:
-        raise ConfigurationError(f"mask: {mask!r} is none of {', '.join(MASKS)}, and no file of that name is there")
+        raise ConfigurationError(
+            f"mask: {mask!r} is none of {', '.join(MASKS)}, and no file has that name{did_you_mean(mask, MASKS)}"
+        )
     if len(data_shape) < 2:
         raise ConfigurationError(f"mask: rows of shape {tuple(data_shape)} are not pictures")
     height, width = data_shape[-2:]

@@ -18,7 +18,7 @@ from ..errors import ConfigurationError, at_least
 from ..game import Game
 from ..inference import LogProb
 from ..lightning_private import attached_datamodule
-from ..recipes import from_config
+from ..recipes import part_recipe
 
 
 def cycled_labels(count: int, labels: Sequence[int] | None, classes: int, device: torch.device) -> Tensor | None:
@@ -103,7 +103,7 @@ class GenerativeModel(Game):
     ) -> None:
         super().__init__(players=players, accumulate=accumulate)
         self.latent_dim = at_least(1, latent_dim=latent_dim)
-        self.recipes = {name: from_config(value) for name, value in recipes.items()}
+        self.recipes = {name: part_recipe(value, name) for name, value in recipes.items()}
         self.conditional = conditional
 
     @property
@@ -115,6 +115,18 @@ class GenerativeModel(Game):
     def labels_used(self) -> int:
         """The number of labels that the model uses in any way."""
         return self.classes
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        try:
+            return super().__getattr__(name)
+        except AttributeError as error:
+            is_part = any(name in vars(cls).get("__annotations__", {}) for cls in type(self).__mro__)
+            if not is_part or self.__dict__.get("data_shape", ()) is not None:
+                raise
+            raise AttributeError(
+                f"{type(self).__name__} makes its {name} when it knows the shape of the data: fit it, or give it "
+                "data_shape=(...)"
+            ) from error
 
     def build_if_known(self, **data_attributes: Any) -> None:
         if data_attributes.get("classes") is not None:
@@ -146,7 +158,15 @@ class GenerativeModel(Game):
         if self.classes:
             self.check_labels(batch, minimum=0)
         if batch_idx == 0:
+            self.check_rows(batch.x)
             self.check_values(batch.x)
+
+    def check_rows(self, x: Tensor) -> None:
+        """Raises ConfigurationError if these are no rows of data, a floating-point tensor `(batch, *data_shape)`."""
+        found = f"{x.dtype} {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
+        if not isinstance(x, Tensor) or tuple(x.shape[1:]) != self.data_shape or not x.is_floating_point():
+            shape = ", ".join(map(str, ("batch", *(self.data_shape or ()))))
+            raise ConfigurationError(f"x: {found}; a floating-point tensor ({shape}) was expected")
 
     def check_values(self, x: Tensor) -> None:
         """Raises ConfigurationError if the model cannot make such an x. Called for the first batch of a stage."""
@@ -213,8 +233,14 @@ class EncodingModel(GenerativeModel):
 
     @torch.no_grad()
     def encode(self, x: Tensor, y: Tensor | None = None, draws: int | None = None) -> Tensor:
-        """Codes of rows: the mean of q(z|x), `(batch, latent_dim)`, or draws of it, `(draws, batch, latent_dim)`."""
-        q = self.encoder(x, y)
+        """Codes of rows: the mean of q(z|x), `(batch, latent_dim)`, or draws of it, `(draws, batch, latent_dim)`.
+
+        Raises:
+            ConfigurationError: x has another shape or type than `(batch, *data_shape)` floating point.
+        """
+        encoder = self.encoder
+        self.check_rows(x)
+        q = encoder(x, y)
         return inference.mean_of(q) if draws is None else q.rsample((at_least(1, draws=draws),))
 
     def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:

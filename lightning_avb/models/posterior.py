@@ -53,7 +53,7 @@ from ..lightning_private import forget_hyperparameter
 from ..networks import ResidualCritic
 from ..networks.critics import CriticRecipe
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from ..recipes import from_config
+from ..recipes import part_recipe
 from ..support import Parameters
 from ..targets import Family, Target
 from ..targets.calls import checked_log_prob
@@ -138,7 +138,7 @@ class Posterior(Game):
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)
         self._warmup_steps = warmup
         given = {"target": target, "sampler": sampler, "critic": critic, "contrast": contrast}
-        self.recipes = {name: from_config(value) for name, value in given.items()}
+        self.recipes = {name: part_recipe(value, name) for name, value in given.items()}
         self.require_one_step(except_for="critic", minimum=1)
         try:
             target = self.recipes["target"]()
@@ -159,7 +159,7 @@ class Posterior(Game):
         self.target = target.requires_grad_(False)
         self.support = target.support
         self.finite.advice = (
-            f"; the last checkpoint is from before. Is the log-density of {type(target).__name__} finite in all of the "
+            f"Is the log-density of {type(target).__name__} finite in all of the "
             f"support, {', '.join(map(' '.join, target.constraints.items()))}, and the support the right "
             "one? A smaller learning rate or clip_norm for that player often helps too."
         )

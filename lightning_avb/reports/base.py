@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, did_you_mean
 
 Subset = Literal["", "first", "different", "simulated"]
 
@@ -92,7 +92,10 @@ def selected(key: str, asked: Sequence[AnyEstimator | str], available: Sequence[
     by_name = {estimator.name: estimator for estimator in available}
     for one in asked:
         if isinstance(one, str) and one not in by_name:
-            raise ConfigurationError(f"{key}: {one!r} is none of {', '.join(by_name)}, and not the path of a class")
+            near = did_you_mean(one, by_name)
+            raise ConfigurationError(
+                f"{key}: {one!r} is none of {', '.join(by_name)}, and not the path of a class{near}"
+            )
     return [by_name[one] if isinstance(one, str) else one for one in asked]
 
 

@@ -134,8 +134,6 @@ class Likelihood(pl.Callback):
     ) -> None:
         if self.skipped:
             return
-        if batch.index is None:
-            raise ConfigurationError("likelihood: a batch without the index of its rows cannot be evaluated")
         for estimator in self._all():
             estimator.update(self.run, batch)
         self.bar.update(len(self.run.evaluated(batch).x))
