@@ -134,7 +134,7 @@ def _of_texts(name: str, texts: pd.Series, kind: Any, masked: bool, rows: int) -
         return "constant"
     if kind is None and _are_dates(values):
         raise ConfigurationError(_of_dates(name))
-    if len(values) > MANY or (kind is None and len(values) > 20 and 2 * len(values) > rows):
+    if len(values) > MANY or (kind is None and len(values) > 5 and 2 * len(values) > rows):
         raise ConfigurationError(
             f"{name!r} has {len(values)} different texts in {rows} rows ({_some(values)}): a name or free text; leave "
             f"it out: data.drop: [{name}]"
@@ -202,9 +202,9 @@ def _finding(name: str, fields: pd.Series, found: Column | str) -> Finding:
     numbers = as_numbers(observed)
     treatment = "standardised" + (", its logarithm" if found.log else "")
     what = "whole number" if found.whole else "number"
-    return Finding(
-        name, what, missing, f"{numbers.mean():.4g}", f"{numbers.min():.4g} to {numbers.max():.4g}", treatment
-    )
+    centre, span = numbers.mean(), f"{numbers.min():.4g} to {numbers.max():.4g}"
+    centre = 0.0 if abs(centre) < 1e-9 * numbers.std() else centre
+    return Finding(name, what, missing, f"{centre:.4g}", span, treatment)
 
 
 def as_text(findings: Sequence[Finding]) -> str:

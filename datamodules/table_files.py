@@ -114,7 +114,7 @@ def _names_columns(first: Sequence[str]) -> bool:
     """Whether a first line names columns: it has no number, or it numbers the columns, as pandas does."""
     numbers = [field for field in first if is_number(field)]
     counting = [str(number) for number in range(len(first))]
-    return not numbers or list(first) == counting or list(first[1:]) == counting[:-1]
+    return not numbers or list(first) == counting or list(first) == ["", *counting[:-1]]
 
 
 def _check_widths(path: Path, rows: Sequence[Sequence[str]], numbers: Sequence[int], width: int) -> None:

@@ -19,9 +19,9 @@ from jsonargparse import Namespace
 from PIL import Image
 from small_models import MODELS
 
-from lightning_avb.cli.outputs import numbers_of_labels
 from lightning_avb.cli.training import CLI
 from lightning_avb.errors import ConfigurationError
+from lightning_avb.trained import numbers_of_labels
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -290,7 +290,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, refusal):
 
 def test_what_a_picture_needs_is_checked(finished, refusal):
     last = str(finished / "checkpoints/last.ckpt")
-    for task, allowed in (("sample", ".png, .jpg, .jpeg, .npy, .npz, .csv"), ("reconstruct", ".png, .jpg, .jpeg")):
+    for task, allowed in (
+        ("sample", ".png, .jpg, .jpeg, .csv, .npz, .npy, .parquet"),
+        ("reconstruct", ".png, .jpg, .jpeg"),
+    ):
         message = refusal(task, "--ckpt_path", last, "--output", "x.gif")
         assert message == f"error: output: 'x.gif' does not end in {allowed}"
     message = refusal("traverse", "--ckpt_path", last, "--output", "x.png", "--dimensions", "9")
@@ -470,14 +473,13 @@ def test_labels_are_given_by_the_names_of_the_data(command, refusal, tmp_path, k
     )
 
 
-def test_clusters_have_no_names(monkeypatch):
-    monkeypatch.setattr("lightning_avb.cli.outputs.label_names", lambda ckpt_path: ["cat", "dog"])
+def test_clusters_have_no_names():
     model = MODELS["aae_semi"](data_shape=(1, 8, 8), classes=2)
-    assert numbers_of_labels("labels", model, "x.ckpt", ["dog"]) == [1]
+    assert numbers_of_labels("labels", model, ["cat", "dog"], ["dog"]) == [1]
     clusters = MODELS["aae_clusters"](data_shape=(1, 8, 8), classes=2)
     with pytest.raises(ConfigurationError, match="labels: 'dog' is no number"):
-        numbers_of_labels("labels", clusters, "x.ckpt", ["dog"])
-    assert numbers_of_labels("labels", clusters, "x.ckpt", [1]) == [1]
+        numbers_of_labels("labels", clusters, ["cat", "dog"], ["dog"])
+    assert numbers_of_labels("labels", clusters, ["cat", "dog"], [1]) == [1]
 
 
 def test_a_table_comes_back_in_its_own_units(command, refusal, tmp_path):

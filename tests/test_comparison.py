@@ -134,7 +134,7 @@ def test_a_folder_without_a_run_is_an_error(refusal, capsys):
     place("version_0")
     assert refusal("compare", RUNS, "--output", "a.txt") == "error: output: 'a.txt' does not end in .json or .png"
     assert "nothing to draw" in refusal("compare", RUNS, "--output", "a.png")
-    assert refusal("compare").endswith("the following arguments are required: runs")
+    assert refusal("compare").endswith("runs: required, and not given")
 
 
 def test_runs_are_found_at_any_depth_and_counted_once(command, capsys):

@@ -122,7 +122,7 @@ def local_parts():
 @pytest.mark.parametrize(
     ("part", "said"),
     [
-        (GaussianEncoder((3,), 2), "this GaussianEncoder is made already and .* partial\\(GaussianEncoder, opt"),
+        (GaussianEncoder((3,), 2), "this GaussianEncoder is made already and .*partial\\(GaussianEncoder, opt"),
         (torch.nn.Sequential(torch.nn.Linear(3, 4)), "this Sequential is made already and cannot be stored"),
         (Adam([torch.nn.Parameter(torch.zeros(1))]), "this Adam is made already and cannot be stored"),
         (lambda shape, dim, classes: None, "a lambda cannot be stored in a checkpoint; give a class that can be im"),

@@ -176,7 +176,8 @@ def test_places_that_cannot_be_written_are_said_before_anything_is_done(refusal)
             line = refusal(*FIT, *options, place)
             assert line.startswith(f"error: {key}: '{place}' cannot be written: ") and line.endswith(why)
     for task in cli.COMMANDS:
-        more = ("--noise=0.1",) if task == "denoise" else ()
+        needs = {"denoise": ("--noise=0.1",), **dict.fromkeys(("embed", "score", "impute"), ("--input=rows.csv",))}
+        more = needs.get(task, ())
         for place, why in (
             ("/proc/a.png", "in '/proc'"),
             ("file/a.png", "'file' is not a folder"),

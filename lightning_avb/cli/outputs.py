@@ -191,7 +191,8 @@ def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed:
     trained = Trained(ckpt_path)
     rows, _ = read_input(trained, Path(given))
     filled = trained.impute(rows, draws=draws, seed=seed)
-    if isinstance(filled[0], pd.DataFrame):
+    if isinstance(rows, pd.DataFrame):
+        print(f"{rows[trained.data.columns].isna().to_numpy().sum()} fields were missing")
         parts = filled if draws == 1 else [one.assign(draw=number) for number, one in enumerate(filled)]
         found: Any = pd.concat(parts, ignore_index=True)
     else:

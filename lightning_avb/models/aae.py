@@ -47,7 +47,8 @@ from ..errors import ConfigurationError
 from ..lightning_private import epoch_was_whole
 from ..networks import MLP, Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player
-from .latent import LatentVariableModel, check_sampled_prior, make_prior
+from .latent import LatentVariableModel
+from .made_priors import check_sampled_prior, make_prior
 
 ADAM = partial(torch.optim.Adam, fused=True)
 ADAM_AGAINST_OPPONENT = partial(ADAM, betas=(0.5, 0.999))

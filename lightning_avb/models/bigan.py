@@ -33,7 +33,8 @@ from ..networks import MLP, Network, ResidualCritic
 from ..networks.critics import CriticRecipe, check_ratio_critic
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
 from .gan import ADAM, NETWORK, DecodesByGenerator, Generator, Output, check_output
-from .latent import EncodingModel, check_sampled_prior
+from .latent import EncodingModel
+from .made_priors import check_sampled_prior
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,8 @@ from ..networks import InputNoise, Network, check_no_batch_norm, check_noiseless
 from ..objectives import local_distributional_smoothness, marginal_divergence
 from ..players import Cosine, Phase, PhaseResult, Player
 from .aae import ADAM, ADAM_AGAINST_OPPONENT, DECODER, NETWORK, READER
-from .latent import LatentVariableModel, check_sampled_prior, make_prior
+from .latent import LatentVariableModel
+from .made_priors import check_sampled_prior, make_prior
 
 
 @dataclass(frozen=True)
@@ -168,9 +169,8 @@ class CategoricalAAE(LatentVariableModel):
         self.prior = make_prior(self.recipes["prior"], self.latent_dim)
         check_sampled_prior(self.prior, self.latent_dim)
         dims = {"category": self.categories, "style": self.latent_dim}
-        self.discriminators = nn.ModuleDict(
-            {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.adversarial_weights}
-        )
+        made = {part: self.recipes["discriminator"]((dims[part],), (), 0) for part in self.adversarial_weights}
+        self.discriminators = nn.ModuleDict(made)
         check_no_batch_norm(discriminator=self.discriminators)
         self.errors = CategoryErrors(self.categories, classes or 1, clusters=self.clusters is not None)
 

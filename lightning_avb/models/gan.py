@@ -39,7 +39,8 @@ from ..conditionals import Conditional, PriorRecipe, StandardNormal
 from ..errors import ConfigurationError
 from ..networks import MLP, Network, check_no_batch_norm
 from ..players import Cosine, Phase, PhaseResult, Player, named_losses
-from .latent import GenerativeModel, check_sampled_prior
+from .latent import GenerativeModel
+from .made_priors import check_sampled_prior
 
 Output = Literal["sigmoid", "identity"]
 
