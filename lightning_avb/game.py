@@ -187,6 +187,8 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         compare_with(checkpoint, self)
+        if self._trainer is not None:  # figures of `test` stand where the training ended
+            set_logged_step(self.trainer, max(0, checkpoint["global_step"] - 1))
 
     def on_train_start(self) -> None:
         if self.global_step:

@@ -94,6 +94,11 @@ def set_logged_step(trainer: pl.Trainer, step: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
+def logged_step(trainer: pl.Trainer) -> int:
+    """The step that Lightning gives to loggers, also in `test`."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def epoch_was_whole(trainer: pl.Trainer) -> bool:
     """Whether the training epoch that ends has used all batches of the data."""
     whole = trainer.limit_train_batches == 1.0  # type: ignore[attr-defined]
