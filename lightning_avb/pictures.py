@@ -58,10 +58,7 @@ def tiles(rows: Tensor, columns: int) -> Picture:
         raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
     rows = rows.detach().float().cpu()
     if rows.ndim == 2:
-        low, high = (
-            min(0.0, rows.min().item()),
-            max(1.0, rows.max().item()),
-        )  # standardised tables have values outside [0, 1]
+        low, high = min(0.0, rows.min().item()), max(1.0, rows.max().item())  # standardised ones leave [0, 1]
         rows = ((rows - low) / (high - low))[:, None, None]
     elif rows.ndim == 3:
         rows = rows[:, None]
