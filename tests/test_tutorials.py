@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import re
 import sys
 import types
@@ -48,8 +49,11 @@ def run(tmp_path, monkeypatch):
 
     import matplotlib.pyplot as plt
 
-    with plt.rc_context({"backend": "agg"}):
-        yield run
+    plt.switch_backend("agg")
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level  # which the notebooks set
+    yield run
+    logger.setLevel(level)
     plt.close("all")
 
 
