@@ -9,7 +9,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
 from . import noise, page, pictures
@@ -21,20 +21,28 @@ from .evaluation import Quadrature, log_likelihood_on_grid
 from .figures import figure_for_choosing
 from .lightning_private import save_last_checkpoint
 from .runs import run_folder
+from .trackers import show_picture
 
 
 def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -> None:
-    """Writes a picture into the run's folder, and to the loggers that take pictures, at the scalars' step."""
+    """Writes a picture into the run's folder, and to the loggers that take pictures."""
     folder = run_folder(trainer)
     if not trainer.is_global_zero:
         return
     if folder is not None:
         pictures.write(picture, folder / "pictures" / f"{name}_{step:07d}.png")
-    for logger in trainer.loggers:
-        if isinstance(logger, TensorBoardLogger):
-            logger.experiment.add_image(name, picture, step)
-        elif isinstance(logger, WandbLogger):
-            logger.log_image(name, [picture], step)
+    show_picture(trainer, name, picture, step, f"{CAPTIONS[name]}; after {step + 1:,} steps")
+
+
+CAPTIONS = {
+    "samples": "means of p(x|z) for z from the prior",
+    "styles": "one row per style, one column per label or category; the first row has the style 0",
+    "reconstructions": "pairs of x and the mean of p(x|z) for z from q(z|x)",
+    "interpolations": "each row is a straight line from one code to another",
+    "latent_plane": "codes of a batch, coloured by label, over draws of the prior in grey",
+    "posterior": "draws of the posterior, with its density and reference draws where they are known",
+}
+"""What the pictures show."""
 
 
 class Pictures(pl.Callback):

@@ -28,7 +28,13 @@ from .errors import ConfigurationError, at_least
 from .finite import FiniteGuard
 from .hyperparameters import Hyperparameters
 from .interruption import Interruption
-from .lightning_private import BatchModule, attached_datamodule, set_logged_step, update_hyperparameters
+from .lightning_private import (
+    BatchModule,
+    attached_datamodule,
+    restore_logged_step,
+    set_logged_step,
+    update_hyperparameters,
+)
 from .players import Phase, Player, named_losses
 from .precision import one_scale_update
 from .recipes import from_config
@@ -187,6 +193,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         compare_with(checkpoint, self)
+        restore_logged_step(self, checkpoint)
 
     def on_train_start(self) -> None:
         if self.global_step:

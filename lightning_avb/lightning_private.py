@@ -94,6 +94,17 @@ def set_logged_step(trainer: pl.Trainer, step: int) -> None:
     trainer.fit_loop.epoch_loop._batches_that_stepped = step
 
 
+def restore_logged_step(module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Lets the figures of `test` stand where the training ended. A model that is loaded alone has no trainer."""
+    if module._trainer is not None:
+        set_logged_step(module._trainer, max(0, checkpoint["global_step"] - 1))
+
+
+def logged_step(trainer: pl.Trainer) -> int:
+    """The step that Lightning gives to loggers, also in `test`."""
+    return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
 def epoch_was_whole(trainer: pl.Trainer) -> bool:
     """Whether the training epoch that ends has used all batches of the data."""
     whole = trainer.limit_train_batches == 1.0  # type: ignore[attr-defined]

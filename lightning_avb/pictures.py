@@ -58,10 +58,7 @@ def tiles(rows: Tensor, columns: int) -> Picture:
         raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
     rows = rows.detach().float().cpu()
     if rows.ndim == 2:
-        low, high = (
-            min(0.0, rows.min().item()),
-            max(1.0, rows.max().item()),
-        )  # standardised tables have values outside [0, 1]
+        low, high = min(0.0, rows.min().item()), max(1.0, rows.max().item())  # standardised ones leave [0, 1]
         rows = ((rows - low) / (high - low))[:, None, None]
     elif rows.ndim == 3:
         rows = rows[:, None]
@@ -343,5 +340,10 @@ def read_mask(path: str) -> Tensor:
 def write(picture: Picture, path: Path) -> None:
     """Writes a PNG or, where the name ends so, a JPEG, and makes its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    to_image(picture).save(path, quality=95)
+
+
+def to_image(picture: Picture) -> Image.Image:
+    """A picture in colour with 8 bits per channel."""
     pixels = make_grid(picture).mul(255).add(0.5).clamp(0, 255).to("cpu", torch.uint8)
-    Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(path, quality=95)
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())

@@ -25,6 +25,7 @@ from .errors import UnwritableError
 from .history import read_rows
 from .lightning_private import logger_experiment
 from .runs import run_folder
+from .trackers import hide_later_events, show_configuration
 
 
 class MetricsLogger(CSVLogger):
@@ -172,6 +173,7 @@ class Records(pl.Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, MetricsLogger):
                     logger.experiment.continue_from(trainer.global_step)
+            hide_later_events(trainer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -184,6 +186,7 @@ class Records(pl.Callback):
             return
         folder.mkdir(parents=True, exist_ok=True)
         self._save_config(folder)
+        show_configuration(trainer, self.config())
         self._path = folder / "run.yaml"
         self._earlier = yaml.safe_load(self._path.read_text()) or [] if self._path.exists() else []
         self._save_entry(trainer)

@@ -92,7 +92,7 @@ NUMBERED_LOGGERS = ("MetricsLogger", "CSVLogger", "TensorBoardLogger")
 def name_loggers(trainer: Any, chosen: str) -> None:
     """Gives loggers without a name the chosen one, DATA/MODEL."""
     for kind, arguments in configured_loggers(trainer):
-        if kind in NUMBERED_LOGGERS and arguments.get("name") == "lightning_logs":
+        if kind in (*NUMBERED_LOGGERS, "WandbLogger") and arguments.get("name") == "lightning_logs":
             arguments["name"] = chosen
 
 

@@ -1,11 +1,13 @@
-"""What the site has beside docs/: pages from the top of the project, the API's pages, and formulas as MathML.
+"""What the site has beside docs/: pages from the top of the project, notebooks, the API's pages, formulas as MathML.
 
 mkdocs calls the functions `on_*` (mkdocs.yml, `hooks`).
 """
 
 from __future__ import annotations
 
+import base64
 import html
+import json
 import re
 import unicodedata
 from pathlib import Path
@@ -47,15 +49,38 @@ def on_files(files: Files, config: MkDocsConfig) -> None:
     for page in [path.read_text() for path in (ROOT / "docs").glob("*.md")]:
         for name in {*OUTSIDE.findall(page)} - {*TOP}:
             files.append(File.generated(config, name, abs_src_path=str(ROOT / name)))
+    for path in (ROOT / "docs" / "tutorials").glob("*.ipynb"):
+        add_notebook(files, config, path)
     files.append(File.generated(config, "api/index.md", content=exported()))
     for room, modules in rooms().items():
         content = "\n\n".join([f"# {room}", *(f"::: {module}" for module in modules)])
         files.append(File.generated(config, f"api/{room}.md", content=content))
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Links that leave docs/ in the project stay on the site."""
-    return markdown.replace("](../", "](")
+def add_notebook(files: Files, config: MkDocsConfig, path: Path) -> None:
+    """A page of the cells of a notebook and of the outputs that are kept in it, and its pictures."""
+    parts = []
+    for cell in json.loads(path.read_text())["cells"]:
+        source = "".join(cell["source"])
+        parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{path.stem}_{len(parts)}.png"
+                picture = base64.b64decode(data["image/png"])
+                files.append(File.generated(config, f"tutorials/{name}", content=picture))
+                parts.append(f"![what the cell above draws]({name})")
+            else:
+                parts.append(f"```text\n{''.join(output.get('text') or data['text/plain']).rstrip()}\n```")
+    parts.append(f"This page is the notebook [{path.name}]({path.name}).")
+    files.append(File.generated(config, f"tutorials/{path.stem}.md", content="\n\n".join(parts)))
+
+
+def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
+    """Links that leave docs/ in the project stay on the site, and those to notebooks lead to their pages."""
+    if "/" in page.file.src_uri:
+        return markdown
+    return markdown.replace("](../", "](").replace(".ipynb)", ".md)")
 
 
 def on_page_content(content: str, page: Page, **_: Any) -> str:

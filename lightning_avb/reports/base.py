@@ -107,14 +107,18 @@ def table(figures: Sequence[Figure], headings: Mapping[str, str], number: str = 
         headings: attribute of `Figure` -> heading of its column, in the order of the columns.
         number: format of `value`.
     """
-    cells = [[_cell(figure, column, number) for column in headings] for figure in figures]
-    heading, *lines = align([list(headings.values()), *cells]).splitlines()
+    heading, *lines = align(cells(figures, headings, number)).splitlines()
     lines_of_table, before = [heading], None
     for figure, line in zip(figures, lines, strict=True):
         rows = figure.rows, figure.subset
         lines_of_table += ["", line] if before not in (None, rows) else [line]
         before = rows
     return "\n".join(lines_of_table)
+
+
+def cells(figures: Sequence[Figure], headings: Mapping[str, str], number: str = ".4g") -> list[list[str]]:
+    """The headings, and a row of texts per figure; the arguments are those of `table`."""
+    return [list(headings.values()), *([_cell(figure, column, number) for column in headings] for figure in figures)]
 
 
 def _cell(figure: Figure, column: str, number: str) -> str:

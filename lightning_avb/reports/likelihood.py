@@ -13,7 +13,8 @@ from ..capabilities import HasPrior, can
 from ..errors import ConfigurationError, at_least
 from ..inference import why_no_likelihood
 from ..runs import path_beside_checkpoint
-from .base import Figure, selected, table, write_json
+from ..trackers import show_table
+from .base import Figure, cells, selected, table, write_json
 from .estimators import (
     AnnealedImportanceSampling,
     BidirectionalMonteCarlo,
@@ -153,6 +154,7 @@ class Likelihood(pl.Callback):
         self.figures = in_order(self.figures + self.terms.figures(self.run))
         write_json(self.figures, path)
         print(table(self.figures, HEADINGS, ".3f"))
+        show_table(trainer, "test/likelihood", cells(self.figures, HEADINGS, ".3f"))
         print(f"likelihoods: {path}")
 
 

@@ -13,7 +13,8 @@ from .. import noise
 from ..errors import ConfigurationError, at_least
 from ..models import Posterior
 from ..runs import path_beside_checkpoint
-from .base import Figure, selected, table, write_json
+from ..trackers import show_table
+from .base import Figure, cells, selected, table, write_json
 from .checks import (
     ChainCheck,
     ModeSearch,
@@ -82,6 +83,7 @@ class Diagnosis(pl.Callback):
         with noise.use(noise.seeded(self.seed, "diagnosis")), torch.inference_mode(False):
             figures = self.of(pl_module)
         print(table(figures, HEADINGS))
+        show_table(trainer, "test/diagnosis", cells(figures, HEADINGS))
         path = path_beside_checkpoint(trainer, "diagnosis")
         write_json(figures, path)
         print(f"diagnosis: {path} ({time.perf_counter() - begin:.0f} s)")

@@ -11,6 +11,7 @@ import torch
 
 from ..checkpoints import save_atomically
 from ..runs import path_beside_checkpoint
+from ..trackers import show_table
 from .base import align
 
 
@@ -51,6 +52,7 @@ class SaveMetrics(pl.Callback):
             count = rows[int(loader)] if several else rows.sum()
             lines.append((name, f"{value:.4f}", str(int(count))))
         print(align(lines))
+        show_table(trainer, f"{kind}/figures", lines)
         path = path_beside_checkpoint(trainer, kind)
         path.write_text(json.dumps(found, indent=1))
         print(f"{kind}: {path}")
