@@ -295,6 +295,7 @@ def lines(curves: Mapping[str, Tensor]) -> Picture:
         for axes, (who, rows) in zip(panels, shown.items(), strict=True):
             axes.plot(rows.T.numpy(), linewidth=1)
             axes.set(title=who, xlabel="place", ylim=(low - margin, high + margin))
+            axes.locator_params(axis="x", integer=True)
 
     return figure(draw, (4 * len(shown), 3), len(shown))
 
@@ -307,6 +308,7 @@ def pairs_of_lines(x: Tensor, again: Tensor) -> Picture:
             axes.plot(row.numpy(), linewidth=1)
             axes.plot(found.numpy(), linewidth=1)
             axes.set(xlabel="place")
+            axes.locator_params(axis="x", integer=True)
         _legend(panels[0], {"data": None, "reconstruction": None})
 
     return panels_of_curves(draw, len(x), 0.3)
