@@ -59,7 +59,7 @@ def train(model: str, seed: int, table: Path, folder: Path) -> Path:
     if not any(place.exists() for place in places):
         command = [sys.executable, "-m", "lightning_avb", "fit", "--config", f"unmeasured/own_table/{model}"]
         command += ["--data.path", str(table), "--data.log", str(LOG).replace("'", '"')]
-        command += [] if model.startswith("avb") and model != "avb_si" else ["--config", "trainer/best"]
+        command += [] if model in ("avb", "avb_ac") else ["--config", "trainer/best"]
         command += ["--model.latent_dim", "8", "--seed_everything", str(seed), "--pictures.every_n_epochs", "0"]
         command += ["--trainer.logger.save_dir", str(folder), "--trainer.logger.name", model]
         subprocess.run([*command, "--trainer.logger.version", f"seed_{seed}"], check=True)
@@ -97,7 +97,7 @@ def percent(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=["vae", "avb_si", "avb"])
+    parser.add_argument("--models", nargs="+", default=["vae", "avb_si"])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("runs", "tables"))
     options = parser.parse_args()
