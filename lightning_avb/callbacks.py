@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from . import noise, page, pictures
+from . import noise, page, pictures, plots
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .checkpoints import read_checkpoint
@@ -48,9 +49,10 @@ CAPTIONS = {
 class Pictures(pl.Callback):
     """Draws pictures after some validations, and the curves of all metrics at the end; `index.html` shows them.
 
-    Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions; for a
-    posterior its draws beside density, reference and marginals. A picture is left out if the model, or the data, lacks
-    what it needs.
+    Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions. Of a table
+    marginals and pairs of columns, of other vectors curves: samples beside the first batch of the validation rows. For
+    a posterior its draws beside density, reference and marginals. A picture is left out if the model, or the data,
+    lacks what it needs.
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch, as far as `spacing` allows; 0: at the end of
@@ -115,23 +117,34 @@ class Pictures(pl.Callback):
             with noise.use(noise.seeded(noise.run_seed(), "pictures")):
                 show(trainer, "posterior", pictures.posterior(model, x=x), step)
             return
-        if not pictures.drawable(model.data_shape):
-            return
-        with noise.use(noise.seeded(noise.run_seed(), "pictures")):
-            if can(model, Samples):
-                show(trainer, "samples", pictures.samples(model), step)
-            if can(model, HasCodes) and model.label_choices:
-                show(trainer, "styles", pictures.styles(model), step)
-            if self.batch is None or not can(model, Encodes, Decodes):
-                return
-            # At the end of a fit Lightning has moved the model off the device.
+        batch = None
+        if self.batch is not None:  # at the end of a fit Lightning has moved the model off the device
             x, y, _ = self.batch
             batch = Batch(x.to(model.device), y.to(model.device) if y is not None else None)
-            show(trainer, "reconstructions", pictures.reconstructions(model, batch, self.count), step)
-            if len(x) > 1:
-                show(trainer, "interpolations", pictures.interpolations(model, batch), step)
-            if model.code_dim == 2:
+        with noise.use(noise.seeded(noise.run_seed(), "pictures")), noise.torch_seeded(noise.run_seed(), "pictures"):
+            drawn = self._plots(model, batch) if plots.has_plots(model.data_shape) else self._pictures(model, batch)
+            for name, picture in drawn:
+                show(trainer, name, picture, step)
+            if batch is not None and can(model, Encodes, Decodes) and model.code_dim == 2:
                 show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
+
+    def _pictures(self, model: Any, batch: Batch | None) -> Iterator[tuple[str, pictures.Picture]]:
+        if can(model, Samples):
+            yield "samples", pictures.samples(model)
+        if can(model, HasCodes) and model.label_choices:
+            yield "styles", pictures.styles(model)
+        if batch is not None and can(model, Encodes, Decodes):
+            yield "reconstructions", pictures.reconstructions(model, batch, self.count)
+            if len(batch.x) > 1:
+                yield "interpolations", pictures.interpolations(model, batch)
+
+    def _plots(self, model: Any, batch: Batch | None) -> Iterator[tuple[str, pictures.Picture]]:
+        if can(model, Samples):
+            yield from plots.samples(model, model.data, batch).items()
+        if batch is not None and can(model, Encodes, Decodes):
+            picture = plots.reconstructions(model, model.data, batch, self.count)
+            if picture is not None:
+                yield "reconstructions", picture
 
 
 class Checkpoint(pl.callbacks.ModelCheckpoint):

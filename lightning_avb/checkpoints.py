@@ -6,7 +6,7 @@ import inspect
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -224,9 +224,9 @@ def label_names(location: Location) -> list[str] | None:
     return checkpoint.get(path.rpartition(".")[2], {}).get("label_names")
 
 
-def load_data(location: Location, root: str | None = None) -> Batch:
-    """The first batch of test data of a checkpoint's DataModule."""
+def load_data(location: Location, root: str | None = None, stage: Literal["val", "test"] = "test") -> Batch:
+    """The first batch of a split, by itself the test data, of a checkpoint's DataModule."""
     data = load_datamodule(location, root)
     data.prepare_data()
-    data.setup("test")
-    return Batch.of(next(iter(data.test_dataloader())))
+    data.setup("test" if stage == "test" else "validate")
+    return Batch.of(next(iter(data.test_dataloader() if stage == "test" else data.val_dataloader())))

@@ -13,7 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.utils import make_grid
 
-from .batch import Batch, Shape
+from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .draws import to_table
 from .errors import ConfigurationError, at_least
@@ -47,15 +47,14 @@ def require(model: Any, task: str, *capabilities: Any) -> None:
         raise ConfigurationError(f"{type(model).__name__} cannot {task}: it has no {' and no '.join(missing)}")
 
 
-def drawable(data_shape: Shape) -> bool:
-    """Whether rows of that shape are pictures, or vectors that can be drawn as strips."""
-    return len(data_shape) in (1, 2) or (len(data_shape) == 3 and data_shape[0] in (1, 3))
-
-
 def tiles(rows: Tensor, columns: int) -> Picture:
-    """A grid of pictures, of rows `(count, *data_shape)`; a vector is drawn as a strip of grey boxes."""
-    if not drawable(tuple(rows.shape[1:])):
-        raise ConfigurationError(f"rows of shape {tuple(rows.shape[1:])} cannot be drawn as pictures")
+    """A grid of pictures, of rows `(count, *data_shape)`.
+
+    A volume `(depth, height, width)` or `(channels, depth, height, width)` is drawn as its middle slice, a vector as a
+    strip of grey boxes.
+    """
+    while rows.ndim > 4 or (rows.ndim == 4 and rows.shape[1] not in (1, 3)):
+        rows = rows.select(-3, rows.shape[-3] // 2)
     rows = rows.detach().float().cpu()
     if rows.ndim == 2:
         low, high = min(0.0, rows.min().item()), max(1.0, rows.max().item())  # standardised ones leave [0, 1]

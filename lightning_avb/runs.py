@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +224,10 @@ def require_writable(key: str, path: Path, file: bool = False) -> None:
         raise ConfigurationError(
             f"{key}: {str(path)!r} cannot be written: {error.strerror} in {str(above)!r}"
         ) from error
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The folders of runs without what all have in common."""
+    whole = [path.absolute() for path in paths]
+    common = Path(os.path.commonpath(whole)) if len(set(whole)) > 1 else whole[0].parent
+    return [path.relative_to(common).as_posix() for path in whole]

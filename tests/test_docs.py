@@ -82,7 +82,8 @@ def test_every_file_that_is_named_exists(page):
                 assert exists or re.search(r"[A-Z]{4}|^(RUN/)?config(_\d)?\.yaml", name) or name in PLACEHOLDERS, name
 
 
-PLACEHOLDERS = {"run.yaml", "hparams.yaml", "rings.py", "parts.py", "my_parts.py", "my_encoder.py", "recordings.py"}
+MODULES = {"rings.py", "parts.py", "my_parts.py", "my_encoder.py", "recordings.py"}
+PLACEHOLDERS = {"run.yaml", "hparams.yaml", "cancer.yaml", *MODULES}
 """Files that a run or a reader makes."""
 
 
@@ -183,6 +184,7 @@ def parse(parser, examples, monkeypatch):
     Path("RUN").mkdir()
     Path("RUN/config.yaml").symlink_to(ROOT / "configs/digits/avb_si.yaml")
     Path("mine.yaml").write_text(next(block for block in blocks("docs/black_box.md", "yaml") if "trainer" in block))
+    Path("cancer.yaml").write_text(blocks("docs/tables.md", "yaml")[0])
 
     def run(*arguments: str) -> None:
         given = [re.sub(r"MODEL(?=\.yaml)", "vae", re.sub(r"^(SEED|\$\w+)$", "0", word)) for word in arguments]
@@ -313,7 +315,8 @@ class Short(pl.Trainer):
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/python.md", "docs/resuming.md", "docs/black_box.md", "docs/architecture.md"]
+    "page",
+    ["README.md", "docs/python.md", "docs/resuming.md", "docs/black_box.md", "docs/architecture.md", "docs/tables.md"],
 )
 def test_every_python_example_runs(page, examples, monkeypatch):
     """Those of the other pages have tests of their own, beside what they show."""

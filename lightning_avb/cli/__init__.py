@@ -142,7 +142,8 @@ def _run_command(name: str, arguments: list[str]) -> None:
     for action in parser._actions:
         if action.dest == "resample":  # --resample for --resample true
             action.nargs, action.const = "?", True
-        if action.dest == "labels":  # --labels 1 2 for --labels '[1, 2]'
+        if action.dest in ("labels", "columns") or (name, action.dest) == ("plot", "ckpt_path"):
+            # --labels 1 2 for --labels '[1, 2]'
             action.nargs = "+"
     options = parser.parse_args(arguments)
     from ..runs import require_writable

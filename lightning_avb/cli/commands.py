@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 
 def sample(
@@ -24,8 +24,9 @@ def sample(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the file to write. Data: .png or .jpg for a picture of their means; .npy, .npz or .csv for draws of
-            p(x|z), a table in its own units. Parameters: .npz for one array per name, .csv for a table, .nc for ArviZ,
+        output: the file to write. Data: .png or .jpg for a picture of their means, or of a table for plots of its
+            columns beside those of validation rows; .npy, .npz or .csv for draws of p(x|z), a table in its own units.
+            Parameters: .npz for one array per name, .csv for a table, .nc for ArviZ,
             .png or .jpg for a picture, with reference draws if the target has them.
         n: number of samples.
         labels: for a class-conditional model, used in turn; all of them if not given. By number or, where the data
@@ -46,16 +47,27 @@ def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: s
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg.
-        n: number of pairs.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, points for each column of numbers.
+        n: number of pairs; of a table all rows of a batch are drawn.
         seed: of the draws of the posterior.
         root: folder of the data, if it has moved since the training.
     """
-    from .. import pictures
+    from .. import pictures, plots
     from ..checkpoints import load_data
+    from ..errors import ConfigurationError
+    from ..trained import Trained
     from .outputs import draw_picture
 
-    draw_picture(lambda model: pictures.reconstructions(model, load_data(ckpt_path, root), n), ckpt_path, output, seed)
+    def picture(model: Any) -> Any:
+        rows = load_data(ckpt_path, root)
+        if not plots.has_plots(model.data_shape):
+            return pictures.reconstructions(model, rows, n)
+        drawn = plots.reconstructions(model, Trained(ckpt_path, root).data, rows, n)
+        if drawn is None:
+            raise ConfigurationError("reconstruct: no column of the table has numbers")
+        return drawn
+
+    draw_picture(picture, ckpt_path, output, seed)
 
 
 def interpolate(
@@ -108,6 +120,38 @@ def traverse(
         return pictures.traversal(model, dimensions, steps, limit, number)
 
     draw_picture(picture, ckpt_path, output, 0)
+
+
+def plot(
+    ckpt_path: str | list[str],
+    output: str,
+    what: Literal["marginals", "pairs", "codes"] = "marginals",
+    columns: str | list[str] | None = None,
+    n: int = 1000,
+    seed: int = 0,
+    root: str | None = None,
+) -> None:
+    """Plots samples of one or several models of a table beside its validation rows, or the codes of one.
+
+    Args:
+        ckpt_path: the checkpoint, or several of models of the same table.
+        output: the picture to write: .png, .jpg or .jpeg.
+        what: marginals: a histogram or bars for each column; pairs: columns of numbers against each other; codes:
+            dimensions of z against each other, of data and of the prior, of any model with an encoder.
+        columns: those to plot, such as --columns age income; by itself the first 36, for pairs and codes 5.
+        n: draws of each model.
+        seed: of the draws.
+        root: file of the data, if it has moved since the training.
+    """
+    from .plotting import write_plot
+
+    write_plot(_flat(ckpt_path), output, what, None if columns is None else _flat(columns), n, seed, root)
+
+
+def _flat(words: Any) -> list[str]:
+    """The words of an option that takes one or several, each alone or in a list."""
+    parts = words if isinstance(words, list) else [words]
+    return [str(word) for part in parts for word in (part if isinstance(part, list) else [part])]
 
 
 def inpaint(
@@ -250,6 +294,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "reconstruct": reconstruct,
     "interpolate": interpolate,
     "traverse": traverse,
+    "plot": plot,
     "inpaint": inpaint,
     "denoise": denoise,
     "embed": embed,

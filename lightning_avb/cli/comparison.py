@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from .. import pictures
 from ..errors import ConfigurationError
 from ..history import PastRun, duration, read_run
 from ..reports.base import align, json_value
+from ..runs import short_names
 from .outputs import writing
 
 OF_A_RUN = ("run.yaml", "config.yaml", "metrics.csv", "checkpoints")
@@ -44,7 +44,7 @@ def compare(folders: Sequence[str], output: str | None = None) -> None:
     if path is not None and path.suffix.lower() not in (".json", ".png"):
         raise ConfigurationError(f"output: {output!r} does not end in .json or .png")
     paths = list(dict.fromkeys(found for folder in folders for found in run_folders(Path(folder))))
-    runs = dict(zip(_short_names(paths), map(read_run, paths), strict=True))
+    runs = dict(zip(short_names(paths), map(read_run, paths), strict=True))
     differing = differences({name: run.config for name, run in runs.items() if run.config})
     print(_table(runs, differing))
     if path is None:
@@ -89,13 +89,6 @@ def _search(folder: Path) -> Iterator[Path]:
 def _with_numbers(path: Path) -> list[Any]:
     """A key that sorts `version_10` after `version_9`."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.split(r"(\d+)", path.name)]
-
-
-def _short_names(paths: Sequence[Path]) -> list[str]:
-    """The paths without the folders that all have in common."""
-    whole = [path.absolute() for path in paths]
-    common = Path(os.path.commonpath(whole)) if len(set(whole)) > 1 else whole[0].parent
-    return [path.relative_to(common).as_posix() for path in whole]
 
 
 # The configuration.

@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from .. import draws, noise, pictures
+from .. import draws, noise, pictures, plots
+from ..batch import Batch
 from ..capabilities import Samples
-from ..checkpoints import label_names, load
+from ..checkpoints import label_names, load, load_data
 from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
 from ..evaluation import resample_posterior
 from ..inference import why_no_likelihood
@@ -94,18 +95,32 @@ def write_samples(
         key = "x" if x is not None else "resample"
         raise ConfigurationError(f"{key}: is for posteriors, and this is a {type(model).__name__}")
     elif checked_suffix(path, (*pictures.SUFFIXES, *ROWS)) in pictures.SUFFIXES:
-        picture = pictures.samples(model, n, numbers)
+        if plots.has_plots(model.data_shape):
+            rows = validation_rows(ckpt_path, root)
+            drawn = plots.samples(model, Trained(ckpt_path, root).data, rows, n, numbers)
+            picture = plots.stacked([*drawn.values()])
+        else:
+            picture = pictures.samples(model, n, numbers)
         with writing(path):
             pictures.write(picture, path)
     else:
         pictures.require(model, "sample", Samples)
         trained = Trained(ckpt_path, root)
         data = trained.data
-        drawn, y = model.sample(n, numbers, mean=False), cycled_labels(n, numbers, model.label_choices, model.device)
+        new, y = model.sample(n, numbers, mean=False), cycled_labels(n, numbers, model.label_choices, model.device)
         name = (data.label or "label") if path.suffix.lower() in (".csv", ".parquet") else "y"
         with writing(path):
-            write_rows(path, trained.write(drawn), None if y is None else {str(name): data.names_of(y)})
+            write_rows(path, trained.write(new), None if y is None else {str(name): data.names_of(y)})
     print(output)
+
+
+def validation_rows(ckpt_path: str, root: str | None) -> Batch | None:
+    """Rows of the validation data, for a plot; None, with a line that says so, if they are not there any more."""
+    try:
+        return load_data(ckpt_path, root, "val")
+    except ConfigurationError as error:
+        print(f"samples alone are drawn, without data: {error}", file=sys.stderr)
+        return None
 
 
 def _write_parameters(model: Posterior, output: Path, n: int, x: str | None, resample: int | None) -> None:

@@ -49,7 +49,7 @@ Examples:
   lightning-avb fit --config digits/avb_si --trainer.max_steps 500 --model.latent_dim 8 --seed_everything 1
   lightning-avb fit --config digits/avb_si --config trainer/best
   lightning-avb fit --config mnist/vae --config trainer/bf16 --data.root ~/data --trainer.devices 2
-  lightning-avb fit --config own_table/vae --data.path table.csv
+  lightning-avb fit --config unmeasured/own_table/vae --data.path table.csv
   lightning-avb fit --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0 --trainer.max_steps 6000
 
 All options:"""

@@ -1,0 +1,276 @@
+"""Plots of rows that are no pictures: what they show, beside what, and in which units."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger
+from small_models import SMALL, trainer
+
+from datamodules import Arrays, Table
+from lightning_avb import GAN, VAE, Batch, GaussianDecoder, GaussianEncoder, TableDecoder, noise, pictures, plots
+from lightning_avb.callbacks import Pictures
+from lightning_avb.capabilities import DataDescription
+from lightning_avb.errors import ConfigurationError
+
+GENERATOR = np.random.default_rng(0)
+ROWS = 80
+PEOPLE = pd.DataFrame(
+    {
+        "weight": 70 + 10 * GENERATOR.normal(size=ROWS),
+        "size": GENERATOR.choice(["large", "small", "medium"], ROWS),
+        "height": 1700 + 80 * GENERATOR.normal(size=ROWS),
+        "ill": np.arange(ROWS) % 2,
+    }
+)
+PEOPLE.loc[::4, "size"] = None
+PEOPLE.loc[1::4, "weight"] = np.nan
+DRAWN = PEOPLE.assign(weight=60.0 + np.arange(ROWS), size="huge", ill=1)
+
+
+@pytest.fixture
+def axes(monkeypatch):
+    """The axes of the plots that are drawn."""
+    made = []
+
+    def figure(draw, size, panels=None, columns=None):
+        found = Figure(size).subplots(1, panels or 1, squeeze=False)[0]
+        draw(found if panels else found[0])
+        made.extend(found)
+        return torch.zeros(3, 2, 2)
+
+    monkeypatch.setattr(plots, "figure", figure)
+    monkeypatch.setattr(pictures, "figure", figure)
+    return made
+
+
+def of_colour(number, artists):
+    return [artist for artist in artists if to_rgba(artist.get_facecolor())[:3] == to_rgba(f"C{number}")[:3]]
+
+
+def table(**options):
+    return Table.of(PEOPLE, batch_size=20, val_share=0.25, **options)
+
+
+def vae(decoder=TableDecoder, **options):
+    return VAE(2, partial(GaussianEncoder, network=SMALL), partial(decoder, network=SMALL), **options)
+
+
+# What is drawn.
+
+
+def test_marginals_are_shares_and_densities_of_what_is_observed(axes):
+    plots.marginals({"data": PEOPLE, "samples": DRAWN})
+    weight, size, height, ill = axes
+    assert [panel.get_title() for panel in axes] == [*PEOPLE.columns]
+    bars = of_colour(0, size.patches)
+    assert [label.get_text() for label in size.get_xticklabels()] == ["huge", "large", "medium", "small"]
+    shares = PEOPLE["size"].value_counts(normalize=True).reindex(["huge", "large", "medium", "small"]).fillna(0)
+    assert np.allclose([bar.get_height() for bar in bars], shares)
+    assert [bar.get_height() for bar in of_colour(1, size.patches)] == [1, 0, 0, 0]
+    assert len(of_colour(0, ill.patches)) == 2
+    for panel, name in ((weight, "weight"), (height, "height")):
+        low, high = PEOPLE[name].quantile([0.01, 0.99])
+        assert panel.get_xlim()[0] < low < high < panel.get_xlim()[1]
+        assert sum(bar.get_height() * bar.get_width() for bar in of_colour(0, panel.patches)) == pytest.approx(1)
+
+
+def test_pairs_are_the_rows_in_which_both_are_observed(axes):
+    plots.pairs({"data": PEOPLE, "samples": DRAWN})
+    below = axes[2]
+    samples, data = below.collections
+    both = PEOPLE[["weight", "height"]].dropna()
+    assert np.allclose(data.get_offsets(), both) and np.allclose(samples.get_offsets(), DRAWN[["weight", "height"]])
+    assert of_colour(0, [data]) and of_colour(1, [samples])
+    assert (below.get_xlabel(), below.get_ylabel(), axes[1].axison) == ("weight", "height", False)
+    legend = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
+    assert legend == ["data", "samples"]
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_leaves_a_column_empty(axes):
+    plots.marginals({"data": PEOPLE, "samples": PEOPLE.assign(weight=np.nan, size=None)})
+    assert of_colour(0, axes[0].patches) and not of_colour(1, axes[0].patches)
+
+
+def test_at_most_five_columns_are_paired(axes):
+    wide = pd.DataFrame(GENERATOR.normal(size=(30, 7))).rename(columns=str)
+    plots.pairs({"data": wide})
+    assert len(axes) == 25
+    plots.pairs({"data": wide}, ["6", "2"])
+    assert [axes[-2].get_xlabel(), axes[-1].get_xlabel()] == ["6", "2"]
+    for names, message in (
+        ([*"012345"], "columns: 6 columns; a plot of pairs is of one to 5"),
+        (["1", "22"], "columns: there is no column '22'; did you mean 2"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            plots.pairs({"data": wide}, names)
+    with pytest.raises(ConfigurationError, match="columns: 'size'; a plot of pairs is of one to 5 columns of numbers"):
+        plots.pairs({"data": PEOPLE}, ["size", "weight"])
+
+
+def test_samples_have_the_labels_of_the_data(axes):
+    """Else they would have other shares of the classes, and another distribution."""
+    asked = []
+
+    def sample(count, labels=None, mean=True):
+        asked.append((labels, mean))
+        return torch.zeros(count, 2)
+
+    model = SimpleNamespace(data_shape=(2,), classes=3, label_choices=3, sample=sample)
+    batch = Batch(torch.randn(4, 2), torch.tensor([2, 0, 2, 1]))
+    plots.samples(model, DataDescription(None), batch)
+    plots.samples(model, DataDescription(None), batch, labels=[1])
+    assert asked == [([2, 0, 2, 1], False), ([1], False)]
+
+
+@pytest.mark.parametrize(
+    ("shape", "middle"), [((5, 4, 6), np.s_[:, 2]), ((3, 5, 4, 6), np.s_[:, :, 2]), ((2, 5, 4, 6), np.s_[:, 1, 2])]
+)
+def test_the_middle_slice_of_a_volume(shape, middle):
+    x = torch.rand(3, *shape)
+    assert torch.equal(pictures.tiles(x, 2), pictures.tiles(x[middle], 2))
+
+
+# The pictures of a run.
+
+
+def fitted(folder, model, data):
+    run = trainer(folder, max_steps=8, logger=CSVLogger(folder), callbacks=[Pictures(0)])
+    run.fit(model, data)
+    run.save_checkpoint(folder / "some.ckpt")
+    return {path.name.rpartition("_")[0] for path in Path(run.log_dir, "pictures").glob("*_0*.png")}
+
+
+@pytest.mark.parametrize("label", [None, "ill"])
+def test_a_run_of_a_table_plots_its_columns(tmp_path, label, axes):
+    data = table(label=label)
+    drawn = fitted(tmp_path, vae(conditional=label is not None), data)
+    assert drawn == {"marginals", "pairs", "reconstructions", "latent_plane"}
+    rows = data.to_rows(data.split("val").x)
+    titles = [panel.get_title() for panel in axes]
+    assert titles[: len(rows.columns)] == [*rows.columns]
+    expected = rows[["weight", "height"]].dropna().astype(float)
+    points = [np.asarray(drawn.get_offsets()) for panel in axes for drawn in panel.collections]
+    assert any(found.shape == expected.shape and np.allclose(found, expected) for found in points)
+
+
+def test_a_generator_has_no_reconstructions_of_columns(tmp_path):
+    assert fitted(tmp_path, GAN(2, SMALL, SMALL, output="identity"), table()) == {"marginals", "pairs"}
+
+
+def test_plots_take_no_random_numbers_of_the_run(tmp_path):
+    data, states = table(), []
+
+    class Watch(Pictures):
+        def _draw(self, run, model):
+            states.append(noise.torch_state()[0])
+            super()._draw(run, model)
+            states.append(noise.torch_state()[0])
+
+    trainer(tmp_path, max_steps=2, callbacks=[Watch(0)]).fit(vae(), data)
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ((6,), {"samples", "reconstructions", "latent_plane"}),
+        ((2,), {"marginals", "pairs", "reconstructions", "latent_plane"}),
+        ((5, 4, 6), {"samples", "reconstructions", "interpolations", "latent_plane"}),
+    ],
+)
+def test_arrays_are_curves_points_or_slices(tmp_path, shape, expected):
+    np.save(tmp_path / "x.npy", GENERATOR.random((60, *shape)))
+    data = Arrays(str(tmp_path / "x.npy"), batch_size=20)
+    assert fitted(tmp_path, vae(GaussianDecoder), data) == expected
+
+
+def test_curves_are_in_the_units_of_the_array(tmp_path, axes):
+    x = 1000 + GENERATOR.random((60, 6))
+    np.save(tmp_path / "x.npy", x)
+    data = Arrays(str(tmp_path / "x.npy"))
+    data.setup("fit")
+    batch = Batch(data.split("val").x)
+    model = SimpleNamespace(data_shape=(6,), classes=0, label_choices=0, sample=lambda count, labels: batch.x[:count])
+    assert [*plots.samples(model, DataDescription(data), batch)] == ["samples"]
+    for panel in axes:
+        first = torch.tensor(panel.lines[0].get_ydata())
+        torch.testing.assert_close(first, data.restore(batch.x)[0].float(), rtol=1e-6, atol=1e-3)
+    assert axes[0].get_ylim() == axes[1].get_ylim() and len(axes[0].lines) == len(batch.x)
+
+
+# The commands.
+
+
+@pytest.fixture
+def checkpoints(tmp_path, monkeypatch):
+    """Two models of a file, standardised on other rows."""
+    monkeypatch.chdir(tmp_path)
+    PEOPLE.to_csv("people.csv", index=False)
+    for seed in (0, 1):
+        run = trainer(tmp_path, max_steps=2, limit_val_batches=0)
+        run.fit(vae(), Table("people.csv", split_seed=seed, batch_size=20))
+        run.save_checkpoint(f"{seed}.ckpt")
+    return "0.ckpt", "1.ckpt"
+
+
+def test_models_are_plotted_each_in_its_own_units(checkpoints, command, axes, monkeypatch):
+    seen = {}
+    monkeypatch.setattr(plots, "as_frame", lambda x, data, frame=plots.as_frame: seen.setdefault(data, frame(x, data)))
+    command(
+        "plot", "--ckpt_path", *checkpoints, "--what", "pairs", "--columns", "weight", "height", "--output", "x.png"
+    )
+    means = [data.datamodule.format[0].mean for data in seen]
+    assert len(seen) == 2 and means[0] != means[1]
+    legend = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
+    assert legend == ["data", *checkpoints]
+
+
+def test_what_the_commands_draw(checkpoints, command, capsys):
+    first, _ = checkpoints
+    command("sample", "--ckpt_path", first, "--output", "drawn.png", "--n", 50)
+    command("plot", "--ckpt_path", first, "--output", "marginals.png")
+    command("plot", "--ckpt_path", first, "--what", "codes", "--output", "codes.png")
+    command("reconstruct", "--ckpt_path", first, "--output", "again.png")
+    sizes = {name: Image.open(f"{name}.png").size for name in ("drawn", "marginals", "codes", "again")}
+    assert sizes["drawn"][1] > sizes["marginals"][1] and all(min(size) > 200 for size in sizes.values())
+    assert "alone" not in capsys.readouterr().err
+    Path("people.csv").unlink()
+    command("sample", "--ckpt_path", first, "--output", "alone.png")
+    assert "samples alone are drawn, without data: data.path" in capsys.readouterr().err
+    assert Image.open("alone.png").size == sizes["drawn"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--columns", "wieght"], "columns: there is no column 'wieght'; did you mean weight?"),
+        (["--what", "pairs", "--columns", "size"], "columns: 'size'; a plot of pairs is of one to 5"),
+        (["--what", "codes", "1.ckpt"], "ckpt_path: a plot of codes is of one model"),
+        (["--n", "0"], "n: 0 is below 1"),
+    ],
+)
+def test_what_cannot_be_plotted(checkpoints, command, capsys, options, message):
+    places = [option for option in options if option.endswith(".ckpt")]
+    options = [option for option in options if option not in places]
+    with pytest.raises(SystemExit, match="2"):
+        command("plot", "--ckpt_path", "0.ckpt", *places, "--output", "x.png", *options)
+    assert message in capsys.readouterr().err
+
+
+def test_rows_without_columns_are_not_plotted_by_them(tmp_path, command, capsys):
+    np.save(tmp_path / "x.npy", GENERATOR.random((60, 4, 4)))
+    fitted(tmp_path, vae(GaussianDecoder), Arrays(str(tmp_path / "x.npy"), batch_size=20))
+    with pytest.raises(SystemExit, match="2"):
+        command("plot", "--ckpt_path", tmp_path / "some.ckpt", "--output", tmp_path / "x.png")
+    assert "rows of shape (1, 4, 4), which have no columns to plot" in capsys.readouterr().err
