@@ -14,8 +14,9 @@ from torch import Tensor
 
 from . import inference, noise
 from .batch import Batch
-from .capabilities import DataDescription, Decodes, Encodes, Samples, can
+from .capabilities import DataDescription, Decodes, DrawsParameters, Encodes, Samples, can
 from .checkpoints import Location, load, load_datamodule, read_checkpoint
+from .datamodules import Table
 from .errors import ConfigurationError, did_you_mean
 
 PART = 1000
@@ -43,14 +44,21 @@ class Trained:
 
     def __init__(self, location: Location, root: str | None = None) -> None:
         self.model: Any = load(location, root)
+        if can(self.model, DrawsParameters):
+            raise ConfigurationError("ckpt_path: a posterior has no rows of data; `sample` draws its parameters")
         named = read_checkpoint(location).get("datamodule_hyper_parameters")
         self.datamodule = load_datamodule(location, root) if named else None
         self.data = DataDescription(self.datamodule)
 
     def read(self, rows: Any, labels: Sequence[Any] | None = None) -> Batch:
         """Rows as the model takes them."""
+        self._check_kind(rows)
         x = self.data.from_rows(rows) if self.data.from_rows else torch.as_tensor(rows).to(torch.get_default_dtype())
         return self._batch(x, rows, labels)
+
+    def _check_kind(self, rows: Any) -> None:
+        if isinstance(rows, pd.DataFrame) != isinstance(self.datamodule, Table):
+            raise ConfigurationError("rows: a DataFrame is for a model of a table, an array for all others")
 
     def _batch(self, x: Tensor, rows: Any, labels: Sequence[Any] | None) -> Batch:
         shape = tuple(self.model.data_shape)
@@ -116,6 +124,7 @@ class Trained:
         Raises:
             ConfigurationError: also for a model without a likelihood, and nothing missing.
         """
+        self._check_kind(rows)
         if isinstance(rows, pd.DataFrame):
             x, observed = self.datamodule.from_incomplete_rows(rows)  # type: ignore[union-attr]
             # Where fields are missing that never were in training, the encoder cannot know.

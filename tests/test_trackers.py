@@ -86,7 +86,7 @@ def run(command, tmp_path_factory):
     """A run of ten steps, the same resumed at step 5 as after a crash, and a test, at three loggers."""
     pytest.importorskip("tensorboard")
     wandb = pytest.importorskip("wandb")
-    wandb.finish()
+    wandb.teardown()  # its service, if another test has started it, writes below that test's folder
     folder = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -189,6 +189,7 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
         (lambda: gan.score(PEOPLE), "GAN cannot score rows: the model has no encoder"),
         (lambda: gan.sample(4, labels=["cow"]), "labels: 'cow' is none of cat, dog"),
         (lambda: gan.read(PEOPLE.drop(columns="kind")), "labels: the model reads the label of every row"),
+        (lambda: trained.embed(PEOPLE[["weight", "height"]].to_numpy()), "rows: a DataFrame is for a model of a table"),
         (lambda: trained.score(PEOPLE.assign(size="giant")), "row 0, column 'size': 'giant' is none of"),
     ):
         with pytest.raises(ConfigurationError, match=message):
