@@ -36,9 +36,11 @@ def show(trainer: pl.Trainer, name: str, picture: pictures.Picture, step: int) -
 
 
 CAPTIONS = {
-    "samples": "means of p(x|z) for z from the prior",
+    "samples": "means of p(x|z) for z from the prior; where they are curves, beside rows of the data",
+    "marginals": "each column of the table, samples beside rows of the data",
+    "pairs": "pairs of columns, samples beside rows of the data",
     "styles": "one row per style, one column per label or category; the first row has the style 0",
-    "reconstructions": "pairs of x and the mean of p(x|z) for z from q(z|x)",
+    "reconstructions": "x and the mean of p(x|z) for z from q(z|x)",
     "interpolations": "each row is a straight line from one code to another",
     "latent_plane": "codes of a batch, coloured by label, over draws of the prior in grey",
     "posterior": "draws of the posterior, with its density and reference draws where they are known",
