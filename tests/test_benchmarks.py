@@ -44,6 +44,7 @@ def test_copies_trained_at_once_are_copies_trained_alone(model, monkeypatch, flo
             assert torch.allclose(found.state_dict()[name], value, atol=1e-9), name
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_the_benchmark_for_gpus(tmp_path, monkeypatch, capsys):
     options = ["--dry-run", "--folder", tmp_path, "--root", tmp_path, "--parts", *PARTS]
     environment = {**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}
