@@ -79,11 +79,11 @@ def test_every_file_that_is_named_exists(page):
                 names = [code.replace(part[0], each) for each in part[1].split(",")]
             for name in names:
                 exists = any(any(folder.glob(name)) for folder in folders)
-                exists = exists or any(any((ROOT / part).glob(f"**/{name}")) for part in PARTS)
+                exists = exists or any(any((ROOT / part).glob(f"**/{name}")) for part in OURS)
                 assert exists or re.search(r"[A-Z]{4}|^(RUN/)?config(_\d)?\.yaml", name) or name in PLACEHOLDERS, name
 
 
-PARTS = ("lightning_avb", "datamodules", "configs", "tests", "benchmarks", "docs")
+OURS = ("lightning_avb", "datamodules", "configs", "tests", "benchmarks", "docs")
 MODULES = {"rings.py", "parts.py", "my_parts.py", "my_encoder.py", "recordings.py"}
 PLACEHOLDERS = {"run.yaml", "hparams.yaml", "cancer.yaml", *MODULES}
 """Files that a run or a reader makes."""
