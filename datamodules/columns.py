@@ -28,6 +28,7 @@ Kind = Literal["number", "binary", "category"]
 FEW, MANY = 10, 200
 """Whole numbers with at most `FEW` values are categories; a category has at most `MANY`."""
 SHOWN = 8
+BOOLEANS = ("False", "True")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class Column:
             numbers = np.exp(numbers) if self.log else numbers
             return numbers.round() if self.whole else numbers
         code = block.argmax(1) if self.kind == "category" else (block[:, 0] > 0.5).astype(int)
+        if self.values == BOOLEANS:
+            return code.astype(bool)
         return np.array(self.values, dtype=object)[code]
 
 

@@ -90,6 +90,7 @@ def test_rows_come_back_in_the_terms_of_the_table(people):
     assert (found["site"].dropna() == expected["site"].dropna()).all()
     assert found["age"].tolist() == expected["age"].tolist()
     assert found["kids"].tolist() == expected["kids"].tolist() and found["kids"].dtype == "Int64"
+    assert found["smoker"].tolist() == expected["smoker"].tolist() and found["smoker"].dtype == "boolean"
     assert np.allclose(found["income"].astype(float), expected["income"], rtol=1e-5, equal_nan=True)
     torch.testing.assert_close(people.from_rows(found), split.x, rtol=1e-5, atol=1e-5)
 
@@ -308,6 +309,7 @@ def test_sampled_tables(command, tmp_path, people, monkeypatch, without_curves):
     command("sample", "--ckpt_path", "some.ckpt", "--output", "new.npz", "--n", 8)
     arrays = np.load("new.npz")
     assert arrays["y"].tolist() == ["sick", "well"] * 4 and arrays["income"].dtype == float
+    assert arrays["smoker"].dtype == bool
 
 
 def test_a_resumed_run_reads_columns_as_the_first_one_did(people, tmp_path):

@@ -254,6 +254,8 @@ def _as_array(fields: pd.Series) -> np.ndarray:
     """A column as numbers, nan where missing, or as texts, empty where missing."""
     if not pd.api.types.is_numeric_dtype(fields):
         return fields.astype("string").fillna("").to_numpy(str)
+    if pd.api.types.is_bool_dtype(fields) and not fields.isna().any():
+        return fields.to_numpy(bool)
     if fields.isna().any():
         return fields.astype("Float64").to_numpy(np.float64, na_value=np.nan)
     return fields.to_numpy(np.int64 if pd.api.types.is_integer_dtype(fields) else np.float64)
