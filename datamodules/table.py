@@ -171,14 +171,15 @@ class Table(TensorDataModule):
         frame = rows if isinstance(rows, pd.DataFrame) else pd.DataFrame(rows)
         return self.known_format().encode(frame.rename(columns=str)).to(torch.get_default_dtype())
 
-    def from_incomplete_rows(self, rows: pd.DataFrame) -> tuple[Tensor, Tensor]:
-        """x of rows in which any field may be missing, and which entries are observed, `(rows, entries)` each."""
-        x = self.known_format().encode(rows, incomplete=True)
-        return x.to(torch.get_default_dtype()), self.known_format().observed(rows)
+    def from_incomplete_rows(self, rows: pd.DataFrame) -> tuple[Tensor, Tensor | None]:
+        """x `(rows, entries)` of rows in which any field may be missing, and which entries are observed, like x.
 
-    def tells_missing(self, rows: pd.DataFrame) -> bool:
-        """Whether the mask of x tells all that is missing in some rows."""
-        return not any(rows[c.name].isna().any() for c in self.known_format() if not c.masked)
+        None if the mask of x tells all that is missing.
+        """
+        columns = self.known_format()
+        x = columns.encode(rows, incomplete=True).to(torch.get_default_dtype())
+        told = all(column.masked or rows[column.name].notna().all() for column in columns)
+        return x, None if told else columns.observed(rows)
 
     def state_dict(self) -> dict[str, Any]:
         return {**super().state_dict(), **({"format": self.format.state()} if self.format is not None else {})}

@@ -230,6 +230,12 @@ class DataDescription:
     restore = _Optional[Callable[[Tensor], Tensor] | None](None)
     no_data = _Optional[bool](False)
 
+    def rows_of(self, x: Tensor) -> Any:
+        """Rows of x `(rows, *data_shape)` in the data's own terms: a DataFrame, or an array."""
+        if self.to_rows is not None:
+            return self.to_rows(x)
+        return (self.restore(x) if self.restore else x).cpu().numpy()
+
     def names_of(self, y: Tensor) -> list[Any]:
         """What labels y `(rows,)` stand for; their numbers where that is not known."""
         names = self.label_names

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 
 from . import noise
 from .batch import Batch
@@ -15,7 +15,7 @@ from .errors import ConfigurationError, at_least
 from .evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, map_rows, refined_proposal
 from .evaluation.importance import CHUNK, DRAWS_PER_CALL, LogDensity, evaluate_in_chunks, resample
 from .evaluation.inputs import has_density
-from .evaluation.restoration import posterior_draws
+from .evaluation.restoration import draws_given
 
 MEAN_DRAWS, ROWS = 256, 256
 
@@ -31,7 +31,8 @@ def why_no_likelihood(model: Any) -> str | None:
     return None
 
 
-def _require_likelihood(model: Any, what: str) -> None:
+def require_likelihood(model: Any, what: str) -> None:
+    """Raises ConfigurationError if the model has no likelihood, which a task such as `impute` needs."""
     missing = why_no_likelihood(model)
     if missing:
         raise ConfigurationError(f"{type(model).__name__} cannot {what}: {missing}")
@@ -84,7 +85,7 @@ def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk
     Raises:
         ConfigurationError: the model has no likelihood.
     """
-    _require_likelihood(model, "score rows")
+    require_likelihood(model, "score rows")
     at_least(2, samples=samples)
     if batch.index is None:
         batch = batch._replace(index=torch.arange(len(batch.x), device=batch.x.device))
@@ -126,7 +127,7 @@ def impute(
     Raises:
         ConfigurationError: the model has no likelihood, or nothing tells what is missing.
     """
-    _require_likelihood(model, "impute")
+    require_likelihood(model, "impute")
     at_least(1, draws=draws)
     parts = []
     with noise.torch_seeded(seed, "impute"):
@@ -135,7 +136,7 @@ def impute(
             if observed is None:
                 z, seen = _nearby(model, piece, draws, samples)
             else:
-                z, seen = _annealed(model, piece, observed[rows], draws), observed[rows]
+                z, seen = draws_given(model, piece, observed[rows], draws), observed[rows]
             parts.append(torch.where(seen, piece.x, model.decoder(z, piece.y).sample()))
     return torch.cat(parts, 1)
 
@@ -150,14 +151,3 @@ def _nearby(model: Any, rows: Batch, draws: int, samples: int) -> tuple[Tensor, 
     if not hasattr(entries, "observed"):
         raise ConfigurationError("impute: nothing tells what is missing; give `observed`, or nan in the file")
     return z, entries.observed(rows.x) > 0
-
-
-def _annealed(model: Any, rows: Batch, observed: Tensor, draws: int) -> Tensor:
-    """Draws of z given the observed dimensions of rows."""
-    dims = rows.x.ndim - 1
-
-    def log_likelihood(z: Tensor) -> Tensor:
-        p = cast(Independent, model.decoder(z, rows.y))
-        return torch.where(observed, p.base_dist.log_prob(rows.x), 0.0).flatten(-dims).sum(-1)
-
-    return posterior_draws(model.prior, log_likelihood, len(rows.x), draws)

@@ -45,7 +45,7 @@ def has_plots(data_shape: Shape) -> bool:
 
 def as_frame(x: Tensor, data: DataDescription) -> pd.DataFrame:
     """Rows of x `(rows, entries)` as columns in the data's own terms; without names `x0`, `x1`, and so on."""
-    rows = data.to_rows(x) if data.to_rows else x.cpu().numpy()
+    rows = data.rows_of(x)
     if isinstance(rows, pd.DataFrame):
         return rows
     return pd.DataFrame(rows, columns=data.columns or [f"x{i}" for i in range(rows.shape[1])])

@@ -82,9 +82,7 @@ class Trained:
 
     def write(self, x: Tensor) -> Any:
         """Rows of x in the data's own terms."""
-        if self.data.to_rows is not None:
-            return self.data.to_rows(x)
-        return (self.data.restore(x) if self.data.restore else x).numpy()
+        return self.data.rows_of(x)
 
     def sample(self, count: int, labels: Sequence[Any] | None = None, seed: int = 0, mean: bool = False) -> Any:
         """New rows, as draws of p(x|z), or with `mean` the means of it; `labels` are used in turn."""
@@ -127,8 +125,6 @@ class Trained:
         self._check_kind(rows)
         if isinstance(rows, pd.DataFrame):
             x, observed = self.datamodule.from_incomplete_rows(rows)  # type: ignore[union-attr]
-            # Where fields are missing that never were in training, the encoder cannot know.
-            observed = None if self.datamodule.tells_missing(rows) else observed  # type: ignore[union-attr]
             filled = inference.impute(self.model, self._batch(x, rows, labels), observed, draws, seed=seed)
             return [self._with_observed(rows, self.write(one)) for one in filled]
         given = torch.as_tensor(rows)

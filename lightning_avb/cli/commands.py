@@ -182,10 +182,11 @@ def inpaint(
     from ..checkpoints import load_data
     from ..errors import ConfigurationError
     from ..evaluation import restoration
-    from .outputs import draw_picture, require_density
+    from ..inference import require_likelihood
+    from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
-        require_density(model, "inpaint")
+        require_likelihood(model, "inpaint")
         batch = load_data(ckpt_path, root).first(n)
         if len(model.data_shape) < 2:
             raise ConfigurationError(f"mask: rows of shape {tuple(model.data_shape)} are not pictures")
@@ -223,10 +224,11 @@ def denoise(
     from .. import pictures
     from ..checkpoints import load_data
     from ..evaluation import restoration
-    from .outputs import draw_picture, require_density
+    from ..inference import require_likelihood
+    from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
-        require_density(model, "denoise")
+        require_likelihood(model, "denoise")
         batch = load_data(ckpt_path, root).first(n)
         model.decoder.noisy(model.prior().sample((1,)), noise, None if batch.y is None else batch.y[:1])
         noisy = batch._replace(x=model.decoder.corrupt(batch.x, noise))

@@ -20,12 +20,13 @@ from ..capabilities import Samples
 from ..checkpoints import label_names, load, load_data
 from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
 from ..evaluation import resample_posterior
-from ..inference import why_no_likelihood
 from ..models import Posterior
 from ..models.latent import cycled_labels
 from ..support import Parameters
 from ..trained import Trained, numbers_of_labels, read_input
 
+TABLES = (".csv", ".parquet")
+"""Files for rows with names of columns."""
 ROWS = (".csv", ".npz", ".npy", ".parquet")
 """Files for rows of data."""
 
@@ -62,13 +63,6 @@ def draw_picture(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, 
     with writing(path):
         pictures.write(drawn, path)
     print(path)
-
-
-def require_density(model: Any, command: str) -> None:
-    """Raises ConfigurationError if the model has no likelihood, which restoring data needs."""
-    missing = why_no_likelihood(model)
-    if missing:
-        raise ConfigurationError(f"{type(model).__name__} cannot {command}: {missing}")
 
 
 def write_samples(
@@ -108,7 +102,7 @@ def write_samples(
         trained = Trained(ckpt_path, root)
         data = trained.data
         new, y = model.sample(n, numbers, mean=False), cycled_labels(n, numbers, model.label_choices, model.device)
-        name = (data.label or "label") if path.suffix.lower() in (".csv", ".parquet") else "y"
+        name = (data.label or "label") if path.suffix.lower() in TABLES else "y"
         with writing(path):
             write_rows(path, trained.write(new), None if y is None else {str(name): data.names_of(y)})
     print(output)
@@ -174,11 +168,11 @@ def write_codes(ckpt_path: str, given: str, output: str, draws: int | None, seed
     columns: dict[str, Any] = {} if names is None else {"file": names}
     if codes.ndim == 3:
         (count, length), path = codes.shape[:2], Path(output)
-        if path.suffix.lower() in (".csv", ".parquet"):
+        if path.suffix.lower() in TABLES:
             columns = {name: np.tile(values, count) for name, values in columns.items()}
             columns |= {"row": np.tile(np.arange(length), count), "draw": np.repeat(np.arange(count), length)}
             codes = codes.reshape(-1, codes.shape[-1])
-    if Path(output).suffix.lower() in (".csv", ".parquet"):
+    if Path(output).suffix.lower() in TABLES:
         codes = pd.DataFrame(codes, columns=[f"z{i}" for i in range(codes.shape[-1])])
     with writing(Path(output)):
         write_rows(Path(output), codes, columns, array="z")
@@ -233,7 +227,7 @@ def write_rows(path: Path, rows: Any, columns: Mapping[str, Any] | None = None, 
     is_table = isinstance(rows, pd.DataFrame)
     if suffix == ".npy" and (is_table or more):
         raise ConfigurationError("output: a .npy file has one array and no names; take .npz or .csv")
-    if suffix in (".csv", ".parquet") and not is_table and rows.ndim != 2:
+    if suffix in TABLES and not is_table and rows.ndim != 2:
         raise ConfigurationError(f"output: rows of shape {rows.shape[1:]} are no table; write them as .npy or .npz")
     path.parent.mkdir(parents=True, exist_ok=True)
     if suffix == ".npy":

@@ -62,13 +62,16 @@ class TableEntries(Distribution):
         """`(..., entries)`: log of the sum of exp of the logits of an entry's block."""
         logits, block = self.outputs, self.layout.block.expand_as(self.outputs)
         logits = torch.where(self.layout.kind == CATEGORY, logits, -math.inf)
-        shape = (*logits.shape[:-1], int(self.layout.block.max()) + 1)
-        top = torch.full(shape, -math.inf, dtype=logits.dtype, device=logits.device)
-        top = top.scatter_reduce(-1, block, logits.detach(), "amax")
+        top = self._largest(logits.detach())
         top = torch.where(top.isfinite(), top, 0.0)
-        total = torch.zeros_like(top).scatter_add(-1, block, (logits - top.gather(-1, block)).exp())
+        total = torch.zeros_like(top).scatter_add(-1, block, (logits - top).exp()).gather(-1, block)
         total = torch.where(total > 0, total, 1.0)  # of other columns, whose infinite gradient would spread
-        return (total.log() + top).gather(-1, block)
+        return total.log() + top
+
+    def _largest(self, values: Tensor) -> Tensor:
+        """`(..., entries)`: the largest value of an entry's block. There are at most as many blocks as entries."""
+        block = self.layout.block.expand_as(values)
+        return torch.full_like(values, -math.inf).scatter_reduce(-1, block, values, "amax").gather(-1, block)
 
     def _shares(self) -> Tensor:
         """`(..., entries)`: probabilities of the categories' values."""
@@ -77,7 +80,7 @@ class TableEntries(Distribution):
     def observed(self, value: Tensor) -> Tensor:
         """`(..., entries)`, 1 for an entry of a field that is observed, else 0; 0 for the mask itself."""
         block, mask = self.layout.block, self.layout.kind == MASK
-        seen = torch.ones((*value.shape[:-1], int(block.max()) + 1), dtype=value.dtype, device=value.device)
+        seen = torch.ones_like(value)
         seen = seen.scatter(-1, block[mask].expand(*value.shape[:-1], -1), value[..., mask])
         return torch.where(mask, 0.0, seen.gather(-1, block.expand_as(value)))
 
@@ -107,11 +110,8 @@ class TableEntries(Distribution):
         outputs, kind = self.outputs.expand(*sample_shape, *self.outputs.shape), self.layout.kind
         uniform = torch.rand_like(outputs)
         gumbel = outputs - (-uniform.log()).log()
-        block = self.layout.block.expand_as(outputs)
         gumbel = torch.where(kind == CATEGORY, gumbel, -math.inf)
-        shape = (*outputs.shape[:-1], int(self.layout.block.max()) + 1)
-        top = torch.full(shape, -math.inf, dtype=outputs.dtype, device=outputs.device)
-        chosen = gumbel == top.scatter_reduce(-1, block, gumbel, "amax").gather(-1, block)
+        chosen = gumbel == self._largest(gumbel)
         found = torch.where(
             kind == NUMBER, outputs + self.scale * torch.randn_like(outputs), uniform < outputs.sigmoid()
         )

@@ -63,15 +63,26 @@ def inpaint(model: Any, batch: Batch, mask: Tensor, draws: int = 4, chains: int 
     Returns:
         `(draws, batch, *data_shape)`.
     """
-    visible_dims = mask.expand_as(batch.x).to(batch.x)
+    seen = mask.expand_as(batch.x)
+    return torch.where(seen, batch.x, model.decode(draws_given(model, batch, seen, draws, chains, steps), batch.y))
+
+
+def draws_given(model: Any, batch: Batch, seen: Tensor, draws: int, chains: int = 32, steps: int = 200) -> Tensor:
+    """Draws of z given the dimensions of x that are seen, `(draws, batch, latent_dim)`; see `posterior_draws`.
+
+    Args:
+        model: with `decoder` and `prior`.
+        batch: x `(batch, *data_shape)`, with labels for a class-conditional model.
+        seen: like x, True where x is visible.
+        draws, chains, steps: see `posterior_draws`.
+    """
     dims = batch.x.ndim - 1
 
     def log_likelihood(z: Tensor) -> Tensor:
         p = cast(Independent, model.decoder(z, batch.y))
-        return (p.base_dist.log_prob(batch.x) * visible_dims).flatten(-dims).sum(-1)
+        return torch.where(seen, p.base_dist.log_prob(batch.x), 0.0).flatten(-dims).sum(-1)
 
-    z = posterior_draws(model.prior, log_likelihood, len(batch.x), draws, chains, steps)
-    return torch.where(visible_dims > 0, batch.x, model.decode(z, batch.y))
+    return posterior_draws(model.prior, log_likelihood, len(batch.x), draws, chains, steps)
 
 
 def denoise(model: Any, batch: Batch, level: float, draws: int = 4, chains: int = 32, steps: int = 200) -> Tensor:
