@@ -62,7 +62,7 @@ class Table(TensorDataModule):
     def __init__(
         self,
         path: str | None = None,
-        label: str | int | None = None,
+        label: int | str | None = None,
         drop: Sequence[str] = (),
         types: Mapping[str, str] | None = None,
         log: Sequence[str] = (),
@@ -121,8 +121,9 @@ class Table(TensorDataModule):
         y, fields = None, frame
         if self.label is not None:
             names = list(frame.columns)
-            if isinstance(self.label, int) and -len(names) <= self.label < len(names):
-                self.label = names[self.label]
+            if isinstance(self.label, int):
+                counts = str(self.label) not in names and -len(names) <= self.label < len(names)
+                self.label = names[self.label] if counts else str(self.label)
             require_column(self.label, names, "data.label")
             labels = frame[self.label].astype(object).where(frame[self.label].notna(), "")
             y, self.label_names = encode_labels(labels.tolist(), f"{self.label!r} {said}")

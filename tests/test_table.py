@@ -320,3 +320,10 @@ def test_a_resumed_run_reads_columns_as_the_first_one_did(people, tmp_path):
     model = VAE(2, decoder=TableDecoder)
     trainer(tmp_path, max_steps=3).fit(model, again, ckpt_path=tmp_path / "some.ckpt")
     assert again.format == people.format and bool(model.decoder.logged.any())
+
+
+@pytest.mark.parametrize(("label", "name"), [(-1, "2020"), (0, "2019"), (2020, "2020"), ("2019", "2019")])
+def test_the_label_by_number_or_by_a_name_that_is_a_number(tmp_path, label, name):
+    content = "2019,x,2020\n" + "".join(f"{n % 2},{n}.5,{n % 2}\n" for n in range(10))
+    data = text(tmp_path, content, header=True, label=label)
+    assert data.label == name and data.columns == [other for other in ("2019", "x", "2020") if other != name]
