@@ -36,14 +36,7 @@ from torch.func import functional_call, grad_and_value, stack_module_state, vmap
 import lightning_avb as avb
 from datamodules import MNIST
 from lightning_avb import noise
-from lightning_avb.evaluation import (
-    annealed_importance_sampling,
-    fitted_proposal,
-    log_joint,
-    refined_proposal,
-    schedule,
-    tune,
-)
+from lightning_avb.inference import log_prob
 
 BATCH, HIDDEN = 250, (300, 300)
 TEST_ROWS, VAL_ROWS, CHAINS, POINTS, UNROLL = 1000, 10000, 16, 10, 10
@@ -251,13 +244,9 @@ def lower_bound(bounds: dict[str, Tensor]) -> Tensor:
     return bounds["elbo"] if "elbo" in bounds else bounds["elbo_lower"]
 
 
-def log_likelihood(model: Any, x: Tensor) -> Tensor:
+def log_likelihood(model: Any, batch: avb.Batch) -> Tensor:
     """log p(x) of every row, by annealed importance sampling."""
-    target = log_joint(model.decoder, model.prior, x)
-    start = refined_proposal(fitted_proposal(model.encoder(x), model.prior()), target)
-    betas = schedule(50 + 8 * model.latent_dim)
-    settings = tune(start, target, betas, scale_tril=start.scale_tril, knots=6, transitions=10)
-    return annealed_importance_sampling(start, target, settings, CHAINS, start.scale_tril).bound
+    return log_prob(model, batch, CHAINS, annealing=50 + 8 * model.latent_dim, chunk=16000).value
 
 
 class Best:
@@ -336,7 +325,7 @@ def run(options: argparse.Namespace) -> None:
     for ensemble, best in trained:
         for seed, model in enumerate(ensemble.members(best.parameters)):
             with torch.no_grad(), noise.torch_seeded(0, "evaluation"):
-                bounds, rows = own_bounds(model, test, 20, 2000), log_likelihood(model, test.x)
+                bounds, rows = own_bounds(model, test, 20, 2000), log_likelihood(model, test)
             line = {
                 **ensemble.job._asdict(),
                 "seed": seed,

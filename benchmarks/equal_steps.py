@@ -6,9 +6,9 @@
     python benchmarks/equal_steps.py table --grid --folder runs/grid
 
 `train` adds one line to FOLDER/results.jsonl for every run, and leaves out runs that are there. All models have MLPs of
-two hidden layers in encoder and decoder and their default optimizers; the networks compute in bfloat16. log p(x) is the
-importance-weighted bound with 1,000 samples from a proposal fitted to draws of q, on the first 500 rows of the test
-set, the same for all models; differences are taken between runs of the same seed, and standard errors over seeds.
+two hidden layers in encoder and decoder and their default optimizers; the networks compute in `--precision`. log p(x)
+is the importance-weighted bound with 1,000 samples from a proposal fitted to draws of q, on the first 500 rows of the
+test set, the same for all models; differences are taken between runs of the same seed, and standard errors over seeds.
 
 `--grid` multiplies all learning rates by a factor between 1/3 and 3 that depends on the seed; its table gives the mean
 for each factor, and in brackets the worst run minus the median of that factor. `--best` takes the weights with the
@@ -97,14 +97,14 @@ def build(name: str, data: str, dim: int, factor: float) -> Any:
     return avb.AVB(dim, encoder, decoder, players=scaled(AVBPlayers(), factor))
 
 
-def fit(model: Any, datamodule: TensorDataModule, steps: int, best: bool) -> float:
-    """Trains in bfloat16; the seconds. `best`: with the weights in the end that had the best figure of validation."""
+def fit(model: Any, datamodule: TensorDataModule, steps: int, precision: Any, best: bool) -> float:
+    """Trains; the seconds. `best`: with the weights in the end that had the best figure of validation."""
     with TemporaryDirectory() as folder:
         keep = [pl.callbacks.ModelCheckpoint(folder, save_top_k=0), Best(patience=None)]
         trainer = pl.Trainer(
             max_steps=steps,
             accelerator="cpu",
-            precision="bf16-mixed",
+            precision=precision,
             logger=False,
             callbacks=keep if best else None,  # type: ignore[arg-type]
             enable_checkpointing=best,
@@ -166,7 +166,7 @@ def train(options: argparse.Namespace) -> None:
                             continue
                         pl.seed_everything(seed, verbose=False)
                         model, datamodule = build(name, data, dim, factor), DATA[data](options.root)
-                        seconds = fit(model, datamodule, steps, options.best)
+                        seconds = fit(model, datamodule, steps, options.precision, options.best)
                         run = {**dict(zip(KEYS, key, strict=True)), "factor": factor, "seconds": seconds}
                         run |= evaluate(model, datamodule)
                         with path.open("a") as file:
@@ -245,6 +245,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["vae", "avb"], choices=["vae", "avb"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("runs", "equal_steps"))
+    parser.add_argument("--precision", default="bf16-mixed", help="32-true on a processor without bfloat16")
     parser.add_argument("--best", action="store_true", help="keep the weights that are best in validation")
     parser.add_argument("--grid", action="store_true")
     options = parser.parse_args()

@@ -32,18 +32,14 @@ import lightning_avb as avb
 from lightning_avb import noise, pictures
 from lightning_avb.evaluation import (
     Quadrature,
-    annealed_importance_sampling,
     calibration_ranks,
-    fitted_proposal,
     log_joint,
     log_likelihood_on_grid,
     on_grid,
-    refined_proposal,
-    schedule,
     simulate,
-    tune,
 )
 from lightning_avb.evaluation.restoration import posterior_draws, visible
+from lightning_avb.inference import log_prob
 from lightning_avb.objectives import log_mean_exp
 
 
@@ -54,15 +50,12 @@ def load(folder: Path, job: Job) -> Any:
     return model
 
 
-def log_likelihood(model: Any, x: Tensor) -> Tensor:
+def log_likelihood(model: Any, batch: avb.Batch) -> Tensor:
     """log p(x) of every row."""
     if model.latent_dim <= 2:
         grid = Quadrature.grid(model.latent_dim, limit=5.0, cells=450)
-        return log_likelihood_on_grid(model.decoder, model.prior, x, grid)
-    target = log_joint(model.decoder, model.prior, x)
-    start = refined_proposal(fitted_proposal(model.encoder(x), model.prior()), target)
-    settings = tune(start, target, schedule(300), scale_tril=start.scale_tril)
-    return annealed_importance_sampling(start, target, settings, 8, start.scale_tril).bound
+        return log_likelihood_on_grid(model.decoder, model.prior, batch.x, grid)
+    return log_prob(model, batch, 8, annealing=300).value
 
 
 @torch.no_grad()
@@ -102,7 +95,7 @@ def report(jobs: list[Job], folder: Path, batch: avb.Batch) -> None:
     for job in jobs:
         model = load(folder, job)
         with noise.torch_seeded(0, "quality"):
-            log_p = log_likelihood(model, batch.x)
+            log_p = log_likelihood(model, batch)
             gap = log_p - lower_bound(own_bounds(model, batch, 50, 2000))
             by_q, exact = imputation(model, batch.x)
             covered = coverage(model)

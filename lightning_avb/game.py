@@ -36,7 +36,7 @@ from .lightning_private import (
     update_hyperparameters,
 )
 from .players import Phase, Player, named_losses
-from .precision import one_scale_update
+from .precision import one_scale_update, warn_if_slow
 from .recipes import from_config
 from .resuming import CheckpointGuard, check_and_sign, compare_with
 
@@ -196,6 +196,8 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         restore_logged_step(self, checkpoint)
 
     def on_train_start(self) -> None:
+        if self.device.type == "cpu" and self.trainer.is_global_zero:
+            warn_if_slow(str(self.trainer.precision))
         if self.global_step:
             self._apply_configuration()
         moving = [parameter for parameter in self.parameters() if parameter.requires_grad]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,12 +13,25 @@ from . import noise
 from .batch import Batch
 from .capabilities import HasLikelihood, HasMoments, can
 from .errors import ConfigurationError, at_least
-from .evaluation import DefensiveStudent, fitted_proposal, importance_weighting, log_joint, map_rows, refined_proposal
+from .evaluation import (
+    Annealer,
+    DefensiveStudent,
+    as_prior,
+    fitted_proposal,
+    importance_weighting,
+    log_joint,
+    map_rows,
+    refined_proposal,
+    schedule,
+    simulate,
+)
 from .evaluation.importance import CHUNK, DRAWS_PER_CALL, LogDensity, evaluate_in_chunks, resample
 from .evaluation.inputs import has_density
 from .evaluation.restoration import draws_given
 
 MEAN_DRAWS, ROWS = 256, 256
+SAMPLES, CHAINS = 1000, 16
+"""Draws per row for log p(x), by importance weighting and by annealing."""
 
 
 def why_no_likelihood(model: Any) -> str | None:
@@ -49,6 +63,41 @@ def adapted_proposal(model: Any, rows: Batch, chunk: int = CHUNK) -> DefensiveSt
     return refined_proposal(fitted, joint_density(model, rows), chunk=chunk)
 
 
+def annealer(
+    model: Any,
+    betas: Sequence[float],
+    leapfrogs: int = 2,
+    chains: int = CHAINS,
+    from_prior: bool = False,
+    chunk: int = CHUNK,
+    seed: int = 0,
+) -> Annealer:
+    """Annealed importance sampling of a model's rows, tuned on data simulated from it; see `evaluation.Annealer`.
+
+    Args:
+        model: with encoder, decoder and a prior that has a density.
+        betas, leapfrogs, chains, chunk, seed: see `evaluation.Annealer`.
+        from_prior: chains begin at draws of the prior, not of the proposal that is fitted to q(z|x).
+    """
+
+    def start(rows: Batch) -> tuple[Distribution, Tensor | None]:
+        if from_prior:
+            return as_prior(model.prior).expand((len(rows.x),)), None
+        proposal = adapted_proposal(model, rows, chunk)
+        return proposal, proposal.scale_tril
+
+    def simulated(rows: int, seed: int) -> tuple[Tensor, Batch]:
+        index = torch.arange(rows, device=model.device)
+        y = index % model.classes if model.classes else None
+        z, x = simulate(lambda z: model.decoder(z, y), model.prior, rows, seed)
+        return z, Batch(x, y, index)
+
+    def target(rows: Batch) -> LogDensity:
+        return joint_density(model, rows)
+
+    return Annealer(target, start, simulated, betas, leapfrogs, chains, chunk, seed)
+
+
 @torch.no_grad()
 def mean_of(q: Distribution) -> Tensor:
     """The mean of q(z|x), `(batch, latent_dim)`; of a q without one in closed form, from 256 draws, always the same."""
@@ -64,7 +113,7 @@ class LogProb(NamedTuple):
     """log p(x) of rows, `(batch,)` each, in nats, of the data's own units.
 
     Attributes:
-        value: the importance-weighted bound, in expectation at most log p(x).
+        value: in expectation at most log p(x).
         standard_error: of the value; where it is above a few tenths, the value is too low by about as much.
     """
 
@@ -72,13 +121,23 @@ class LogProb(NamedTuple):
     standard_error: Tensor
 
 
-def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk: int = CHUNK) -> LogProb:
-    """log p(x) by importance weighting, from a proposal fitted to draws of q(z|x).
+def log_prob(
+    model: Any,
+    batch: Batch,
+    samples: int | None = None,
+    annealing: int | None = None,
+    seed: int = 0,
+    chunk: int = CHUNK,
+) -> LogProb:
+    """log p(x) by importance weighting, from a proposal fitted to draws of q(z|x), or by annealing from it.
+
+    Annealed importance sampling takes much longer, and is right where the proposal misses a part of p(z|x).
 
     Args:
         model: with encoder, decoder and a prior that has a density.
         batch: x `(batch, *data_shape)`, with labels for a class-conditional model; rows without `index` are numbered.
-        samples: weighted draws per row.
+        samples: weighted draws per row; None: 1,000, or 16 chains.
+        annealing: temperatures of annealed importance sampling, some hundreds; None: importance weighting.
         seed: every value is a function of x and (seed, index).
         chunk: pairs (draw, row) per call of the decoder; only memory depends on it.
 
@@ -86,16 +145,21 @@ def log_prob(model: Any, batch: Batch, samples: int = 1000, seed: int = 0, chunk
         ConfigurationError: the model has no likelihood.
     """
     require_likelihood(model, "score rows")
-    at_least(2, samples=samples)
+    samples = at_least(2, samples=(SAMPLES if annealing is None else CHAINS) if samples is None else samples)
+    chains = None if annealing is None else annealer(model, schedule(annealing), chains=samples, chunk=chunk, seed=seed)
     if batch.index is None:
         batch = batch._replace(index=torch.arange(len(batch.x), device=batch.x.device))
 
     def estimate(rows: Batch) -> LogProb:
+        if chains is not None:
+            annealed = chains.estimate(rows)
+            return LogProb(annealed.bound + model.log_jacobian, annealed.standard_error)
         found = importance_weighting(adapted_proposal(model, rows, chunk), joint_density(model, rows), samples, chunk)
         error = (1 / found.effective_samples - 1 / samples).clamp_min(0).sqrt()
         return LogProb(found.bound + model.log_jacobian, error)
 
-    return map_rows(estimate, batch, max(1, chunk // DRAWS_PER_CALL), seed, "log_prob")
+    draws = DRAWS_PER_CALL if chains is None else samples
+    return map_rows(estimate, batch, max(1, chunk // draws), seed, "log_prob")
 
 
 @torch.no_grad()

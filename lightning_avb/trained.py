@@ -110,10 +110,15 @@ class Trained:
         return self.write(torch.cat(parts))
 
     def score(
-        self, rows: Any, labels: Sequence[Any] | None = None, samples: int = 1000, seed: int = 0
+        self,
+        rows: Any,
+        labels: Sequence[Any] | None = None,
+        samples: int | None = None,
+        annealing: int | None = None,
+        seed: int = 0,
     ) -> tuple[np.ndarray, np.ndarray]:
         """log p(x) of every row in nats, in the data's own units, and its standard error; see `inference.log_prob`."""
-        value, error = inference.log_prob(self.model, self.read(rows, labels), samples, seed)
+        value, error = inference.log_prob(self.model, self.read(rows, labels), samples, annealing, seed)
         return value.numpy(), error.numpy()
 
     def impute(self, rows: Any, labels: Sequence[Any] | None = None, draws: int = 1, seed: int = 0) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import forked
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -178,6 +179,23 @@ def test_other_stages(finished, command, tmp_path, stage, capsys):
         name = f"{'val' if stage == 'validate' else stage}/elbo_lower"
         assert name in capsys.readouterr().out
         assert name in json.loads((finished / "checkpoints" / f"last.{stage}.json").read_text())
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "npz"])
+def test_predictions_in_files_that_others_read(finished, command, tmp_path, refusal, suffix):
+    def predict(output):
+        config = ("--config", finished / "config.yaml", "--ckpt_path", finished)
+        return "predict", *config, "--predictions.output", output
+
+    command(*predict(tmp_path / f"codes.{suffix}"))
+    read = {"csv": pd.read_csv, "parquet": pd.read_parquet, "npz": lambda file: pd.DataFrame(dict(np.load(file)))}
+    found = read[suffix](tmp_path / f"codes.{suffix}")
+    assert list(found.columns) == ["row", "z0", "z1", "z2", "z3", "y"] and found["row"].tolist() == [*range(250)]
+    command(*predict(tmp_path / "codes.pt"))
+    expected = torch.load(tmp_path / "codes.pt", weights_only=True)
+    assert np.allclose(found[["z0", "z1", "z2", "z3"]], expected["z"], atol=1e-5)
+    assert found["y"].tolist() == expected["y"].tolist()
+    assert "'codes.txt' does not end in .pt, .csv, .npz, .parquet" in refusal(*predict("codes.txt"))
 
 
 @pytest.mark.parametrize("task", ["sample", "reconstruct", "interpolate", "traverse"])

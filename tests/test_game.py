@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import csv
+import warnings
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader
 
 import lightning_avb as avb
 from datamodules import Digits, FourPoints
-from lightning_avb import noise
+from lightning_avb import noise, precision
 from lightning_avb.errors import ConfigurationError, NonFiniteLossError
 from lightning_avb.finite import FiniteGuard
 from lightning_avb.gradients import average
@@ -535,3 +536,20 @@ def test_losses_of_other_players_are_named(tmp_path):
 def test_a_step_by_hand_needs_the_index_of_its_rows():
     with pytest.raises(ConfigurationError, match="a batch without the index of its rows"):
         vae(data_shape=(4,)).predict_step(avb.Batch(torch.eye(4)), 0)
+
+
+@pytest.mark.parametrize(
+    ("half", "words"), [(0.004, "takes 4.0 times as long in bfloat16 as in float32; take 32-true"), (0.001, "")]
+)
+def test_a_processor_that_is_slow_in_bfloat16_is_told(monkeypatch, half, words):
+    seconds = {torch.bfloat16: half, torch.float32: 0.001}
+    monkeypatch.setattr(precision, "_seconds_of_a_product", seconds.__getitem__)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        precision.warn_if_slow("bf16-mixed")
+        precision.warn_if_slow("32-true")
+    assert [str(one.message).endswith(words) for one in said] == ([True] if words else [])
+
+
+def test_the_time_of_a_product_is_measured():
+    assert 0 < precision._seconds_of_a_product(torch.float32) < 1

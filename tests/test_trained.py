@@ -84,6 +84,15 @@ def test_scores_are_densities_of_the_observed_fields_and_find_odd_rows(people):
     assert trained.score(fewer)[0] != pytest.approx(value[3], abs=0.5)
 
 
+def test_scores_by_annealing_agree_with_those_by_weighting(people):
+    trained = Trained(people / "some.ckpt")
+    weighted, error = trained.score(PEOPLE[:20])
+    annealed, its_error = trained.score(PEOPLE[:20], annealing=50, samples=16)
+    assert (its_error < 0.5).all()
+    assert (np.abs(weighted - annealed) < 4 * np.hypot(error, its_error) + 0.05).all()
+    assert not np.array_equal(weighted, annealed)
+
+
 def test_missing_fields_are_drawn_given_the_others(people):
     trained = Trained(people / "some.ckpt")
     draws = trained.impute(PEOPLE, draws=5)
@@ -196,6 +205,9 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
             call()
     missing = ("--ckpt_path", people / "some.ckpt", "--output", "x.csv", "--input")
     assert "input: there is no 'none.csv'" in refusal("embed", *missing, "none.csv")
+    for task in ("embed", "score", "impute"):  # before anything is computed
+        file = (*missing[:2], "--input", "none.csv", "--output")
+        assert "output: 'x.txt' does not end in .csv" in refusal(task, *file, "x.txt")
     np.save(tmp_path / "some.npy", np.zeros((2, 3)))
     assert "is no table" in refusal("score", *missing, tmp_path / "some.npy")
 

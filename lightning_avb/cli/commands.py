@@ -256,7 +256,8 @@ def score(
     ckpt_path: str,
     input: str,
     output: str,
-    samples: int = 1000,
+    samples: int | None = None,
+    annealing: int | None = None,
     odd: int = 10,
     seed: int = 0,
 ) -> None:
@@ -266,13 +267,15 @@ def score(
         ckpt_path: the checkpoint.
         input: the rows: a table for a model of a table; .npy or .npz; a picture, or a folder of pictures.
         output: the file to write: .csv, .npz or .parquet; the rows keep their order.
-        samples: weighted draws per row.
+        samples: weighted draws per row; 1,000 if not given, with annealing 16 chains.
+        annealing: temperatures of annealed importance sampling, such as 500: slower, and right where the encoder misses
+            a part of the posterior.
         odd: how many of the rows with the least log p(x) to print.
         seed: of the draws.
     """
     from .outputs import write_scores
 
-    write_scores(ckpt_path, input, output, samples, odd, seed)
+    write_scores(ckpt_path, input, output, samples, annealing, odd, seed)
 
 
 def impute(ckpt_path: str, input: str, output: str, draws: int = 1, seed: int = 0) -> None:

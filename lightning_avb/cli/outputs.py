@@ -1,11 +1,10 @@
-"""Files that the commands write: pictures, rows of data, parameters of a posterior."""
+"""What the commands write: pictures, rows of data, parameters of a posterior."""
 
 from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,40 +17,13 @@ from .. import draws, noise, pictures, plots
 from ..batch import Batch
 from ..capabilities import Samples
 from ..checkpoints import label_names, load, load_data
-from ..errors import DISK_FULL, ConfigurationError, UnwritableError, at_least
+from ..errors import ConfigurationError, at_least
 from ..evaluation import resample_posterior
 from ..models import Posterior
 from ..models.latent import cycled_labels
+from ..row_files import NAMED, ROWS, TABLES, checked_suffix, write_rows, writing
 from ..support import Parameters
 from ..trained import Trained, numbers_of_labels, read_input
-
-TABLES = (".csv", ".parquet")
-"""Files for rows with names of columns."""
-ROWS = (".csv", ".npz", ".npy", ".parquet")
-"""Files for rows of data."""
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turns an OSError into an UnwritableError with the file's name, and removes a partial file."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (*DISK_FULL, None):  # numpy's error has no number
-            path.unlink(missing_ok=True)
-        raise UnwritableError(f"{str(path)!r} could not be written ({error.strerror or error})") from error
-
-
-def checked_suffix(path: Path, allowed: Sequence[str]) -> str:
-    """The ending of a file's name, in lower case.
-
-    Raises:
-        ConfigurationError: it is none of those allowed; the message lists them.
-    """
-    suffix = path.suffix.lower()
-    if suffix not in allowed:
-        raise ConfigurationError(f"output: {str(path)!r} does not end in {', '.join(allowed)}")
-    return suffix
 
 
 def draw_picture(picture: Callable[[Any], Tensor], ckpt_path: str, output: str, seed: int) -> None:
@@ -162,6 +134,7 @@ def _read_data_sets(model: Posterior, path: str) -> Tensor:
 
 def write_codes(ckpt_path: str, given: str, output: str, draws: int | None, seed: int) -> None:
     """What the command `embed` does."""
+    checked_suffix(Path(output), ROWS)
     trained = Trained(ckpt_path)
     rows, names = read_input(trained, Path(given))
     codes = trained.embed(rows, draws=draws, seed=seed)
@@ -179,11 +152,14 @@ def write_codes(ckpt_path: str, given: str, output: str, draws: int | None, seed
     print(output)
 
 
-def write_scores(ckpt_path: str, given: str, output: str, samples: int, odd: int, seed: int) -> None:
+def write_scores(
+    ckpt_path: str, given: str, output: str, samples: int | None, annealing: int | None, odd: int, seed: int
+) -> None:
     """What the command `score` does."""
+    checked_suffix(Path(output), NAMED)
     trained = Trained(ckpt_path)
     rows, names = read_input(trained, Path(given))
-    value, error = trained.score(rows, samples=samples, seed=seed)
+    value, error = trained.score(rows, samples=samples, annealing=annealing, seed=seed)
     columns: dict[str, Any] = {} if names is None else {"file": names}
     found = pd.DataFrame({**columns, "row": np.arange(len(value)), "log_p": value, "standard_error": error})
     with writing(Path(output)):
@@ -197,8 +173,11 @@ def write_scores(ckpt_path: str, given: str, output: str, samples: int, odd: int
 
 def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed: int) -> None:
     """What the command `impute` does."""
+    checked_suffix(Path(output), ROWS)
     trained = Trained(ckpt_path)
     rows, _ = read_input(trained, Path(given))
+    if isinstance(rows, pd.DataFrame):
+        checked_suffix(Path(output), NAMED)
     filled = trained.impute(rows, draws=draws, seed=seed)
     if isinstance(rows, pd.DataFrame):
         print(f"{rows[trained.data.columns].isna().to_numpy().sum()} fields were missing")
@@ -209,59 +188,3 @@ def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed:
     with writing(Path(output)):
         write_rows(Path(output), found)
     print(output)
-
-
-def write_rows(path: Path, rows: Any, columns: Mapping[str, Any] | None = None, array: str = "x") -> None:
-    """Writes rows, with further columns: of a `.csv` or `.parquet`, or arrays of a `.npz`.
-
-    Args:
-        path: the file.
-        rows: a DataFrame, or an array `(rows, ...)`.
-        columns: name -> `(rows,)`.
-        array: the name of the array in a `.npz`.
-
-    Raises:
-        ConfigurationError: the rows do not fit into such a file.
-    """
-    suffix, more = checked_suffix(path, ROWS), dict(columns or {})
-    is_table = isinstance(rows, pd.DataFrame)
-    if suffix == ".npy" and (is_table or more):
-        raise ConfigurationError("output: a .npy file has one array and no names; take .npz or .csv")
-    if suffix in TABLES and not is_table and rows.ndim != 2:
-        raise ConfigurationError(f"output: rows of shape {rows.shape[1:]} are no table; write them as .npy or .npz")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if suffix == ".npy":
-        np.save(path, rows)
-    elif suffix == ".npz":
-        arrays: dict[str, Any] = {name: _as_array(pd.Series(values)) for name, values in more.items()}
-        if is_table:
-            arrays |= {str(name): _as_array(rows[name]) for name in rows.columns}
-        else:
-            arrays[array] = rows
-        np.savez(path, **arrays)
-    else:
-        table = rows if is_table else pd.DataFrame(rows, columns=[f"x{i}" for i in range(rows.shape[1])])
-        _write_table(path, table.assign(**more))
-
-
-def _as_array(fields: pd.Series) -> np.ndarray:
-    """A column as numbers, nan where missing, or as texts, empty where missing."""
-    if not pd.api.types.is_numeric_dtype(fields):
-        return fields.astype("string").fillna("").to_numpy(str)
-    if pd.api.types.is_bool_dtype(fields) and not fields.isna().any():
-        return fields.to_numpy(bool)
-    if fields.isna().any():
-        return fields.astype("Float64").to_numpy(np.float64, na_value=np.nan)
-    return fields.to_numpy(np.int64 if pd.api.types.is_integer_dtype(fields) else np.float64)
-
-
-def _write_table(path: Path, table: pd.DataFrame) -> None:
-    if path.suffix.lower() == ".csv":
-        table.to_csv(path, index=False, float_format="%.8g")
-        return
-    try:
-        table.to_parquet(path, index=False)
-    except ImportError as error:
-        raise ConfigurationError(
-            "output: a .parquet file needs pyarrow; pip install 'lightning-avb[parquet]'"
-        ) from error

@@ -9,9 +9,10 @@ from .. import noise, pictures, plots
 from ..capabilities import Samples
 from ..checkpoints import load_data
 from ..errors import ConfigurationError, at_least
+from ..row_files import checked_suffix, writing
 from ..runs import short_names
 from ..trained import Trained
-from .outputs import checked_suffix, validation_rows, writing
+from .outputs import validation_rows
 
 
 def write_plot(

@@ -10,7 +10,7 @@ STAGES = {
     "fit": "Trains a model.",
     "validate": "Computes the figures of a checkpoint on the validation data.",
     "test": "Computes the figures of a checkpoint on the test data, with a table of estimates of log p(x).",
-    "predict": "Writes the codes of test data into a file beside the checkpoint.",
+    "predict": "Writes the codes of the test data into a file; `embed` has those of other rows.",
 }
 
 _CONFIG = """\
@@ -80,9 +80,11 @@ Example:
 All options:""",
     "predict": f"""\
 {STAGES["predict"]}
-{_OF_A_CHECKPOINT}
+{_OF_A_CHECKPOINT}\
+  --predictions.output FILE       .csv, .npz, .parquet or .pt; if not given a .pt beside the checkpoint
+
 Example:
-  lightning-avb predict --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0
+  lightning-avb predict --config digits/avb_si --ckpt_path runs/digits/avb_si/version_0 --predictions.output codes.csv
 
 All options:""",
 }

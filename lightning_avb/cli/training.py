@@ -115,6 +115,7 @@ class CLI(ConfigurationOverCheckpoint):
         parser.add_lightning_class_args(Pictures, "pictures")
         parser.add_lightning_class_args(Likelihood, "likelihood")
         parser.add_lightning_class_args(Diagnosis, "diagnosis")
+        parser.add_lightning_class_args(SavePredictions, "predictions")
         parser.add_argument(
             "--matmul_precision",
             type=Literal["highest", "high", "medium"],
@@ -218,7 +219,7 @@ class CLI(ConfigurationOverCheckpoint):
         if config.get("enable_progress_bar") is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
             callbacks.append(progress(config_of_command["progress_seconds"]))
         if not trial:
-            callbacks.append(self._recorder(str(self.subcommand)))
+            callbacks.append(self._recorder(config_of_command))
         if not fit:  # callbacks that write checkpoints have nothing to do, and would look for their folder
             callbacks = [callback for callback in callbacks if not isinstance(callback, pl.callbacks.Checkpoint)]
             kwargs["enable_checkpointing"] = False
@@ -235,8 +236,7 @@ class CLI(ConfigurationOverCheckpoint):
         processes.check_trainer(trainer)
         return trainer
 
-    def _recorder(self, stage: str) -> pl.Callback:
+    def _recorder(self, config: Any) -> pl.Callback:
         """The callback that writes the results of a stage."""
-        if stage == "fit":
-            return self.records
-        return SavePredictions() if stage == "predict" else SaveMetrics()
+        recorders = {"fit": self.records, "predict": config["predictions"]}
+        return recorders.get(str(self.subcommand)) or SaveMetrics()

@@ -299,9 +299,16 @@ class LatentVariableModel(EncodingModel):
         """log p(x|z), `(samples, batch)`, in nats, a density in the units that x had before it was standardised."""
         return self.decoder(z, batch.y).log_prob(batch.x) + self.log_jacobian
 
-    def log_prob(self, x: Tensor, y: Tensor | None = None, samples: int = 1000, seed: int = 0) -> LogProb:
+    def log_prob(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        samples: int | None = None,
+        annealing: int | None = None,
+        seed: int = 0,
+    ) -> LogProb:
         """log p(x) of every row in nats, with its standard error; see `inference.log_prob`."""
-        return inference.log_prob(self, Batch(x, y), samples, seed)
+        return inference.log_prob(self, Batch(x, y), samples, annealing, seed)
 
     def impute(
         self, x: Tensor, observed: Tensor | None = None, y: Tensor | None = None, draws: int = 1, seed: int = 0

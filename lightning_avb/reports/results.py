@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 
+from ..capabilities import DataDescription
 from ..checkpoints import save_atomically
+from ..row_files import NAMED, checked_suffix, write_rows, writing
 from ..runs import path_beside_checkpoint
 from ..trackers import show_table
 from .base import align
@@ -65,14 +70,23 @@ class SaveMetrics(pl.Callback):
 
 
 class SavePredictions(pl.Callback):
-    """Writes the results of `predict` beside the checkpoint: a dict of tensors, joined over batches.
+    """Writes the results of `predict`, a value of every row, in the order of the rows, by the first process.
 
-    The predictions of `last.ckpt` are in `last.predictions.pt`. With several processes each writes its own rows, into
-    `last.predictions_RANK.pt`. Files of an earlier `predict` are replaced.
+    Args:
+        output: the file: .csv, .npz or .parquet, or .pt for a dict of tensors; with several loaders their rows one
+            after another. None: beside the checkpoint; for `last.ckpt` it is `last.predictions.pt`.
+
+    Raises:
+        ConfigurationError: another kind of file.
     """
 
-    def __init__(self) -> None:
-        self.outputs: list[dict[str, Any]] = []
+    SUFFIXES = (".pt", *NAMED)
+
+    def __init__(self, output: str | None = None) -> None:
+        if output is not None:
+            checked_suffix(Path(output), self.SUFFIXES)
+        self.output = output
+        self.parts: list[tuple[int, dict[str, Tensor]]] = []
 
     def on_predict_batch_end(
         self,
@@ -84,18 +98,49 @@ class SavePredictions(pl.Callback):
         dataloader_idx: int = 0,
     ) -> None:
         if len(batch.real_rows.x):
-            self.outputs.append(outputs)
+            given = {name: value.cpu() for name, value in outputs.items() if value is not None}
+            self.parts.append((dataloader_idx, given))
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        rank = f"_{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = path_beside_checkpoint(trainer, f"predictions{rank}", "pt", replace=True)
-        if not self.outputs:
+        beside = path_beside_checkpoint(trainer, "predictions", "pt", replace=True)
+        path = beside if self.output is None else Path(self.output)
+        parts, self.parts = self._of_all_processes(trainer), []
+        if not parts:
             return
-        joined = {
-            name: torch.cat([output[name] for output in self.outputs]).cpu()
-            for name, value in self.outputs[0].items()
-            if value is not None
-        }
-        self.outputs = []
-        save_atomically(joined, path)
+        loaders = sorted({loader for loader, _ in parts})
+        found = [_joined([part for loader, part in parts if loader == one]) for one in loaders]
+        joined = {name: torch.cat([part[name] for part in found]) for name in found[0]}
+        if path.suffix.lower() == ".pt":
+            save_atomically(joined, path)
+        else:
+            rows, labels = _as_table(joined), joined.get("y")
+            if labels is not None:
+                rows["y"] = DataDescription(trainer.datamodule).names_of(labels)  # type: ignore[attr-defined]
+            with writing(path):
+                write_rows(path, pd.DataFrame(rows))
         print(f"predictions: {path}")
+
+    def _of_all_processes(self, trainer: pl.Trainer) -> list[tuple[int, dict[str, Tensor]]]:
+        """The parts of all processes, on the first; nothing on others."""
+        if trainer.world_size == 1:
+            return self.parts
+        everything: Any = [None] * trainer.world_size if trainer.is_global_zero else None
+        torch.distributed.gather_object(self.parts, everything)
+        return [part for parts in everything or [] for part in parts]
+
+
+def _joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Batches of one loader, in the order of their rows."""
+    joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    order = joined["index"].argsort(stable=True)
+    return {name: value[order] for name, value in joined.items()}
+
+
+def _as_table(values: dict[str, Tensor]) -> dict[str, Any]:
+    """A column for every number of a row: `z` `(rows, 2)` becomes z0 and z1; the `index` is the `row`."""
+    columns: dict[str, Any] = {"row": values["index"].numpy()}
+    for name, value in values.items():
+        if name != "index":
+            flat = value.flatten(1).unbind(1) if value.ndim > 1 else [value]
+            columns |= {f"{name}{i}" if value.ndim > 1 else name: part.numpy() for i, part in enumerate(flat)}
+    return columns

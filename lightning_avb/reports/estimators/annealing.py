@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
-import torch
 from torch import Tensor
-from torch.distributions import Distribution
 
 from ...batch import Batch
 from ...errors import ConfigurationError, at_least
-from ...evaluation import Annealer, as_prior, schedule, simulate
+from ...evaluation import Annealer, schedule
 from ...evaluation.reliability import annealing_objection, harmonic_mean
-from ...inference import adapted_proposal, joint_density
+from ...inference import annealer
 from ..base import Figure
 from .base import BELOW, LikelihoodEstimator, RowEstimator, Run
 
@@ -56,31 +54,11 @@ class AnnealingOptions(NamedTuple):
 
     def annealer(self, run: Run) -> Annealer:
         """The tuned chains of a test's model, the same for all estimators with these options."""
-        return run.shared(("annealer", self), lambda: self._tuned(run.model, run.chunk, run.seed))
+        return run.shared(("annealer", self), lambda: self._tuned(run))
 
-    def _tuned(self, model: Any, chunk: int, seed: int) -> Annealer:
-        def start(rows: Batch) -> tuple[Distribution, Tensor | None]:
-            if self.start == "prior":
-                return as_prior(model.prior).expand((len(rows.x),)), None
-            proposal = adapted_proposal(model, rows, chunk)
-            return proposal, proposal.scale_tril
-
-        def simulated(rows: int, seed: int) -> tuple[Tensor, Batch]:
-            index = torch.arange(rows, device=model.device)
-            y = index % model.classes if model.classes else None
-            z, x = simulate(lambda z: model.decoder(z, y), model.prior, rows, seed)
-            return z, Batch(x, y, index)
-
-        return Annealer(
-            lambda rows: joint_density(model, rows),
-            start,
-            simulated,
-            schedule(self.steps, self.path),
-            self.leapfrogs,
-            self.chains,
-            chunk,
-            seed,
-        )
+    def _tuned(self, run: Run) -> Annealer:
+        betas = schedule(self.steps, self.path)
+        return annealer(run.model, betas, self.leapfrogs, self.chains, self.start == "prior", run.chunk, run.seed)
 
 
 class AnnealedImportanceSampling(RowEstimator):
