@@ -37,6 +37,7 @@ CONFIGS = Path(__file__).parent.parent / "configs" / "four_points"
 PAPER = {"vae": -1.568, "avb": -1.403}
 NAMES = {
     "vae": "VAE",
+    "vae_iw": "VAE, importance-weighted",
     "iaf": "VAE, IAF",
     "vae_si": "VAE, semi-implicit",
     "avb": "AVB",
