@@ -5,5 +5,5 @@ from setuptools import find_packages, setup
 setup(
     packages=[*find_packages(include=["lightning_avb*", "datamodules*"]), "lightning_avb.configs"],
     package_dir={"lightning_avb.configs": "configs"},
-    package_data={"lightning_avb": ["py.typed"], "lightning_avb.configs": ["**/*.yaml"]},
+    package_data={"lightning_avb": ["py.typed"], "lightning_avb.configs": ["**/*.yaml", "**/*.ckpt"]},
 )

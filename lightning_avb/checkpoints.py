@@ -14,12 +14,13 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info
 
 from .batch import Batch
-from .errors import ConfigurationError, UnwritableError
+from .errors import ConfigurationError, UnwritableError, did_you_mean
 from .game import Game
 from .models import Posterior
 from .recipes import locate
 from .resuming import require_known_version
 from .runs import restarted
+from .shipped import pretrained
 
 Location = str | os.PathLike[str]
 """A checkpoint, a folder of checkpoints, or the folder of a run."""
@@ -123,6 +124,8 @@ def newest_last(folder: Path) -> Path | None:
 def find_checkpoint(location: Location) -> Path:
     """The file of a checkpoint: the location itself, or the last checkpoint in a run's folder or its `checkpoints`.
 
+    `pretrained/DATA/MODEL`, where there is no such file, is a model that comes with the package.
+
     Raises:
         ConfigurationError: there is none.
     """
@@ -130,7 +133,11 @@ def find_checkpoint(location: Location) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise ConfigurationError(f"ckpt_path: there is no file {str(path)!r}")
+        shipped = pretrained()
+        if path.as_posix() in shipped:
+            return shipped[path.as_posix()]
+        near = did_you_mean(path.as_posix(), shipped) if path.parts[:1] == ("pretrained",) else ""
+        raise ConfigurationError(f"ckpt_path: there is no file {str(path)!r}{near}")
     found = newest_last(path / "checkpoints") or newest_last(path)
     if found is None:
         raise ConfigurationError(

@@ -455,9 +455,9 @@ def in_child(task: Callable[[], object]) -> None:
 
 
 def report(runner: Runner) -> int:
-    """The score. A survivor that RESULTS.md names by its id is explained there."""
+    """The score. A survivor that docs/history.md names by its id is explained there."""
     runner.results = Store(runner.results.file)
-    explained = (ROOT / "RESULTS.md").read_text()
+    explained = (ROOT / "docs" / "history.md").read_text()
     results = {one.id: entry["result"] for one in runner.mutants if (entry := runner.result(one)) is not None}
     left = [one for one in runner.mutants if results.get(one.id, "killed") != "killed"]
     equivalent = [one for one in left if one.id in explained]
@@ -465,7 +465,7 @@ def report(runner: Runner) -> int:
     for path in runner.sources:
         here = [one.id for one in runner.mutants if one.path == path and one.id in results]
         print(f"{path:45} {sum(results[name] == 'killed' for name in here):4} of {len(here)}")
-    print(f"{killed} of {tried} killed; {len(equivalent)} survivors are explained in RESULTS.md")
+    print(f"{killed} of {tried} killed; {len(equivalent)} survivors are explained in docs/history.md")
     for one in left:
         if one not in equivalent:
             print(f"{one.id} {one.path}:{one.lines[0]} {results[one.id]}")

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -17,6 +18,7 @@ import lightning_avb
 from lightning_avb.cli import configurations
 from lightning_avb.cli.configurations import FOLDER, find_configuration
 from lightning_avb.errors import ConfigurationError
+from lightning_avb.shipped import pretrained
 
 ROOT = Path(__file__).parents[1]
 SMALL = ("--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--trainer.enable_progress_bar=false")
@@ -61,7 +63,8 @@ def test_a_wheel_has_the_modules_and_the_configurations_and_nothing_else(wheel):
         for name in ("lightning_avb", "datamodules")
         for path in (ROOT / name).rglob("*.py")
     }
-    configs = {f"lightning_avb/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").rglob("*.yaml")}
+    files = [path for path in (ROOT / "configs").rglob("*") if path.suffix in (".yaml", ".ckpt")]
+    configs = {f"lightning_avb/{path.relative_to(ROOT).as_posix()}" for path in files}
     assert names == code | configs | {"lightning_avb/py.typed"}
 
 
@@ -265,3 +268,19 @@ def test_the_short_name_of_our_data_sets_gives_the_same_classes():
     assert datamodules.tensors is sys.modules["lightning_avb.datamodules.tensors"]
     shipped = [path for path in (ROOT / "configs").rglob("*.yaml") if " datamodules." in path.read_text()]
     assert not shipped  # a user's `datamodules` would hide them
+
+
+@pytest.mark.parametrize("name", ["digits/avb_si", "four_points/avb_si"])
+def test_pretrained_models_can_be_used_at_once(command, refusal, tmp_path, name):
+    path = pretrained()[f"pretrained/{name}"]
+    assert path.stat().st_size < 1e6 and find_configuration(name)
+    command("sample", "--ckpt_path", f"pretrained/{name}", "--output", tmp_path / "samples.npz", "--n", 4)
+    assert np.isfinite(np.load(tmp_path / "samples.npz")["x"]).all()
+    for stage in ("fit", "test"):  # what is written there would be lost with the next installation
+        said = refusal(stage, f"--config={name}", "--ckpt_path", f"pretrained/{name}")
+        assert f"ckpt_path: '{stage}' writes beside the checkpoint; copy {str(path)!r} to a folder of yours" in said
+
+
+def test_a_misspelt_pretrained_model(refusal):
+    said = refusal("sample", "--ckpt_path", "pretrained/digits/avb", "--output", "x.png")
+    assert said.startswith("error: ckpt_path: there is no file 'pretrained/digits/avb'; did you mean pretrained/digits/")

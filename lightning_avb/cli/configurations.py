@@ -9,10 +9,7 @@ from pathlib import Path
 import yaml
 
 from ..errors import ConfigurationError, did_you_mean, not_utf8
-
-PACKAGE = Path(__file__).resolve().parents[1]
-FOLDER = next(path for path in (PACKAGE / "configs", PACKAGE.parent / "configs") if path.is_dir())
-"""A folder of the installed package; in the source tree, the top-level folder."""
+from ..shipped import FOLDER
 
 
 def names() -> list[str]:

@@ -29,6 +29,7 @@ from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
 from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
+from ..shipped import pretrained
 from .configurations import with_configuration_files
 from .messages import OneLineErrors, explain, without_advertisements
 from .monitors import Monitors
@@ -152,6 +153,11 @@ class CLI(ConfigurationOverCheckpoint):
         asked = config.get("ckpt_path")
         checkpoint = resolve_ckpt_path(asked, runs.checkpoint_folder(trainer, dirpath), fit)
         if checkpoint is not None:
+            if checkpoint in pretrained().values():
+                raise ConfigurationError(
+                    f"ckpt_path: {self.subcommand!r} writes beside the checkpoint; copy {str(checkpoint)!r} to a "
+                    "folder of yours, and give that"
+                )
             config.ckpt_path = str(checkpoint)
             self._check_checkpoint(config, read_checkpoint(checkpoint))
         if not fit:
