@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import sys
 from ast import literal_eval
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -43,21 +40,6 @@ def exit_with_error(line: str, code: int = 2) -> NoReturn:
     """Ends the process with one line on stderr; exit code 2 means a mistake of the user."""
     print(f"error: {line}", file=sys.stderr)
     sys.exit(code)
-
-
-@contextmanager
-def without_advertisements() -> Iterator[None]:
-    """Leaves out what Lightning says in praise of other packages."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    logger.addFilter(_is_no_advertisement)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_no_advertisement)
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return not re.match(r"\S* ?Tip: For seamless cloud (logging|uploads)", record.getMessage())
 
 
 def explain(message: str, parser: Any) -> str:

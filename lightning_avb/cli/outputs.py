@@ -15,12 +15,10 @@ from torch import Tensor
 
 from .. import draws, noise, pictures, plots
 from ..batch import Batch
-from ..capabilities import Samples
 from ..checkpoints import label_names, load, load_data
 from ..errors import ConfigurationError, at_least
 from ..evaluation import resample_posterior
 from ..models import Posterior
-from ..models.latent import cycled_labels
 from ..row_files import NAMED, ROWS, TABLES, checked_suffix, write_rows, writing
 from ..support import Parameters
 from ..trained import Trained, numbers_of_labels, read_input
@@ -70,13 +68,12 @@ def write_samples(
         with writing(path):
             pictures.write(picture, path)
     else:
-        pictures.require(model, "sample", Samples)
         trained = Trained(ckpt_path, root)
-        data = trained.data
-        new, y = model.sample(n, numbers, mean=False), cycled_labels(n, numbers, model.label_choices, model.device)
-        name = (data.label or "label") if path.suffix.lower() in TABLES else "y"
+        rows, names = trained.labelled_samples(n, labels, seed)
+        has_columns = isinstance(rows, pd.DataFrame) or path.suffix.lower() in TABLES
+        name = trained.label if has_columns else "y"
         with writing(path):
-            write_rows(path, trained.write(new), None if y is None else {str(name): data.names_of(y)})
+            write_rows(path, rows, None if names is None else {name: names})
     print(output)
 
 
@@ -164,9 +161,13 @@ def write_scores(
     found = pd.DataFrame({**columns, "row": np.arange(len(value)), "log_p": value, "standard_error": error})
     with writing(Path(output)):
         write_rows(Path(output), found)
-    print(f"log p(x): {value.mean():.3f} nats a row, standard deviation {value.std():.3f}, {len(value)} rows")
+    if len(value) == 1:
+        print(f"log p(x): {value[0]:.3f} nats, 1 row")
+    else:
+        print(f"log p(x): {value.mean():.3f} nats a row, standard deviation {value.std():.3f}, {len(value)} rows")
     if odd:
-        print(f"the {min(odd, len(found))} oddest:")
+        count = min(odd, len(found))
+        print("the oddest row:" if count == 1 else f"the {count} oddest rows:")
         print(found.nsmallest(odd, "log_p").to_string(index=False, float_format="%.3f"))
     print(output)
 
@@ -180,11 +181,25 @@ def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed:
         checked_suffix(Path(output), NAMED)
     filled = trained.impute(rows, draws=draws, seed=seed)
     if isinstance(rows, pd.DataFrame):
-        print(f"{rows[trained.data.columns].isna().to_numpy().sum()} fields were missing")
+        print(_what_was_missing(rows, filled[0]))
         parts = filled if draws == 1 else [one.assign(draw=number) for number, one in enumerate(filled)]
         found: Any = pd.concat(parts, ignore_index=True)
+        if Path(output).suffix.lower() != ".csv":  # a .csv repeats the texts that are given
+            found = trained.with_types(found)
     else:
         found = filled[0] if draws == 1 else np.stack(filled)
     with writing(Path(output)):
         write_rows(Path(output), found)
     print(output)
+
+
+def _what_was_missing(rows: pd.DataFrame, filled: pd.DataFrame) -> str:
+    """How many fields are filled, and how many are not, in which columns."""
+    left = filled.isna().sum()
+    count = int(rows.isna().to_numpy().sum() - left.sum())
+    line = f"{count} missing {'field is' if count == 1 else 'fields are'} filled"
+    empty = left[left > 0]
+    if empty.empty:
+        return line
+    stay = "1 stays" if left.sum() == 1 else f"{left.sum()} stay"
+    return f"{line}; {stay} empty, in columns that are not the model's: {', '.join(map(str, empty.index))}"

@@ -26,11 +26,12 @@ from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
 from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
+from ..quiet import without_advertisements
 from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from .configurations import with_configuration_files
-from .messages import OneLineErrors, explain, without_advertisements
+from .messages import OneLineErrors, explain
 from .monitors import Monitors
 from .progress import progress
 from .stages import DESCRIPTIONS, list_of_classes, ours_first
@@ -75,7 +76,7 @@ class CLI(ConfigurationOverCheckpoint):
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
         self.records = Records(self.arguments)
         try:
-            with without_advertisements(), warnings.catch_warnings():
+            with without_advertisements():
                 self._run(args)
         except BaseException:
             if self.made_folder is not None and not self.records.begun:
