@@ -135,6 +135,9 @@ def test_the_list_of_configurations(command, refusal, capsys):
     title, expected = capsys.readouterr().out.splitlines()
     assert title == f"{'posteriors/funnel':<36} Neal's funnel in ten dimensions."
     assert expected.split()[0] == "Expected"
+    command("configs", "own", "table", "Vae")
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert "unmeasured/own_table/vae" in names and "unmeasured/own_table/avb_si" not in names
 
 
 # What is said without torch.

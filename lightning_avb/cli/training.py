@@ -30,7 +30,7 @@ from ..quiet import without_advertisements
 from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
-from .configurations import with_configuration_files
+from .configurations import find_key, with_configuration_files
 from .messages import OneLineErrors, explain
 from .monitors import Monitors
 from .progress import progress
@@ -147,6 +147,9 @@ class CLI(ConfigurationOverCheckpoint):
         """Finds the checkpoint, and the folder of this run."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name_loggers(trainer, self._run_name(config))
+        key = "default_hp_metric"
+        if not any(key in argument for argument in self.arguments) and find_key(self.arguments, key) is None:
+            runs.leave_out_placeholder(trainer)
         # The changes below are only for this start, and not part of the recorded configuration.
         self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_unset=False)
         runs.place_loggers(trainer)
@@ -172,6 +175,7 @@ class CLI(ConfigurationOverCheckpoint):
         runs.require_writable("ckpt_path", checkpoint.parent)
         # The callbacks that write a checkpoint are left out on purpose.
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+        runs.join_run(config.trainer, checkpoint)
         typed = {argument.partition("=")[0] for argument in self.arguments}
         # The configuration file is the one of the training, with its logger.
         if "--trainer.logger" not in typed:
