@@ -27,6 +27,7 @@ from lightning_avb import (
     TableDecoder,
     Trained,
     VAEPlayers,
+    pictures,
 )
 from lightning_avb.errors import ConfigurationError
 
@@ -181,6 +182,10 @@ def test_pictures_and_arrays(tmp_path, command, monkeypatch):
     assert full.shape == (2, 3, 1, 8, 8) and {*full.ravel().tolist()} == {0.0, 1.0}
     seen = ~np.isnan(bits)
     assert (full[:, seen] == bits[seen]).all()
+    command("impute", "--ckpt_path", "some.ckpt", "--input", "hidden.npy", "--output", "full.png", "--draws", 2)
+    expected = np.concatenate([np.where(seen, bits, 0.5)[None], full]).swapaxes(0, 1).reshape(9, 1, 8, 8)
+    pictures.write(pictures.tiles(torch.from_numpy(expected), 3), tmp_path / "expected.png")
+    assert (tmp_path / "full.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_arrays_come_in_their_own_units_and_go_so(tmp_path):
@@ -257,6 +262,8 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
     for task in ("embed", "score", "impute"):  # before anything is computed
         file = (*missing[:2], "--input", "none.csv", "--output")
         assert "output: 'x.txt' does not end in .csv" in refusal(task, *file, "x.txt")
+    file = ("impute", *missing[:2], "--input", people / "people.csv", "--output")
+    assert "output: 'x.png' does not end in .csv, .npz, .parquet" in refusal(*file, "x.png")
     np.save(tmp_path / "some.npy", np.zeros((2, 3)))
     assert "is no table" in refusal("score", *missing, tmp_path / "some.npy")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..batch import Batch
 from ..checkpoints import label_names, load, load_data
 from ..errors import ConfigurationError, at_least
 from ..evaluation import resample_posterior
+from ..inference import without_nan
 from ..models import Posterior
 from ..row_files import NAMED, ROWS, TABLES, checked_suffix, write_rows, writing
 from ..support import Parameters
@@ -174,23 +175,37 @@ def write_scores(
 
 def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed: int) -> None:
     """What the command `impute` does."""
-    checked_suffix(Path(output), ROWS)
+    path = Path(output)
+    checked_suffix(path, (*ROWS, *pictures.SUFFIXES))
     trained = Trained(ckpt_path)
     rows, _ = read_input(trained, Path(given))
-    if isinstance(rows, pd.DataFrame):
-        checked_suffix(Path(output), NAMED)
+    are_pictures = len(trained.model.data_shape) > 1
+    kinds = NAMED if isinstance(rows, pd.DataFrame) else (*ROWS, *pictures.SUFFIXES) if are_pictures else ROWS
+    suffix = checked_suffix(path, kinds)
     filled = trained.impute(rows, draws=draws, seed=seed)
     if isinstance(rows, pd.DataFrame):
         print(_what_was_missing(rows, filled[0]))
         parts = filled if draws == 1 else [one.assign(draw=number) for number, one in enumerate(filled)]
         found: Any = pd.concat(parts, ignore_index=True)
-        if Path(output).suffix.lower() != ".csv":  # a .csv repeats the texts that are given
+        if suffix != ".csv":  # a .csv repeats the texts that are given
             found = trained.with_types(found)
     else:
         found = filled[0] if draws == 1 else np.stack(filled)
-    with writing(Path(output)):
-        write_rows(Path(output), found)
+    with writing(path):
+        if suffix in pictures.SUFFIXES:
+            pictures.write(_picture_of_imputations(trained, rows, filled), path)
+        else:
+            write_rows(path, found)
     print(output)
+
+
+def _picture_of_imputations(trained: Trained, rows: Any, filled: Sequence[Any]) -> pictures.Picture:
+    """One row per datum: what is given, with hidden pixels in grey, and the draws."""
+    whole, observed = without_nan(rows)
+    x = trained.read(whole).x
+    given = x if observed is None else torch.where(observed.view(x.shape), x, torch.full_like(x, 0.5))
+    columns = torch.stack([given, *(trained.read(one).x for one in filled)], 1)
+    return pictures.tiles(columns.flatten(0, 1), columns.shape[1])
 
 
 def _what_was_missing(rows: pd.DataFrame, filled: pd.DataFrame) -> str:
