@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -32,6 +34,47 @@ from .evaluation.restoration import draws_given
 MEAN_DRAWS, ROWS = 256, 256
 SAMPLES, CHAINS = 1000, 16
 """Draws per row for log p(x), by importance weighting and by annealing."""
+
+
+def as_tensor(values: Any) -> Any:
+    """An array of numbers as a tensor; anything else as it is."""
+    if not isinstance(values, np.ndarray) or values.dtype == object:
+        return values
+    return torch.from_numpy(np.require(values, requirements="W"))  # pandas gives arrays that are read-only
+
+
+def rows_of(model: Any, x: Any, y: Any = None) -> Batch:
+    """Rows as a user has them, arrays or tensors, with the model's type and on its device.
+
+    Args:
+        model: a model of rows.
+        x: `(batch, *data_shape)`, floating point.
+        y: labels `(batch,)`, for a class-conditional model.
+
+    Raises:
+        ConfigurationError: x is no such rows, or a value is not finite.
+    """
+    rows, labels = as_tensor(x), as_tensor(y)
+    model.check_rows(rows)
+    if not rows.isfinite().all():
+        value = rows[~rows.isfinite()][0].item()
+        advice = "; `impute` draws what is missing in rows" if math.isnan(value) else ""
+        raise ConfigurationError(f"x: a row has {value}{advice}")
+    return Batch(rows.to(model.device, model.dtype), None if labels is None else labels.to(model.device))
+
+
+def without_nan(x: Any, observed: Any = None) -> tuple[Any, Tensor | None]:
+    """Rows with a possible value in the place of nan, and what is observed: not nan, and not said to be missing.
+
+    Args:
+        x: an array or a tensor `(batch, ...)`.
+        observed: like x; None: all but nan, and None is returned where there is none.
+    """
+    rows, seen = as_tensor(x), as_tensor(observed)
+    if not isinstance(rows, Tensor) or not rows.is_floating_point() or not (missing := rows.isnan()).any():
+        return rows, seen
+    possible = rows.new_zeros(()) if missing.all() else rows[~missing][0]
+    return torch.where(missing, possible, rows), ~missing if seen is None else seen.to(missing.device) & ~missing
 
 
 def why_no_likelihood(model: Any) -> str | None:
@@ -193,6 +236,9 @@ def impute(
     """
     require_likelihood(model, "impute")
     at_least(1, draws=draws)
+    if observed is not None and (observed.dtype != torch.bool or observed.shape != batch.x.shape):
+        found = f"{str(observed.dtype).removeprefix('torch.')} {tuple(observed.shape)}"
+        raise ConfigurationError(f"observed: {found}; bool {tuple(batch.x.shape)}, like x, was expected")
     parts = []
     with noise.torch_seeded(seed, "impute"):
         for rows in torch.arange(len(batch.x), device=batch.x.device).split(ROWS):
@@ -213,5 +259,5 @@ def _nearby(model: Any, rows: Batch, draws: int, samples: int) -> tuple[Tensor, 
     z = resample(z, log_weight, draws)
     entries = model.decoder(z[:1], rows.y).base_dist
     if not hasattr(entries, "observed"):
-        raise ConfigurationError("impute: nothing tells what is missing; give `observed`, or nan in the file")
+        raise ConfigurationError("impute: nothing tells what is missing; give `observed`, or nan where it is")
     return z, entries.observed(rows.x) > 0

@@ -106,7 +106,9 @@ class Interruption(pl.callbacks.Checkpoint):
     def _stop(self) -> None:
         trainer, name = self.trainer, signal.Signals(self.agreed).name
         path = self._save()
-        how = f"go on with --ckpt_path {path}" if path else "this run writes no checkpoints: nothing is saved"
+        how = "this run writes no checkpoints: nothing is saved"
+        if path is not None:
+            how = f"go on with the same command and --ckpt_path {path}"
         rank_zero_info(f"stopped by {name} after step {trainer.global_step}; {how}")
         if self.agreed == self._requeue_signal() or self._preempted():
             # SLURM ends the job step as soon as the job is in the queue again.
@@ -132,7 +134,7 @@ class Interruption(pl.callbacks.Checkpoint):
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is not None:
                 path = Path(callback.dirpath, callback.CHECKPOINT_NAME_LAST + callback.FILE_EXTENSION)
-                self.trainer.save_checkpoint(path)
+                self.trainer.save_checkpoint(path, weights_only=False)
                 return path
         return None
 

@@ -33,6 +33,8 @@ class BatchModule(pl.LightningModule):
 
     def _apply_batch_transfer_handler(self, batch: Any, device: Any = None, dataloader_idx: int = 0) -> Batch:
         given = Batch.of(super()._apply_batch_transfer_handler(batch, device, dataloader_idx))
+        if given.x.dtype == torch.float64:  # what numpy gives
+            given = given._replace(x=given.x.to(self.dtype))
         # The counter of batches, which says where a pass over the data begins, is public, the loop that runs is not.
         loop: Any = self.trainer._active_loop
         if given.index is not None or loop is None or loop is self.trainer.fit_loop:

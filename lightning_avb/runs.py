@@ -114,6 +114,25 @@ def place_loggers(trainer: Any) -> None:
             arguments["resume"] = "allow"
 
 
+def leave_out_placeholder(trainer: Any) -> None:
+    """Lets TensorBoard show no `hp_metric`, a placeholder for a figure that nobody logs."""
+    for kind, arguments in configured_loggers(trainer):
+        if kind == "TensorBoardLogger":
+            arguments["default_hp_metric"] = False
+
+
+def join_run(trainer: Any, checkpoint: Path) -> None:
+    """Lets TensorBoard add to the folder of the run that a checkpoint lies in, unless another place is given.
+
+    Loggers of CSV files would write over those of the run.
+    """
+    folder = checkpoint.absolute().parent.parent
+    for kind, arguments in configured_loggers(trainer):
+        free = arguments.get("version") in (None, job_name()) and arguments["save_dir"] == trainer.default_root_dir
+        if kind == "TensorBoardLogger" and free and checkpoint.parent.name == "checkpoints":
+            arguments["save_dir"], arguments["name"], arguments["version"] = str(folder.parent), "", folder.name
+
+
 def planned_folder(trainer: Any) -> Path | None:
     """The folder that `run_folder` will give for this run; None if it is not known before the start."""
     first = next(configured_loggers(trainer), None)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 import pytorch_lightning as pl
 import torch
-from sklearn.base import BaseEstimator, DensityMixin, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 from torch import Tensor
@@ -32,6 +32,7 @@ from .datamodules import Table
 from .errors import ConfigurationError, at_least
 from .models import AVB, VAE
 from .networks import MLP
+from .quiet import warnings_alone, without_advertisements
 
 MODELS = ("vae", "avb")
 SCORED = 500
@@ -46,7 +47,7 @@ class _AllRows(Table):
         return {"train": rows, "val": rows[:1], "test": rows[:1]}
 
 
-class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
+class LatentVariableEstimator(ClassNamePrefixFeaturesOutMixin, DensityMixin, TransformerMixin, BaseEstimator):
     """A VAE or AVB of a table: a transformer to codes, and a density.
 
     X is an array of numbers, nan where a field is missing, or a DataFrame with columns of any type, see `Table`.
@@ -59,6 +60,7 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
         batch_size: rows of a batch; all rows if there are fewer.
         learning_rate: of encoder and decoder.
         random_state: seed of weights, order and noise: an integer, a `RandomState`, or None.
+        verbose: whether `fit` prints what the columns hold and what Lightning says, and shows a bar.
 
     Attributes:
         model_: the fitted model.
@@ -75,14 +77,15 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
         batch_size: int = 100,
         learning_rate: float = 1e-3,
         random_state: Any = None,
+        verbose: bool = False,
     ) -> None:
         self.model, self.latent_dim, self.hidden, self.max_steps = model, latent_dim, hidden, max_steps
         self.batch_size, self.learning_rate, self.random_state = batch_size, learning_rate, random_state
+        self.verbose = verbose
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
-        tags.non_deterministic = self.random_state is None
         return tags
 
     @property
@@ -103,7 +106,8 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
         types = None if isinstance(X, pd.DataFrame) else dict.fromkeys(frame.columns, "number")
         seed = int(check_random_state(self.random_state).randint(2**31))
         self.data_ = _AllRows.of(frame, types=types, batch_size=min(self.batch_size, len(frame)))
-        with noise.torch_seeded(seed, "estimator"), _run_seed(seed):
+        said = nullcontext() if self.verbose else warnings_alone()
+        with noise.torch_seeded(seed, "estimator"), _run_seed(seed), without_advertisements(), said:
             model = self._make()
             trainer = pl.Trainer(
                 max_steps=self.max_steps,
@@ -111,7 +115,7 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
                 devices=1,
                 logger=False,
                 enable_checkpointing=False,
-                enable_progress_bar=False,
+                enable_progress_bar=self.verbose,
                 enable_model_summary=False,
                 limit_val_batches=0,
             )
@@ -138,8 +142,6 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
 
     def _frame(self, X: Any, reset: bool = False) -> pd.DataFrame:  # noqa: N803
         """The rows as a DataFrame, checked as scikit-learn does."""
-        if not reset:
-            check_is_fitted(self)
         if isinstance(X, pd.DataFrame):
             validate_data(self, X, reset=reset, skip_check_array=True)
             return X.rename(columns=str).reset_index(drop=True)
@@ -148,17 +150,20 @@ class LatentVariableEstimator(DensityMixin, TransformerMixin, BaseEstimator):
         return pd.DataFrame(values, columns=[f"x{i}" for i in range(values.shape[1])])
 
     def _read(self, X: Any) -> Tensor:  # noqa: N803
+        check_is_fitted(self)
         return self.data_.from_rows(self._frame(X))
 
     def transform(self, X: Any) -> np.ndarray:  # noqa: N803
         """Codes, `(rows, latent_dim)`: the mean of q(z|x)."""
-        return self.model_.encode(self._read(X)).numpy().astype(np.float64)
+        rows = self._read(X)
+        return self.model_.encode(rows).numpy().astype(np.float64)
 
     def inverse_transform(self, X: Any) -> Any:  # noqa: N803
         """Rows in their own terms: the mean of p(x|z) for codes `(rows, latent_dim)`."""
         check_is_fitted(self)
-        codes = torch.as_tensor(check_array(X), dtype=torch.get_default_dtype())
-        return self._write(self.model_.decode(codes))
+        codes = torch.tensor(check_array(X), dtype=torch.get_default_dtype())
+        rows = self._write(self.model_.decode(codes))
+        return rows.set_axis(X.index) if isinstance(X, pd.DataFrame) and isinstance(rows, pd.DataFrame) else rows
 
     def score_samples(self, X: Any) -> np.ndarray:  # noqa: N803
         """log p(x) of every row in nats, in the columns' own units, by importance weighting."""

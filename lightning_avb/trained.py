@@ -18,6 +18,7 @@ from .capabilities import DataDescription, Decodes, DrawsParameters, Encodes, Sa
 from .checkpoints import Location, load, load_datamodule, read_checkpoint
 from .datamodules import Table
 from .errors import ConfigurationError, did_you_mean
+from .models.latent import cycled_labels
 
 PART = 1000
 """Rows that a network takes at a time."""
@@ -80,18 +81,36 @@ class Trained:
         row, *place = (~x.isfinite()).nonzero()[0].tolist()
         raise ConfigurationError(f"rows: row {row} has {x[tuple([row, *place])].item()} at {place}")
 
-    def write(self, x: Tensor) -> Any:
-        """Rows of x in the data's own terms."""
-        return self.data.rows_of(x)
+    def write(self, x: Tensor, like: Any = None) -> Any:
+        """Rows of x in the data's own terms, with the index of a DataFrame of as many rows."""
+        rows = self.data.rows_of(x)
+        return rows.set_axis(like.index) if isinstance(like, pd.DataFrame) else rows
 
     def sample(self, count: int, labels: Sequence[Any] | None = None, seed: int = 0, mean: bool = False) -> Any:
-        """New rows, as draws of p(x|z), or with `mean` the means of it; `labels` are used in turn."""
+        """New rows, as draws of p(x|z), or with `mean` the means of it; `labels` are used in turn.
+
+        A table of a class-conditional model has the column of the label.
+        """
+        rows, names = self.labelled_samples(count, labels, seed, mean)
+        return rows.assign(**{self.label: names}) if names is not None and isinstance(rows, pd.DataFrame) else rows
+
+    def labelled_samples(
+        self, count: int, labels: Sequence[Any] | None = None, seed: int = 0, mean: bool = False
+    ) -> tuple[Any, list[Any] | None]:
+        """New rows without, and the label of each, None for a model without labels; see `sample`."""
         self._require("sample", Samples)
         numbers = labels
         if labels is not None:
             numbers = numbers_of_labels("labels", self.model, self.data.label_names, labels)
         with noise.torch_seeded(seed, "sample"):
-            return self.write(self.model.sample(count, numbers, mean=mean))
+            rows = self.write(self.model.sample(count, numbers, mean=mean))
+        y = cycled_labels(count, numbers, self.model.label_choices, self.model.device)
+        return rows, None if y is None else y.tolist() if _has_clusters(self.model) else self.data.names_of(y)
+
+    @property
+    def label(self) -> str:
+        """The name of the column of the labels, or of the clusters that a model has found."""
+        return "cluster" if _has_clusters(self.model) else str(self.data.label or "label")
 
     def embed(
         self, rows: Any, labels: Sequence[Any] | None = None, draws: int | None = None, seed: int = 0
@@ -107,7 +126,7 @@ class Trained:
         """The mean of p(x|z) at the code of every row, in the data's own terms."""
         self._require("reconstruct", Encodes, Decodes)
         parts = [self.model.reconstruct(part.x, part.y) for part in _parts(self.read(rows, labels))]
-        return self.write(torch.cat(parts))
+        return self.write(torch.cat(parts), rows)
 
     def score(
         self,
@@ -131,29 +150,35 @@ class Trained:
         if isinstance(rows, pd.DataFrame):
             x, observed = self.datamodule.from_incomplete_rows(rows)  # type: ignore[union-attr]
             filled = inference.impute(self.model, self._batch(x, rows, labels), observed, draws, seed=seed)
-            return [self._with_observed(rows, self.write(one)) for one in filled]
-        given = torch.as_tensor(rows)
-        missing = given.isnan() if given.is_floating_point() else torch.zeros_like(given, dtype=torch.bool)
-        if not missing.any():
+            return [self._with_observed(rows, self.write(one, rows)) for one in filled]
+        whole, observed = inference.without_nan(rows)
+        if observed is None:
             raise ConfigurationError("impute: nothing is missing; hidden values are nan")
-        batch = self.read(torch.where(missing, self._possible(given, missing), given), labels)
-        filled = inference.impute(self.model, batch, ~missing.view(batch.x.shape), draws, seed=seed)
-        return [np.where(missing, self.write(one).reshape(given.shape), given.numpy()) for one in filled]
-
-    @staticmethod
-    def _possible(rows: Tensor, missing: Tensor) -> Tensor:
-        """A value that some observed field has, in the place of those that are missing."""
-        return rows[~missing][0] if not missing.all() else rows.new_zeros(())
+        batch = self.read(whole, labels)
+        filled = inference.impute(self.model, batch, observed.view(batch.x.shape), draws, seed=seed)
+        given = np.asarray(rows)
+        return [np.where(observed, given, self.write(one).reshape(given.shape)) for one in filled]
 
     @staticmethod
     def _with_observed(rows: pd.DataFrame, filled: pd.DataFrame) -> pd.DataFrame:
         """The rows as they were, with the model's values where they are missing."""
-        found = rows.reset_index(drop=True).copy()
+        found = rows.copy()
         for name in filled.columns:
             missing = found[name].isna().to_numpy()
             if missing.any():
-                found[name] = found[name].astype(object).where(~missing, filled[name].astype(object)).infer_objects()
+                fields = np.where(missing, filled[name].astype(object), found[name].astype(object))
+                found[name] = pd.Series(fields, found.index, object).infer_objects()
         return found
+
+    def with_types(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Rows of a text file with numbers, in place of texts, where a column of the model has numbers."""
+        typed = {}
+        for column in self.datamodule.known_format():  # type: ignore[union-attr]
+            fields = rows[column.name]
+            if fields.dtype == object:
+                numbers = column.kind == "number" or not isinstance(column.values[0], str)
+                typed[column.name] = pd.to_numeric(fields) if numbers else fields.astype("string")
+        return rows.assign(**typed)
 
     def _require(self, what: str, *capabilities: Any) -> None:
         if not can(self.model, *capabilities):
@@ -174,7 +199,7 @@ def numbers_of_labels(key: str, model: Any, names: Sequence[str] | None, asked: 
     Raises:
         ConfigurationError: a label that is neither; the message has the most similar name.
     """
-    names = [] if getattr(model, "clusters", None) else [str(name) for name in names or []]
+    names = [] if _has_clusters(model) else [str(name) for name in names or []]
     numbers = {name: number for number, name in enumerate(names)}
     if not any(name.lstrip("-").isdigit() for name in names):
         numbers.update({str(number): number for number in range(len(names))})
@@ -186,6 +211,11 @@ def numbers_of_labels(key: str, model: Any, names: Sequence[str] | None, asked: 
             raise ConfigurationError(f"{key}: {label!r} is no number, and the checkpoint has no names of labels")
         found.append(numbers.get(str(label), label))
     return found
+
+
+def _has_clusters(model: Any) -> bool:
+    """Whether what `sample` takes as labels are clusters, which have no names."""
+    return bool(getattr(model, "clusters", None))
 
 
 def _parts(batch: Batch) -> list[Batch]:

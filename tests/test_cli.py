@@ -20,6 +20,7 @@ from jsonargparse import Namespace
 from PIL import Image
 from small_models import MODELS
 
+from lightning_avb.cli.messages import explain
 from lightning_avb.cli.training import CLI
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.trained import numbers_of_labels
@@ -258,6 +259,19 @@ def test_mistakes_are_said_in_one_line(refusal, tmp_path, options, message):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_the_reason_of_a_class_is_told_without_the_other_kinds_of_value():
+    message = """Does not validate against any of the Union subtypes
+Subtypes: [<class 'Logger'>, collections.abc.Iterable[Logger], <class 'bool'>, <class 'NoneType'>]
+Errors:
+  - Providing log_model=True and offline=True is invalid.
+    Hint: Set `offline=False`.
+  - Expected a <class 'collections.abc.Iterable'>
+  - Expected a <class 'bool'>
+  - Expected a <class 'NoneType'>
+Given value type: <class 'Namespace'>"""
+    assert explain(message, None) == "Providing log_model=True and offline=True is invalid. Hint: Set `offline=False`."
+
+
 def test_what_is_required_is_named(refusal):
     assert refusal("fit") == (
         "error: data, model: required, and not given; a configuration has them, as in --config digits/vae"
@@ -286,11 +300,11 @@ def test_help_lists_our_classes_first(command, capsys):
 def test_mistakes_in_a_file_are_said_in_one_line(refusal, tmp_path):
     text = (CONFIGS / "unmeasured" / "mnist" / "avb.yaml").read_text()
     for wrong, right, message in (
-        ("latnt_dim", "latent_dim", "latnt_dim: no such"),
+        ("latnt_dim", "latent_dim", "wrong.yaml': model.latnt_dim: no such option here; did you mean latent_dim?"),
         ("widht:", "width:", "widht: no such"),
         ("PrirContrast", "PriorContrast", "there is no lightning_avb.PrirContrast"),
-        ("max_step:", "max_steps:", "max_step"),
-        ("modl:", "model:", "modl"),
+        ("max_stepz:", "max_steps:", "wrong.yaml': trainer.max_stepz: no such key; did you mean trainer.max_steps?"),
+        ("modle:", "model:", "wrong.yaml': modle: no such key; did you mean model?"),
     ):
         (tmp_path / "wrong.yaml").write_text(text.replace(right, wrong))
         assert message in refusal("fit", "--config", tmp_path / "wrong.yaml")

@@ -134,6 +134,10 @@ def test_a_folder_without_a_run_is_an_error(refusal, capsys):
     place("version_0")
     assert refusal("compare", RUNS, "--output", "a.txt") == "error: output: 'a.txt' does not end in .json or .png"
     assert "nothing to draw" in refusal("compare", RUNS, "--output", "a.png")
+    curves = ("plot", "--what", "curves", "--output", "a.png", "--ckpt_path")
+    assert "nothing to draw" in refusal(*curves, next(RUNS.rglob("last.ckpt")))
+    assert refusal(*curves, "nowhere") == "error: ckpt_path: there is no folder 'nowhere'"
+    assert "columns: a plot of curves has a panel for every figure" in refusal(*curves, RUNS, "--columns", "elbo")
     assert refusal("compare").endswith("runs: required, and not given")
 
 
@@ -245,6 +249,8 @@ def test_every_run_has_its_colour(command):
     place("version_1", ROWS[:3])
     place("version_2")  # without a validation: no colour
     command("compare", RUNS, "--output", "compare.png")
+    command("plot", "--ckpt_path", RUNS, "--what", "curves", "--output", "plot.png")
+    assert Path("plot.png").read_bytes() == Path("compare.png").read_bytes()
     image = np.array(Image.open("compare.png").convert("RGB"))
     assert image.shape == (325, 800, 3)  # two panels, elbo and kl, above a legend of one line
     curves = {name: {"val/elbo": Curve([1, 2, 3], [1.0, 2.0, 3.0 + i])} for i, name in enumerate("ab")}

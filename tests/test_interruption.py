@@ -57,15 +57,17 @@ def undisturbed(tmp_path_factory):
     [(5, 5), (4, 4), (8, 8), (13, 13)],
     ids=["within an epoch", "at its end", "at its end with a validation", "one batch before the end"],
 )
-def test_a_signal_within_a_step_stops_behind_it_and_nothing_is_lost(tmp_path, undisturbed, number, stops):
+def test_a_signal_within_a_step_stops_behind_it_and_nothing_is_lost(tmp_path, undisturbed, number, stops, caplog):
     """Weights, moments and every logged figure, the row of the last step and the validation's among them."""
     whole, expected = undisturbed
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(SystemExit) as left:
+    with caplog.at_level("INFO"), pytest.raises(SystemExit) as left:
         fit(tmp_path / "run", Signal(number), ModelCheckpoint(save_last=True), EMAWeightAveraging(decay=0.9))
     assert left.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
     last = signals.last(tmp_path / "run")
+    assert f"; go on with the same command and --ckpt_path {last}\n" in caplog.text
+    assert "weights_only" not in caplog.text.partition("stopped by")[0][-200:]
     assert torch.load(last, weights_only=True)["global_step"] == stops
     ended = fit(tmp_path / "run", ModelCheckpoint(save_last=True), EMAWeightAveraging(decay=0.9), ckpt_path=last)
     assert signals.same(ended, expected)

@@ -38,6 +38,7 @@ class Rows(Dataset):
 FORMS = {
     "x": X,
     "(x,)": TensorDataset(X),
+    "(x,) in double precision": TensorDataset(X.double()),
     "(x, y)": TensorDataset(X, Y),
     "(x, number)": Rows(lambda i: (X[i], int(Y[i]))),
     "dict": Rows(lambda i: {"x": X[i], "y": Y[i]}),

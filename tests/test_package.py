@@ -138,6 +138,9 @@ def test_the_list_of_configurations(command, refusal, capsys):
     title, expected = capsys.readouterr().out.splitlines()
     assert title == f"{'posteriors/funnel':<36} Neal's funnel in ten dimensions."
     assert expected.split()[0] == "Expected"
+    command("configs", "own", "table", "Vae")
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines() if not line.startswith(" ")]
+    assert "unmeasured/own_table/vae" in names and "unmeasured/own_table/avb_si" not in names
 
 
 # What is said without torch.
@@ -283,4 +286,6 @@ def test_pretrained_models_can_be_used_at_once(command, refusal, tmp_path, name)
 
 def test_a_misspelt_pretrained_model(refusal):
     said = refusal("sample", "--ckpt_path", "pretrained/digits/avb", "--output", "x.png")
-    assert said.startswith("error: ckpt_path: there is no file 'pretrained/digits/avb'; did you mean pretrained/digits/")
+    assert said.startswith(
+        "error: ckpt_path: there is no file 'pretrained/digits/avb'; did you mean pretrained/digits/"
+    )

@@ -268,9 +268,13 @@ def test_what_cannot_be_plotted(checkpoints, command, capsys, options, message):
     assert message in capsys.readouterr().err
 
 
-def test_rows_without_columns_are_not_plotted_by_them(tmp_path, command, capsys):
+def test_rows_without_columns_are_plotted_by_their_codes(tmp_path, command, capsys):
     np.save(tmp_path / "x.npy", GENERATOR.random((60, 4, 4)))
     fitted(tmp_path, vae(GaussianDecoder), Arrays(str(tmp_path / "x.npy"), batch_size=20))
+    words = ("plot", "--ckpt_path", tmp_path / "some.ckpt", "--output")
+    for name, what in (("x.png", ()), ("y.png", ("--what", "codes"))):
+        command(*words, tmp_path / name, *what)
+    assert (tmp_path / "x.png").read_bytes() == (tmp_path / "y.png").read_bytes()
     with pytest.raises(SystemExit, match="2"):
-        command("plot", "--ckpt_path", tmp_path / "some.ckpt", "--output", tmp_path / "x.png")
+        command(*words, tmp_path / "x.png", "--what", "marginals")
     assert "rows of shape (1, 4, 4), which have no columns to plot" in capsys.readouterr().err

@@ -18,8 +18,8 @@ from pytorch_lightning.utilities import rank_zero_info
 from test_cli import FIT
 
 from lightning_avb.cli import progress
-from lightning_avb.cli.messages import without_advertisements
 from lightning_avb.cli.progress import ProgressLines
+from lightning_avb.quiet import without_advertisements
 
 FIT = tuple(word for word in FIT if word != "--trainer.enable_progress_bar=false")
 QUIET = ("--pictures.every_n_epochs=0", "--trainer.log_every_n_steps=4")
@@ -172,7 +172,7 @@ def test_fit_and_test_say_nothing_of_other_packages(command, caplog, recwarn):
         command("test", *FIT[1:], *fast, "--ckpt_path", RUN)
     said = "\n".join([*(record.getMessage() for record in caplog.records), *(str(found.message) for found in recwarn)])
     assert "stopped: `max_steps=2` reached" in said
-    assert not re.search("Tip|pypi.org|callbacks used to create the checkpoint", said)
+    assert not re.search("Tip|pypi.org|callbacks used to create the checkpoint|LeafSpec|logging interval", said)
 
 
 def test_a_resumed_fit_that_lacks_a_callback_still_says_so(command):

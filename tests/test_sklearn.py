@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from sklearn.datasets import load_iris
+from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
@@ -17,11 +18,6 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.sklearn import LatentVariableEstimator
-
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
 
 @parametrize_with_checks([LatentVariableEstimator(max_steps=2, hidden=(8,), random_state=0)])
@@ -43,6 +39,26 @@ def test_codes_and_densities_of_a_frame():
     assert list(estimator.inverse_transform(codes).columns) == list(frame.columns)
     again = pickle.loads(pickle.dumps(estimator))
     assert np.array_equal(again.transform(frame), codes)
+
+
+def test_codes_have_names_and_the_index_of_their_rows():
+    frame = pd.DataFrame(load_iris().data[:20], columns=list("abcd")).set_axis(range(20, 0, -1))
+    estimator = LatentVariableEstimator("avb", latent_dim=3, max_steps=1).set_output(transform="pandas")
+    for method in (estimator.transform, estimator.score_samples, estimator.inverse_transform):
+        with pytest.raises(NotFittedError):
+            method(frame)
+    codes = estimator.fit_transform(frame)
+    assert list(codes) == [f"latentvariableestimator{i}" for i in range(3)] and codes.index.equals(frame.index)
+    assert estimator.inverse_transform(codes).index.equals(frame.index)
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_a_fit_is_silent_unless_it_is_asked(verbose, caplog, capsys, recwarn):
+    logging.getLogger("pytorch_lightning").setLevel(logging.INFO)
+    LatentVariableEstimator(max_steps=1, verbose=verbose).fit(load_iris().data)
+    said = caplog.text + capsys.readouterr().out
+    assert ("data: 150 rows in memory" in said) == verbose and "Tip" not in said
+    assert verbose or not (said or [str(each.message) for each in recwarn])
 
 
 def test_a_pipeline_and_a_search():

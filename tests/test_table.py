@@ -308,7 +308,7 @@ def test_sampled_tables(command, tmp_path, people, monkeypatch, without_curves):
     assert found["age"].dtype == int and {*found["site"]} <= {"north, upper", "south", "west"}
     command("sample", "--ckpt_path", "some.ckpt", "--output", "new.npz", "--n", 8)
     arrays = np.load("new.npz")
-    assert arrays["y"].tolist() == ["sick", "well"] * 4 and arrays["income"].dtype == float
+    assert arrays["diagnosis"].tolist() == ["sick", "well"] * 4 and arrays["income"].dtype == float
     assert arrays["smoker"].dtype == bool
 
 

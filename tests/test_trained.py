@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import partial
 
 import numpy as np
@@ -26,6 +27,7 @@ from lightning_avb import (
     TableDecoder,
     Trained,
     VAEPlayers,
+    pictures,
 )
 from lightning_avb.errors import ConfigurationError
 
@@ -107,6 +109,15 @@ def test_missing_fields_are_drawn_given_the_others(people):
     assert trained.impute(PEOPLE)[0]["weight"].equals(trained.impute(PEOPLE)[0]["weight"])
 
 
+def test_a_frame_keeps_its_index_and_the_names_of_its_columns(people):
+    trained = Trained(people / "some.ckpt")
+    rows = PEOPLE.iloc[4:12].set_axis([7, 7, "b", 1, 2, 3, 5, 4])
+    (filled,) = trained.impute(rows)
+    assert filled.index.equals(rows.index) and trained.reconstruct(rows).index.equals(rows.index)
+    known = rows.notna()
+    assert filled.where(known).equals(rows.where(known)) and filled.notna().all().all()
+
+
 def test_a_field_that_was_never_missing_in_training_can_be_filled_too(people):
     trained = Trained(people / "some.ckpt")
     rows = PEOPLE.iloc[2:40:4].assign(height=np.nan)
@@ -130,9 +141,25 @@ def test_the_commands_keep_the_order_of_the_rows(people, command, tmp_path, monk
     assert np.allclose(scores["log_p"], trained.score(PEOPLE)[0], atol=1e-4)
     assert f"{scores['log_p'].idxmin()}" in capsys.readouterr().out
     command("impute", "--ckpt_path", people / "some.ckpt", "--input", new, "--output", "full.csv", "--draws", 2)
+    assert f"{PEOPLE[['weight', 'size']].isna().sum().sum()} missing fields are filled\n" in capsys.readouterr().out
     full = pd.read_csv("full.csv")
     assert len(full) == 2 * ROWS and full.notna().all().all() and full["draw"].tolist() == [0] * ROWS + [1] * ROWS
     assert list(full.columns) == [*PEOPLE.columns, "draw"]
+
+
+def test_what_is_said_of_one_row_and_of_fields_that_stay_empty(people, command, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    PEOPLE.assign(kind=None, size=PEOPLE["size"].mask(Z > 0)).iloc[[2]].to_csv("one.csv", index=False)
+    of = ("--ckpt_path", people / "some.ckpt", "--input", "one.csv", "--output")
+    command("score", *of, "scores.csv")
+    assert re.match(r"log p\(x\): -?\d+\.\d+ nats, 1 row\nthe oddest row:\n", capsys.readouterr().out)
+    command("impute", *of, "full.npz")
+    missing = int(pd.read_csv("one.csv")[["weight", "size"]].isna().to_numpy().sum())
+    said = f"{missing} missing field{' is' if missing == 1 else 's are'} filled"
+    stays = "1 stays empty, in columns that are not the model's: kind"
+    assert capsys.readouterr().out.startswith(f"{said}; {stays}\n")
+    types = {name: np.load("full.npz")[name].dtype.kind for name in PEOPLE.columns}
+    assert types == {"weight": "f", "height": "f", "size": "U", "kind": "U"}
 
 
 def test_pictures_and_arrays(tmp_path, command, monkeypatch):
@@ -155,6 +182,10 @@ def test_pictures_and_arrays(tmp_path, command, monkeypatch):
     assert full.shape == (2, 3, 1, 8, 8) and {*full.ravel().tolist()} == {0.0, 1.0}
     seen = ~np.isnan(bits)
     assert (full[:, seen] == bits[seen]).all()
+    command("impute", "--ckpt_path", "some.ckpt", "--input", "hidden.npy", "--output", "full.png", "--draws", 2)
+    expected = np.concatenate([np.where(seen, bits, 0.5)[None], full]).swapaxes(0, 1).reshape(9, 1, 8, 8)
+    pictures.write(pictures.tiles(torch.from_numpy(expected), 3), tmp_path / "expected.png")
+    assert (tmp_path / "full.png").read_bytes() == (tmp_path / "expected.png").read_bytes()
 
 
 def test_arrays_come_in_their_own_units_and_go_so(tmp_path):
@@ -173,6 +204,29 @@ def test_arrays_come_in_their_own_units_and_go_so(tmp_path):
         value, error = trained.model.log_prob(x)
     assert np.allclose(trained.score(rows[:5])[0], value.numpy(), atol=1e-4) and (error < 0.2).all()
     assert torch.equal(trained.model.encode(x), trained.model.encode(x))
+
+
+def test_a_model_takes_arrays_in_double_precision_as_it_takes_tensors():
+    model = vae(GaussianDecoder, data_shape=(3,), conditional=True, classes=2).eval()
+    x, y = torch.randn(4, 3), torch.tensor([0, 1, 1, 0])
+    rows, labels = x.double().numpy(), y.numpy()
+    for method in (model.encode, model.reconstruct, model.log_prob, partial(model.impute, observed=x > 0)):
+        for ours, theirs in zip(method(rows, y=labels), method(x, y=y), strict=True):
+            assert torch.equal(ours, theirs)
+    rows[1, 2] = np.nan
+    filled = model.impute(rows, y=labels)
+    assert filled.isfinite().all() and torch.equal(filled[0, 0], x[0])
+    for call, message in (
+        (lambda: model.encode(rows, labels), "x: a row has nan; `impute` draws what is missing"),
+        (lambda: model.log_prob(rows, labels), "x: a row has nan; `impute` draws what is missing"),
+        (lambda: model.encode(rows * np.inf, labels), r"x: a row has -?inf"),
+        (lambda: model.encode(PEOPLE, labels), "x: DataFrame; a floating-point tensor"),
+        (lambda: model.impute(x, y=y), "nothing tells what is missing; give `observed`"),
+        (lambda: model.impute(x, np.ones((4, 3)), y), r"observed: float64 \(4, 3\); bool \(4, 3\)"),
+        (lambda: model.impute(x, np.ones((1, 3), bool), y), r"observed: bool \(1, 3\); bool \(4, 3\)"),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            call()
 
 
 @pytest.mark.parametrize("make", [lambda: AVB(2, decoder=TableDecoder), lambda: AAE(2, decoder=TableDecoder)])
@@ -208,15 +262,23 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
     for task in ("embed", "score", "impute"):  # before anything is computed
         file = (*missing[:2], "--input", "none.csv", "--output")
         assert "output: 'x.txt' does not end in .csv" in refusal(task, *file, "x.txt")
+    file = ("impute", *missing[:2], "--input", people / "people.csv", "--output")
+    assert "output: 'x.png' does not end in .csv, .npz, .parquet" in refusal(*file, "x.png")
     np.save(tmp_path / "some.npy", np.zeros((2, 3)))
     assert "is no table" in refusal("score", *missing, tmp_path / "some.npy")
 
 
-def test_labels_by_name(people, tmp_path):
+def test_labels_by_name(people, tmp_path, command):
     data = Table(str(people / "people.csv"), label="kind", batch_size=50)
     run = trainer(tmp_path, max_steps=1)
     run.fit(vae(conditional=True), data)
     run.save_checkpoint(tmp_path / "some.ckpt")
     trained = Trained(tmp_path / "some.ckpt")
     assert trained.read(PEOPLE).y.tolist() == [["cat", "dog"].index(kind) for kind in PEOPLE["kind"]]
-    assert len(trained.sample(4, labels=["dog"])) == 4
+    drawn = trained.sample(4, labels=["dog", "cat"])
+    assert drawn["kind"].tolist() == ["dog", "cat", "dog", "cat"]
+    of = ("--ckpt_path", tmp_path / "some.ckpt", "--output", tmp_path / "drawn.csv")
+    command("sample", *of, "--n", 4, "--labels", "dog", "cat")
+    written = pd.read_csv(tmp_path / "drawn.csv")
+    assert list(written) == list(drawn) and written["kind"].tolist() == drawn["kind"].tolist()
+    assert np.allclose(written["height"], drawn["height"].astype(float))

@@ -114,11 +114,11 @@ def _summary(command: Callable[..., None]) -> str:
 
 def _list_configurations(arguments: list[str]) -> None:
     parser = Parser(prog="lightning-avb configs", description=OTHER["configs"])
-    parser.add_argument("words", nargs="?", default="", help="list only those whose name or title contains this")
+    parser.add_argument("words", nargs="*", default=[], help="list only those whose name or title contains all of them")
     words = parser.parse_args(arguments).words
     lines = list(list_configurations(words))
     if not lines:
-        exit_with_error(f"configs: no configuration has {words!r} in its name or title")
+        exit_with_error(f"configs: no configuration has {' and '.join(map(repr, words))} in its name or title")
     print("\n".join(lines))
 
 

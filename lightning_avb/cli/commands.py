@@ -125,19 +125,20 @@ def traverse(
 def plot(
     ckpt_path: str | list[str],
     output: str,
-    what: Literal["marginals", "pairs", "codes"] = "marginals",
+    what: Literal["marginals", "pairs", "codes", "curves"] | None = None,
     columns: str | list[str] | None = None,
     n: int = 1000,
     seed: int = 0,
     root: str | None = None,
 ) -> None:
-    """Plots samples of one or several models of a table beside its validation rows, or the codes of one.
+    """Plots samples of models of a table beside its validation rows, the codes of a model, or the curves of runs.
 
     Args:
-        ckpt_path: the checkpoint, or several of models of the same table.
+        ckpt_path: the checkpoint, or several of models of the same table; for curves also folders with runs.
         output: the picture to write: .png, .jpg or .jpeg.
         what: marginals: a histogram or bars for each column; pairs: columns of numbers against each other; codes:
-            dimensions of z against each other, of data and of the prior, of any model with an encoder.
+            dimensions of z against each other, of data and of the prior, of any model with an encoder; curves: figures
+            of validation over the steps, one colour per run. If not given, marginals of a table, codes of other data.
         columns: those to plot, such as --columns age income; by itself the first 36, for pairs and codes 5.
         n: draws of each model.
         seed: of the draws.
@@ -285,7 +286,8 @@ def impute(ckpt_path: str, input: str, output: str, draws: int = 1, seed: int = 
         ckpt_path: the checkpoint.
         input: the rows: a table for a model of a table; .npy or .npz.
         output: the file to write: .csv, .npz, .npy or .parquet. With several draws the rows come as often, with a
-            column `draw` in a table; an array gets a first dimension.
+            column `draw` in a table; an array gets a first dimension. Of pictures also .png or .jpg: each one with its
+            hidden pixels in grey, and its draws beside it.
         draws: multiple imputations.
         seed: of the draws.
     """

@@ -43,8 +43,7 @@ def compare(folders: Sequence[str], output: str | None = None) -> None:
     path = None if output is None else Path(output)
     if path is not None and path.suffix.lower() not in (".json", ".png"):
         raise ConfigurationError(f"output: {output!r} does not end in .json or .png")
-    paths = list(dict.fromkeys(found for folder in folders for found in run_folders(Path(folder))))
-    runs = dict(zip(short_names(paths), map(read_run, paths), strict=True))
+    runs = past_runs(folders)
     differing = differences({name: run.config for name, run in runs.items() if run.config})
     print(_table(runs, differing))
     if path is None:
@@ -56,24 +55,43 @@ def compare(folders: Sequence[str], output: str | None = None) -> None:
                 json.dumps([json_value(as_json(run, differing, name)) for name, run in runs.items()], indent=1)
             )
         else:
-            picture = pictures.comparison({name: run.curves for name, run in runs.items()})
-            if picture is None:
-                raise ConfigurationError("output: no run has a figure of validation yet, there is nothing to draw")
-            pictures.write(picture, path)
+            pictures.write(curves(runs), path)
     print(path)
 
 
-def run_folders(folder: Path) -> Iterator[Path]:
+def past_runs(folders: Sequence[str], key: str = "compare") -> dict[str, PastRun]:
+    """What runs have left, by short names; `folders` are of runs, or contain them.
+
+    Raises:
+        ConfigurationError: a folder without a run; the message begins with `key`.
+    """
+    paths = list(dict.fromkeys(found for folder in folders for found in run_folders(Path(folder), key)))
+    return dict(zip(short_names(paths), map(read_run, paths), strict=True))
+
+
+def curves(runs: Mapping[str, PastRun]) -> pictures.Picture:
+    """The figures of validation over the steps.
+
+    Raises:
+        ConfigurationError: there are none.
+    """
+    picture = pictures.comparison({name: run.curves for name, run in runs.items()})
+    if picture is None:
+        raise ConfigurationError("output: no run has a figure of validation yet, there is nothing to draw")
+    return picture
+
+
+def run_folders(folder: Path, key: str = "compare") -> Iterator[Path]:
     """The folders of runs in a folder, or the folder itself.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: there is none; the message begins with `key`.
     """
     if not folder.is_dir():
-        raise ConfigurationError(f"compare: there is no folder {str(folder)!r}")
+        raise ConfigurationError(f"{key}: there is no folder {str(folder)!r}")
     found = list(_search(folder))
     if not found:
-        raise ConfigurationError(f"compare: there is no run in the folder {str(folder)!r}")
+        raise ConfigurationError(f"{key}: there is no run in the folder {str(folder)!r}")
     yield from found
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -62,27 +63,52 @@ def _check_yaml(path: Path) -> None:
 def with_configuration_files(arguments: list[str]) -> list[str]:
     """The arguments of a command, with the file from `find_configuration` for every `--config` (or `-c`)."""
     found = list(arguments)
-    for i, argument in enumerate(arguments):
-        option, equals, value = argument.partition("=")
-        if option not in ("--config", "-c"):
-            continue
-        if equals:
-            found[i] = f"{option}={find_configuration(value)}"
-        elif i + 1 < len(arguments):
-            found[i + 1] = find_configuration(arguments[i + 1])
+    for i, before, value in _configurations(arguments):
+        found[i] = f"{before}{find_configuration(value)}"
     return found
 
 
-def list_configurations(words: str = "") -> Iterator[str]:
+def _configurations(arguments: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Where the values of `--config` are among the arguments: a number, what stands before the value, the value."""
+    for i, argument in enumerate(arguments):
+        option, equals, value = argument.partition("=")
+        if option in ("--config", "-c"):
+            if equals:
+                yield i, f"{option}=", value
+            elif i + 1 < len(arguments):
+                yield i + 1, "", arguments[i + 1]
+
+
+def find_key(arguments: Sequence[str], key: str) -> tuple[str, str] | None:
+    """The last file of `--config`, and the whole key in it, where a key ends like this one; None: there is none."""
+    for _, _, value in reversed(list(_configurations(arguments))):
+        file = find_configuration(value)
+        content = yaml.safe_load(Path(file).read_text(encoding="utf-8") if Path(file).is_file() else file)
+        for found in _keys(content):
+            if f".{found}".endswith(f".{key}"):
+                return file, found
+    return None
+
+
+def _keys(content: Any, above: str = "") -> Iterator[str]:
+    """The dotted keys of a configuration, as on the command line: without `init_args`."""
+    parts = content.items() if isinstance(content, dict) else []
+    for name, value in parts:
+        whole = above if name == "init_args" else f"{above}.{name}".lstrip(".")
+        yield whole
+        yield from _keys(value, whole)
+
+
+def list_configurations(words: Sequence[str] = ()) -> Iterator[str]:
     """Two lines per configuration: its name and title, and the expected result if the file has one.
 
     Args:
-        words: only configurations whose name or title contains this, in any case.
+        words: only configurations whose name or title contains all of them, in any case.
     """
     for name in names():
         header = [line[1:].strip() for line in _header(FOLDER / f"{name}.yaml")]
         title = header[0].removeprefix("Mix-in: ")
-        if words.lower() in f"{name} {title}".lower():
+        if all(word.lower() in f"{name} {title}".lower() for word in words):
             yield f"{name:<36} {title}"
             expected = next((line for line in header if line.startswith("Expected")), None)
             if expected is not None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import re
 import sys
 from ast import literal_eval
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
 
 from ..errors import did_you_mean
+from .configurations import find_key
 from .stages import STAGES
 
 _MODULES = (
@@ -45,29 +44,14 @@ def exit_with_error(line: str, code: int = 2) -> NoReturn:
     sys.exit(code)
 
 
-@contextmanager
-def without_advertisements() -> Iterator[None]:
-    """Leaves out what Lightning says in praise of other packages."""
-    logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
-    logger.addFilter(_is_no_advertisement)
-    try:
-        yield
-    finally:
-        logger.removeFilter(_is_no_advertisement)
-
-
-def _is_no_advertisement(record: logging.LogRecord) -> bool:
-    return not re.match(r"\S* ?Tip: For seamless cloud (logging|uploads)", record.getMessage())
-
-
 def explain(message: str, parser: Any) -> str:
     """The parser's message in one line: the key, what was given, what was expected, the nearest valid name."""
     message = message.replace('"<unicode string>", ', "")
-    unknown = re.search(r"unrecognized arguments: (\S+)", message)
+    unknown = re.search(r"unrecognized arguments: (\S+)|Subcommand '(\w+)' does not accept option '([\w.]+)'", message)
     if unknown:
-        option = unknown[1].split("=")[0].lstrip("-")
-        options = [name.lstrip("-") for action in parser._actions for name in action.option_strings]
-        return f"{_full_key(option)}: no such key{did_you_mean(option, options)}"
+        options = _options(parser, unknown[2])
+        option = _unknown_part(unknown[3], options) if unknown[3] else unknown[1].split("=")[0].lstrip("-")
+        return f"{_place(option)}: no such key{did_you_mean(option, options)}"
     required = re.search(r"arguments are required: (.+)", message)
     if required:
         names = re.sub(rf"\b({'|'.join(STAGES)})\.", "", required[1])
@@ -79,7 +63,7 @@ def explain(message: str, parser: Any) -> str:
     option = re.search(r"(?:Option|Key) '?([\w.]+)'? is not (?:accepted|expected)", message)
     if option:
         name = option[1].rpartition(".")[2]
-        where = _full_key(option[1]) if not key or key.endswith(option[1]) else f"{key}.{option[1]}"
+        where = _place(option[1]) if not key or key.endswith(option[1]) else f"{key}.{option[1]}"
         return f"{where}: no such option here{did_you_mean(name, sorted(_argument_names()))}"
     problem = _value_problem(message) if key else None
     if problem:
@@ -89,6 +73,8 @@ def explain(message: str, parser: Any) -> str:
     )
     lines = [line.strip() for line in re.sub('Parser key "(.+?)":', r"\1:", message).splitlines() if line.strip()]
     sentences = [line.removeprefix("- ") for line in lines if not re.match(without_content, line)]
+    # Where a class says what is wrong, that other kinds of value are possible is of no use.
+    sentences = [sentence for sentence in sentences if not sentence.startswith("Expected a <class")] or sentences
     return re.sub(r"^[\w.]+(?=: )", lambda key: _full_key(key[0]), " ".join(dict.fromkeys(sentences))) or message
 
 
@@ -139,6 +125,27 @@ def _classes() -> list[type]:
 
 def _argument_names() -> set[str]:
     return {name for part in _classes() for name in inspect.signature(part).parameters}
+
+
+def _options(parser: Any, subcommand: str | None) -> list[str]:
+    """The options of a parser, or of one of its subcommands, without dashes."""
+    if subcommand is not None:
+        parser = next(action.choices[subcommand] for action in parser._actions if action.dest == "subcommand")
+    return [name.lstrip("-") for action in parser._actions for name in action.option_strings]
+
+
+def _unknown_part(key: str, options: Sequence[str]) -> str:
+    """The first words of a key that stand at the beginning of no option."""
+    words = key.split(".")
+    beginnings = [".".join(words[: count + 1]) for count in range(len(words))]
+    return next((each for each in beginnings if not any(f"{name}.".startswith(f"{each}.") for name in options)), key)
+
+
+def _place(key: str) -> str:
+    """The key as the user gave it, on the command line or in a file, which is then named."""
+    whole = _full_key(key)
+    found = None if f"--{whole}" in " ".join(sys.argv) else find_key(sys.argv, key)
+    return whole if found is None else f"config: {found[0]!r}: {found[1]}"
 
 
 def _full_key(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,11 @@ from torch import Tensor
 
 from .. import draws, noise, pictures, plots
 from ..batch import Batch
-from ..capabilities import Samples
 from ..checkpoints import label_names, load, load_data
 from ..errors import ConfigurationError, at_least
 from ..evaluation import resample_posterior
+from ..inference import without_nan
 from ..models import Posterior
-from ..models.latent import cycled_labels
 from ..row_files import NAMED, ROWS, TABLES, checked_suffix, write_rows, writing
 from ..support import Parameters
 from ..trained import Trained, numbers_of_labels, read_input
@@ -70,13 +69,12 @@ def write_samples(
         with writing(path):
             pictures.write(picture, path)
     else:
-        pictures.require(model, "sample", Samples)
         trained = Trained(ckpt_path, root)
-        data = trained.data
-        new, y = model.sample(n, numbers, mean=False), cycled_labels(n, numbers, model.label_choices, model.device)
-        name = (data.label or "label") if path.suffix.lower() in TABLES else "y"
+        rows, names = trained.labelled_samples(n, labels, seed)
+        has_columns = isinstance(rows, pd.DataFrame) or path.suffix.lower() in TABLES
+        name = trained.label if has_columns else "y"
         with writing(path):
-            write_rows(path, trained.write(new), None if y is None else {str(name): data.names_of(y)})
+            write_rows(path, rows, None if names is None else {name: names})
     print(output)
 
 
@@ -164,27 +162,59 @@ def write_scores(
     found = pd.DataFrame({**columns, "row": np.arange(len(value)), "log_p": value, "standard_error": error})
     with writing(Path(output)):
         write_rows(Path(output), found)
-    print(f"log p(x): {value.mean():.3f} nats a row, standard deviation {value.std():.3f}, {len(value)} rows")
+    if len(value) == 1:
+        print(f"log p(x): {value[0]:.3f} nats, 1 row")
+    else:
+        print(f"log p(x): {value.mean():.3f} nats a row, standard deviation {value.std():.3f}, {len(value)} rows")
     if odd:
-        print(f"the {min(odd, len(found))} oddest:")
+        count = min(odd, len(found))
+        print("the oddest row:" if count == 1 else f"the {count} oddest rows:")
         print(found.nsmallest(odd, "log_p").to_string(index=False, float_format="%.3f"))
     print(output)
 
 
 def write_imputations(ckpt_path: str, given: str, output: str, draws: int, seed: int) -> None:
     """What the command `impute` does."""
-    checked_suffix(Path(output), ROWS)
+    path = Path(output)
+    checked_suffix(path, (*ROWS, *pictures.SUFFIXES))
     trained = Trained(ckpt_path)
     rows, _ = read_input(trained, Path(given))
-    if isinstance(rows, pd.DataFrame):
-        checked_suffix(Path(output), NAMED)
+    are_pictures = len(trained.model.data_shape) > 1
+    kinds = NAMED if isinstance(rows, pd.DataFrame) else (*ROWS, *pictures.SUFFIXES) if are_pictures else ROWS
+    suffix = checked_suffix(path, kinds)
     filled = trained.impute(rows, draws=draws, seed=seed)
     if isinstance(rows, pd.DataFrame):
-        print(f"{rows[trained.data.columns].isna().to_numpy().sum()} fields were missing")
+        print(_what_was_missing(rows, filled[0]))
         parts = filled if draws == 1 else [one.assign(draw=number) for number, one in enumerate(filled)]
         found: Any = pd.concat(parts, ignore_index=True)
+        if suffix != ".csv":  # a .csv repeats the texts that are given
+            found = trained.with_types(found)
     else:
         found = filled[0] if draws == 1 else np.stack(filled)
-    with writing(Path(output)):
-        write_rows(Path(output), found)
+    with writing(path):
+        if suffix in pictures.SUFFIXES:
+            pictures.write(_picture_of_imputations(trained, rows, filled), path)
+        else:
+            write_rows(path, found)
     print(output)
+
+
+def _picture_of_imputations(trained: Trained, rows: Any, filled: Sequence[Any]) -> pictures.Picture:
+    """One row per datum: what is given, with hidden pixels in grey, and the draws."""
+    whole, observed = without_nan(rows)
+    x = trained.read(whole).x
+    given = x if observed is None else torch.where(observed.view(x.shape), x, torch.full_like(x, 0.5))
+    columns = torch.stack([given, *(trained.read(one).x for one in filled)], 1)
+    return pictures.tiles(columns.flatten(0, 1), columns.shape[1])
+
+
+def _what_was_missing(rows: pd.DataFrame, filled: pd.DataFrame) -> str:
+    """How many fields are filled, and how many are not, in which columns."""
+    left = filled.isna().sum()
+    count = int(rows.isna().to_numpy().sum() - left.sum())
+    line = f"{count} missing {'field is' if count == 1 else 'fields are'} filled"
+    empty = left[left > 0]
+    if empty.empty:
+        return line
+    stay = "1 stays" if left.sum() == 1 else f"{left.sum()} stay"
+    return f"{line}; {stay} empty, in columns that are not the model's: {', '.join(map(str, empty.index))}"

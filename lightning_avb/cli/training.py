@@ -26,12 +26,12 @@ from ..checkpoints import AtomicCheckpointIO, read_checkpoint, resolve_ckpt_path
 from ..errors import ConfigurationError
 from ..game import Game
 from ..lightning_private import ConfigurationOverCheckpoint, parser_of_command
+from ..quiet import without_advertisements
 from ..recipes import locate, to_config
 from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from ..shipped import pretrained
-from .configurations import with_configuration_files
-from .messages import OneLineErrors, explain, without_advertisements
+from .configurations import find_key, with_configuration_files
 from .monitors import Monitors
 from .progress import progress
 from .stages import DESCRIPTIONS, list_of_classes, ours_first
@@ -76,7 +76,7 @@ class CLI(ConfigurationOverCheckpoint):
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
         self.records = Records(self.arguments)
         try:
-            with without_advertisements(), warnings.catch_warnings():
+            with without_advertisements():
                 self._run(args)
         except BaseException:
             if self.made_folder is not None and not self.records.begun:
@@ -147,6 +147,9 @@ class CLI(ConfigurationOverCheckpoint):
         """Finds the checkpoint, and the folder of this run."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name_loggers(trainer, self._run_name(config))
+        key = "default_hp_metric"
+        if not any(key in argument for argument in self.arguments) and find_key(self.arguments, key) is None:
+            runs.leave_out_placeholder(trainer)
         # The changes below are only for this start, and not part of the recorded configuration.
         self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_unset=False)
         runs.place_loggers(trainer)
@@ -177,6 +180,7 @@ class CLI(ConfigurationOverCheckpoint):
         runs.require_writable("ckpt_path", checkpoint.parent)
         # The callbacks that write a checkpoint are left out on purpose.
         warnings.filterwarnings("ignore", "Be aware that when using `ckpt_path`, callbacks used to create")
+        runs.join_run(config.trainer, checkpoint)
         typed = {argument.partition("=")[0] for argument in self.arguments}
         # The configuration file is the one of the training, with its logger.
         if "--trainer.logger" not in typed:

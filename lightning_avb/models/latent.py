@@ -193,20 +193,24 @@ class EncodingModel(GenerativeModel):
     encoder: Encoder
 
     @torch.no_grad()
-    def encode(self, x: Tensor, y: Tensor | None = None, draws: int | None = None) -> Tensor:
+    def encode(self, x: Any, y: Any = None, draws: int | None = None) -> Tensor:
         """Codes of rows: the mean of q(z|x), `(batch, latent_dim)`, or draws of it, `(draws, batch, latent_dim)`.
 
+        Args:
+            x: a tensor or an array `(batch, *data_shape)`.
+            y: labels, for a class-conditional model.
+            draws: of q(z|x); None: the mean.
+
         Raises:
-            ConfigurationError: x has another shape or type than `(batch, *data_shape)` floating point.
+            ConfigurationError: x is no such rows, or has values that are not finite.
         """
-        encoder = self.encoder
-        self.check_rows(x)
-        q = encoder(x, y)
+        encoder, rows = self.encoder, inference.rows_of(self, x, y)
+        q = encoder(rows.x, rows.y)
         return inference.mean_of(q) if draws is None else q.rsample((at_least(1, draws=draws),))
 
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+    def reconstruct(self, x: Any, y: Any = None) -> Tensor:
         """The mean of p(x|z), `(batch, *data_shape)`, for the code z of every row."""
-        return self.decode(self.encode(x, y), y)
+        return self.decode(self.encode(x, y), inference.rows_of(self, x, y).y)
 
     def reconstruction_error(self, batch: Batch) -> Tensor:
         """|x - decode(z)|^2, `(batch,)`, for a draw z of q(z|x), summed over the dimensions of x."""
@@ -301,20 +305,19 @@ class LatentVariableModel(EncodingModel):
 
     def log_prob(
         self,
-        x: Tensor,
-        y: Tensor | None = None,
+        x: Any,
+        y: Any = None,
         samples: int | None = None,
         annealing: int | None = None,
         seed: int = 0,
     ) -> LogProb:
         """log p(x) of every row in nats, with its standard error; see `inference.log_prob`."""
-        return inference.log_prob(self, Batch(x, y), samples, annealing, seed)
+        return inference.log_prob(self, inference.rows_of(self, x, y), samples, annealing, seed)
 
-    def impute(
-        self, x: Tensor, observed: Tensor | None = None, y: Tensor | None = None, draws: int = 1, seed: int = 0
-    ) -> Tensor:
-        """`(draws, batch, *data_shape)`: x with what is missing drawn from the model; see `inference.impute`."""
-        return inference.impute(self, Batch(x, y), observed, draws, seed=seed)
+    def impute(self, x: Any, observed: Any = None, y: Any = None, draws: int = 1, seed: int = 0) -> Tensor:
+        """`(draws, batch, *data_shape)`: x with what is missing, nan as well, drawn; see `inference.impute`."""
+        x, seen = inference.without_nan(x, observed)
+        return inference.impute(self, inference.rows_of(self, x, y), seen, draws, seed=seed)
 
     def bits_per_dim(self, bound: Tensor) -> dict[str, Tensor]:
         """A bound of log p(x) in bits per dimension of x, for decoders of data with a fixed number of values."""
