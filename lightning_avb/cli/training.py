@@ -32,6 +32,7 @@ from ..records import Records
 from ..reports import Diagnosis, Likelihood, SaveMetrics, SavePredictions
 from ..shipped import pretrained
 from .configurations import find_key, with_configuration_files
+from .messages import OneLineErrors, explain
 from .monitors import Monitors
 from .progress import progress
 from .stages import DESCRIPTIONS, list_of_classes, ours_first
