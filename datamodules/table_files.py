@@ -92,7 +92,8 @@ def read_table(
     delimiter = delimiter or _guess_delimiter(lines, suffix)
     rows, numbers, notes = _filled_rows(lines, delimiter, source)
     absent = {*MISSING, *(text.strip(BLANKS).lower() for text in missing)}
-    if header is not False and _rows_are_named(rows):
+    row_names = header is not False and _rows_are_named(rows)
+    if row_names:
         rows[0] = ["", *rows[0]]
         found = Header(True)
     elif header is not None:
@@ -116,7 +117,8 @@ def read_table(
             f"data: decimal commas in {listed(with_commas, SHOWN)}: {field} is read as {field.replace(',', '.')}"
         )
     marked = "" if used in (encoding, "utf-8-sig") else f"{used}, "
-    said = f"{marked}delimiter {delimiter!r}, {'its first line names the columns' if found.named else NO_NAMES}"
+    header_said = "its first line names the columns" if found.named else NO_NAMES
+    said = f"{marked}delimiter {delimiter!r}, {header_said}{', its first fields the rows' * row_names}"
     return TableFile(frame, said, [*([found.note] if found.note else []), *notes])
 
 
@@ -186,11 +188,24 @@ def _guess_delimiter(lines: Sequence[str], suffix: str) -> str:
         return ((first == usual) + others.count(usual), share, usual) if usual > 1 else (0, 0, 0)
 
     best = max(DELIMITERS, key=agreement)
-    first, *others = map(len, rows(" ") or [[]])
-    names_rows = {*others} == {first + 1}
-    if agreement(best)[0] == 0 and (names_rows or (suffix == ".txt" and {*others} == {first} != {1})):
+    if agreement(best)[0] == 0 and _has_columns(rows(" "), [*lines, ""][0].startswith('"'), suffix == ".txt"):
         return " "
     return best
+
+
+def _has_columns(rows: Sequence[Sequence[str]], quoted: bool, plain: bool) -> bool:
+    """Whether lines that were split at blanks are a table, and not texts of some words.
+
+    Args:
+        rows: the lines, split.
+        quoted: whether names are in quotes, as R writes them.
+        plain: whether the file may be a table without R's names of rows.
+    """
+    first, *others = rows or [[]]
+    if _rows_are_named(rows):
+        return quoted or _counts([row[0] for row in others])
+    numbers = any(_is_number(field) for row in others for field in row)
+    return plain and numbers and len(first) > 1 and all(len(row) == len(first) for row in others)
 
 
 def _filled_rows(lines: Sequence[str], delimiter: str, source: str) -> tuple[list[list[str]], list[int], list[str]]:
@@ -216,8 +231,8 @@ def _filled_rows(lines: Sequence[str], delimiter: str, source: str) -> tuple[lis
 
 def _rows_are_named(rows: Sequence[Sequence[str]]) -> bool:
     """Whether the first fields name the rows, as R writes them: the first line has one field less than all others."""
-    first, *others = rows
-    if not others or any(len(row) != len(first) + 1 for row in others):
+    first, *others = rows or [[]]
+    if not others or any(len(row) != len(first) + 1 for row in others) or not any(row[-1] for row in others):
         return False
     return are_row_names([row[0] for row in others])
 

@@ -161,6 +161,22 @@ def test_whether_a_first_line_names_columns_is_seen_by_what_stands_below(tmp_pat
         assert list(read_table(path, header=not named)[0].columns) == (["0", "1"] if named else first)
 
 
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("city\nNew York\nLos Angeles\nSan Diego\n", ["city"]),
+        ("New York\nLos Angeles\nSan Diego\n", ["New York"]),
+        ("a  b\n1  2\n3  4\n", ["a", "b"]),
+        ("a\n1 2\n2 4\n", ["", "a"]),
+    ],
+)
+def test_words_are_not_columns(tmp_path, content, names):
+    """Blanks are a delimiter only where they make a table; a line that ends with a delimiter has no names of rows."""
+    path = tmp_path / "table.txt"
+    path.write_text(content)
+    assert list(read_table(path)[0].columns) == names
+
+
 @pytest.mark.parametrize(("empty", "count"), [(",\n,\n", 2), ("\n  \n", 1), (" , \n\n\n", 1)])
 def test_rows_without_any_field_are_left_out(tmp_path, empty, count):
     path = tmp_path / "table.csv"
@@ -246,6 +262,7 @@ def test_all_columns_that_cannot_be_used_are_named(tmp_path):
     [
         (lines(1, 2, "inf", 4, 5), {}, "line 4: 'inf'"),
         ("a,a\n1,2\n", {}, "more than one column named 'a'"),
+        ("a,b\n1,2,\n3,4,\n", {}, r"2 of 3 lines do not have the 2 fields of the first"),
         ("a,b\n1,2\n1\n1,2,3\n", {}, r"2 of 4 lines do not have the 2 fields of the first \(line 3: 1, line 4: 3\)"),
         ("a,b\n", {}, "has no rows"),
         ("", {}, "is empty"),
