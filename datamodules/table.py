@@ -158,7 +158,7 @@ class Table(TensorDataModule):
             self.label = self.names[self.label] if counts else str(self.label)
         require_column(str(self.label), self.names, "data.label")
         labels = frame[self.label].astype(object).where(frame[self.label].notna(), "")
-        known = self._checkpoint_state.get("label_names")
+        known = self.checkpoint_state.get("label_names")
         y, self.label_names = encode_labels(labels.tolist(), f"{self.label!r} {said}", known)
         self.classes = len(self.label_names)
         return y

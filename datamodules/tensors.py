@@ -102,7 +102,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         self.resident, self.labels, self.labelled_per_batch = resident, labels, labelled_per_batch
         self._splits: dict[str, Split] | None = None
         self._device_of_splits: torch.device | None = None
-        self._checkpoint_state: dict[str, Any] = {}
+        self.checkpoint_state: dict[str, Any] = {}
 
     # What a data set defines.
 
@@ -284,7 +284,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         return {name: getattr(self, name) for name in ("columns", "label_names") if getattr(self, name) is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._checkpoint_state = state
+        self.checkpoint_state = state
         if self._splits is not None:
             self._check_checkpoint()
         self.columns, self.label_names = (state.get(name, getattr(self, name)) for name in ("columns", "label_names"))
@@ -292,7 +292,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     def _check_checkpoint(self) -> None:
         """Raises ConfigurationError where labels or columns are not those of the checkpoint."""
         for name in ("columns", "label_names"):
-            theirs, ours = self._checkpoint_state.get(name), getattr(self, name)
+            theirs, ours = self.checkpoint_state.get(name), getattr(self, name)
             if theirs is not None and theirs != ours:
                 what = name.replace("_", " ")
                 raise ConfigurationError(f"data: the {what} are {ours}, those of the checkpoint {theirs}")
