@@ -27,9 +27,19 @@ class ArrayFile(NamedTuple):
     labels: list[Any] | None = None
 
 
-def cell_error(path: Path, row: int | str, column: int | str, problem: str) -> ConfigurationError:
+def described(path: Path | None) -> str:
+    """A file, or an array in memory, within a message."""
+    return "the array" if path is None else repr(str(path))
+
+
+def source_of(path: Path | None) -> str:
+    """A file, or an array in memory, at the beginning of a message."""
+    return f"data{'' if path is None else '.path'}: {described(path)}"
+
+
+def cell_error(path: Path | None, row: int | str, column: int | str, problem: str) -> ConfigurationError:
     """The error that names a row and a column of a file."""
-    return ConfigurationError(f"data.path: {str(path)!r}, row {row}, column {column!r}: {problem}")
+    return ConfigurationError(f"{source_of(path)}, row {row}, column {column!r}: {problem}")
 
 
 def read_array(path: Path, label: Label = None, name: str | None = None) -> ArrayFile:
@@ -58,12 +68,29 @@ def read_array(path: Path, label: Label = None, name: str | None = None) -> Arra
                 found = _from_arrays(path, dict(arrays), label, name)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ConfigurationError(f"data.path: {str(path)!r} cannot be read: {error}") from error
-    if not found.x.size:
-        raise ConfigurationError(f"data.path: {str(path)!r} holds no numbers")
-    if found.x.dtype.kind not in "buif":
-        at = ", ".join("0" * (found.x.ndim - 1))
-        raise cell_error(path, 0, at, f"{found.x.flat[0]!r} is no number, nor is any other value")
+    _require_numbers(path, found.x)
     return found
+
+
+def array_in_memory(x: np.ndarray, y: np.ndarray | None = None, label: Label = None) -> ArrayFile:
+    """The same of an array in memory, with labels `(rows,)` beside it or in a column of it.
+
+    Raises:
+        ConfigurationError: it holds no numbers, or there is not one label for each row.
+    """
+    if y is not None and y.shape != x.shape[:1]:
+        raise ConfigurationError(f"data: labels of shape {y.shape}, not one for each row of an array {x.shape}")
+    found = _from_array(None, x, label)
+    _require_numbers(None, found.x)
+    return found if y is None else ArrayFile(found.x, y.tolist())
+
+
+def _require_numbers(path: Path | None, x: np.ndarray) -> None:
+    if not x.size:
+        raise ConfigurationError(f"{source_of(path)} holds no numbers")
+    if x.dtype.kind not in "buif":
+        at = ", ".join("0" * (x.ndim - 1))
+        raise cell_error(path, 0, at, f"{x.flat[0]!r} is no number, nor is any other value")
 
 
 def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: Label, name: str | None) -> ArrayFile:
@@ -87,13 +114,13 @@ def _from_arrays(path: Path, arrays: dict[str, np.ndarray], label: Label, name: 
     return ArrayFile(arrays[name], arrays[label].tolist())
 
 
-def _from_array(path: Path, x: np.ndarray, label: Label) -> ArrayFile:
+def _from_array(path: Path | None, x: np.ndarray, label: Label) -> ArrayFile:
     if x.ndim < 2:
         x = x.reshape(-1, 1)
     if label is None:
         return ArrayFile(x)
     if isinstance(label, str) or x.ndim != 2:
-        raise ConfigurationError(f"data.label: {label!r} is no column of the array {x.shape} in {str(path)!r}")
+        raise ConfigurationError(f"data.label: {label!r} is no column of the array {x.shape} in {described(path)}")
     if not -x.shape[1] <= label < x.shape[1]:
-        raise ConfigurationError(f"data.label: there is no column {label}; {str(path)!r} has {x.shape[1]}")
+        raise ConfigurationError(f"data.label: there is no column {label}; {described(path)} has {x.shape[1]}")
     return ArrayFile(np.delete(x, label, 1), x[:, label].tolist())

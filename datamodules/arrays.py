@@ -13,16 +13,17 @@ from torch import Tensor
 
 from lightning_avb.errors import ConfigurationError
 
-from .array_files import cell_error, read_array
+from .array_files import ArrayFile, array_in_memory, cell_error, described, read_array, source_of
 from .labels import encode_labels
 from .splits import Split, random_splits
+from .table_files import require_path
 from .tensors import CHUNK, Binarize, TensorDataModule
 
 Scale = Literal["auto", "none", "unit", "standardize"]
 
 
 class Arrays(TensorDataModule):
-    """An array `(rows, ...)` of any shape in a `.npy` or `.npz` file. A `.csv` file is a `Table`.
+    """An array `(rows, ...)` of any shape, in a `.npy` or `.npz` file or in memory. A `.csv` file is a `Table`.
 
     How x is scaled, unless `scale` says otherwise:
 
@@ -56,7 +57,7 @@ class Arrays(TensorDataModule):
 
     def __init__(
         self,
-        path: str,
+        path: str | None = None,
         label: int | str | None = None,
         array: str | None = None,
         scale: Scale = "auto",
@@ -70,6 +71,7 @@ class Arrays(TensorDataModule):
         labels: int | None = None,
         labelled_per_batch: int = 0,
     ) -> None:
+        require_path(path, "an array in memory", "Arrays.of(array)")
         super().__init__(
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
@@ -80,15 +82,32 @@ class Arrays(TensorDataModule):
         )
         if scale not in ("auto", "none", "unit", "standardize"):
             raise ConfigurationError(f"data.scale: {scale!r} is none of 'auto', 'none', 'unit', 'standardize'")
-        self.path, self.label, self.array, self.scale = Path(path), label, array, scale
+        self.path = None if path is None else Path(path)
+        self.label, self.array, self.scale = label, array, scale
+        self.found: ArrayFile | None = None
         self.val_share, self.test_share, self.split_seed = val_share, test_share, split_seed
         self.mean: Tensor | None = None
         self.std: Tensor | None = None
 
+    @classmethod
+    def of(cls, x: Any, y: Any = None, **options: Any) -> Arrays:
+        """Rows in memory: x `(rows, ...)`, an array or a tensor, and if there are some their labels y `(rows,)`.
+
+        A checkpoint does not hold them; it can still read new rows.
+        """
+        data = cls(**options)
+        data.found = array_in_memory(np.asarray(x), None if y is None else np.asarray(y), data.label)
+        return data
+
     def load(self) -> dict[str, Split]:
-        found, y = read_array(self.path, self.label, self.array), None
+        found, y = self.found, None
+        if found is None:
+            if self.path is None:
+                raise ConfigurationError("data.path: no file is given; for an array in memory take Arrays.of(array)")
+            found = read_array(self.path, self.label, self.array)
         if found.labels is not None:
-            y, self.label_names = encode_labels(found.labels, f"{self.label!r} in {str(self.path)!r}")
+            what = "the labels" if self.label is None else repr(self.label)
+            y, self.label_names = encode_labels(found.labels, f"{what} in {described(self.path)}")
             self.classes = len(self.label_names)
         rows = random_splits(torch.arange(len(found.x)), self.split_seed, test=self.test_share, val=self.val_share)
         x = self._scaled(found.x, rows["train"])
@@ -136,14 +155,14 @@ class Arrays(TensorDataModule):
             scale = "standardize" if x.ndim == 2 else "none"
             if scale == "none" and not in_unit_interval:
                 raise ConfigurationError(
-                    f"data.scale: {str(self.path)!r} has values from {low:g} to {high:g} in rows {x.shape[1:]}; bring "
-                    "them into [0, 1], store them as uint8, or set it to 'standardize' or 'none'"
+                    f"data.scale: {described(self.path)} has values from {low:g} to {high:g} in rows {x.shape[1:]}; "
+                    "bring them into [0, 1], store them as uint8, or set it to 'standardize' or 'none'"
                 )
         self.max_value = 255.0 if scale == "unit" else 1.0
         if self.binarize != "none" and (scale == "standardize" or low < 0 or high > self.max_value):
             raise ConfigurationError(
-                f"data.binarize: {self.binarize!r} needs probabilities; {str(self.path)!r} has values from {low:g} to "
-                f"{high:g} and the scale {scale!r}"
+                f"data.binarize: {self.binarize!r} needs probabilities; {described(self.path)} has values from {low:g} "
+                f"to {high:g} and the scale {scale!r}"
             )
         stored = torch.from_numpy(x if x.dtype.kind == "f" or x.dtype == np.uint8 else x.astype(np.float64))
         if scale == "standardize":
@@ -175,13 +194,13 @@ class Arrays(TensorDataModule):
                 column = constant[0]
                 name = ", ".join(map(str, column))
                 raise ConfigurationError(
-                    f"data.path: {str(self.path)!r}, column {name!r} is {rows[0][tuple(column)].item():g} in all "
+                    f"{source_of(self.path)}, column {name!r} is {rows[0][tuple(column)].item():g} in all "
                     f"{len(rows)} training rows; a constant cannot be standardised; remove it"
                 )
             self.mean, self.std = rows.mean(0), rows.std(0, correction=0)
         if self.mean.shape != x.shape[1:]:
             raise ConfigurationError(
-                f"data.path: {str(self.path)!r} has rows of shape {tuple(x.shape[1:])}, the checkpoint's data had "
+                f"{source_of(self.path)} has rows of shape {tuple(x.shape[1:])}, the checkpoint's data had "
                 f"{tuple(self.mean.shape)}"
             )
         return ((x - self.mean) / self.std).to(torch.get_default_dtype())

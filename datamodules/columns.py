@@ -24,10 +24,13 @@ from lightning_avb.distributions import TableLayout
 from lightning_avb.distributions.tables import MASK
 from lightning_avb.errors import ConfigurationError
 
+from .names import BLANKS, fields_that, listed
+
 Kind = Literal["number", "binary", "category"]
 FEW, MANY = 10, 200
 """Whole numbers with at most `FEW` values are categories; a category has at most `MANY`."""
-SHOWN = 8
+VALUES = 8
+"""Values of a category that messages show."""
 BOOLEANS = ("False", "True")
 
 
@@ -63,32 +66,36 @@ class Column:
         """The block `(rows, width)` of some fields, and which are observed, `(rows,)`.
 
         Raises:
-            ConfigurationError: fields that the column cannot hold; the message has the first of them.
+            ConfigurationError: fields that the column cannot hold; the message says where, and what to do.
         """
-        observed = fields.notna().to_numpy()
-        if not self.masked and not incomplete and not observed.all():
-            self._refuse(fields, ~observed, "is missing, which no field was in training")
+        observed, problems = fields.notna().to_numpy(), []
+
+        def refuse(which: np.ndarray, are: str, advice: str, values: bool = True) -> None:
+            if which.any():
+                problems.append(f"{fields_that(self.name, fields, which, are, values)}; {advice}")
+
+        if not self.masked and not incomplete:
+            advice = "the model has no mask for it; `impute` fills it"
+            refuse(~observed, "empty, which none was in training", advice, values=False)
+        correct = "correct it, or leave it empty" + ("" if self.masked else " and let `impute` fill it")
         if self.kind == "number":
             numbers = as_numbers(fields).to_numpy(np.float64)
-            self._refuse(fields, observed & ~np.isfinite(numbers), "is no finite number")
+            refuse(observed & ~np.isfinite(numbers), "no finite number", correct)
             if self.log:
-                self._refuse(fields, observed & ~(numbers > 0), "has no logarithm")
-                numbers = np.log(np.where(observed, numbers, 1.0))
-            return np.where(observed, (numbers - self.mean) / self.std, 0.0)[:, None], observed
-        keys = as_numbers(fields) if not isinstance(self.values[0], str) else as_texts(fields)
-        code = keys.map({value: number for number, value in enumerate(self.values)}).to_numpy(np.float64)
-        self._refuse(fields, observed & np.isnan(code), f"is none of {', '.join(map(str, self.values[:SHOWN]))}")
-        if self.kind == "binary":
-            return np.where(observed, code, 0.0)[:, None], observed
-        return (code[:, None] == np.arange(self.width)).astype(np.float64), observed
-
-    def _refuse(self, fields: pd.Series, wrong: np.ndarray, problem: str) -> None:
-        if wrong.any():
-            row = int(wrong.argmax())
-            raise ConfigurationError(
-                f"data, row {row}, column {self.name!r}: {str(fields.iloc[row])!r} {problem}"
-                + (f"; {wrong.sum()} fields of it are like that" if wrong.sum() > 1 else "")
-            )
+                refuse(observed & (numbers <= 0), "not above 0, and has no logarithm", correct)
+                numbers = np.log(np.where(observed & (numbers > 0), numbers, 1.0))
+            block = np.where(observed, (numbers - self.mean) / self.std, 0.0)[:, None]
+        else:
+            keys = as_numbers(fields) if not isinstance(self.values[0], str) else as_texts(fields)
+            code = keys.map({value: number for number, value in enumerate(self.values)}).to_numpy(np.float64)
+            refuse(observed & np.isnan(code), f"none of {listed(self.values, VALUES)}", correct)
+            if self.kind == "binary":
+                block = np.where(observed, code, 0.0)[:, None]
+            else:
+                block = (code[:, None] == np.arange(self.width)).astype(np.float64)
+        if problems:
+            raise ConfigurationError("; ".join(problems))
+        return block, observed
 
     def decode(self, block: np.ndarray) -> Any:
         """Fields, from a block `(rows, width)` of any real numbers."""
@@ -131,17 +138,24 @@ class Columns(tuple[Column, ...]):
             incomplete: whether fields may be missing also where none was in training; their entries are 0.
 
         Raises:
-            ConfigurationError: a column is not there, or has fields that it cannot hold.
+            ConfigurationError: a column is not there; or fields that columns cannot hold, all in one message.
         """
         absent = [name for name in self.names if name not in frame.columns]
         if absent:
-            raise ConfigurationError(f"data: there is no column {', '.join(map(repr, absent))}")
-        blocks, masks = [], []
+            there = listed(frame.columns)
+            raise ConfigurationError(f"data: there is no column {', '.join(map(repr, absent))}; there are {there}")
+        blocks, masks, problems = [], [], []
         for column in self:
-            block, observed = column.encode(frame[column.name], incomplete)
+            try:
+                block, observed = column.encode(frame[column.name], incomplete)
+            except ConfigurationError as error:
+                problems.append(str(error))
+                continue
             blocks.append(block)
             if column.masked:
                 masks.append(observed[:, None].astype(np.float64))
+        if problems:
+            raise ConfigurationError(f"data: {'; '.join(problems)}")
         return torch.from_numpy(np.concatenate(blocks + masks, 1))
 
     def decode(self, x: Tensor) -> pd.DataFrame:
@@ -180,10 +194,10 @@ class Columns(tuple[Column, ...]):
 def as_numbers(fields: pd.Series) -> pd.Series:
     """Floats; nan where a field is missing or no number."""
     if fields.dtype == object or pd.api.types.is_string_dtype(fields):
-        fields = fields.astype("string").str.strip()
+        fields = fields.astype("string").str.strip(BLANKS)
     return pd.to_numeric(fields, errors="coerce").astype("Float64").astype(np.float64)
 
 
 def as_texts(fields: pd.Series) -> pd.Series:
     """Texts without blanks around them; missing where a field is missing."""
-    return fields.astype("string").str.strip().astype(object).where(fields.notna())
+    return fields.astype("string").str.strip(BLANKS).astype(object).where(fields.notna())

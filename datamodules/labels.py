@@ -80,7 +80,7 @@ def is_number(field: Any) -> bool:
     return True
 
 
-def encode_labels(labels: list[Any], source: str) -> tuple[Tensor, list[str]]:
+def encode_labels(labels: list[Any], source: str, known: Sequence[str] | None = None) -> tuple[Tensor, list[str]]:
     """Labels as 0..k - 1 in sorted order, `(rows,)` int64, and what each number stands for.
 
     If all labels can be read as numbers they are sorted as numbers, otherwise as text. An empty text, and -1 among
@@ -89,10 +89,11 @@ def encode_labels(labels: list[Any], source: str) -> tuple[Tensor, list[str]]:
     Args:
         labels: one for each row.
         source: where they come from, for the message.
+        known: what the numbers stand for, if a checkpoint says so.
 
     Raises:
         ConfigurationError: numbers that are not whole, which are quantities and no labels; fewer than two classes
-            where some labels are not known.
+            where some labels are not known; a label that the checkpoint does not have.
     """
     values: list[Any] = [str(label) for label in labels]
     if all(is_number(label) for label in labels if label != ""):
@@ -103,10 +104,18 @@ def encode_labels(labels: list[Any], source: str) -> tuple[Tensor, list[str]]:
             )
         values = [-1 if label == "" else int(float(label)) for label in labels]
     names = sorted(set(values) - {"", -1})
-    if len(names) < min(2, len(set(values))):
+    if known is not None:
+        unseen = [name for name in names if str(name) not in known]
+        if unseen:
+            raise ConfigurationError(
+                f"data.label: {source} has {', '.join(map(repr, unseen))}; the labels of the checkpoint are "
+                f"{', '.join(known)}"
+            )
+    elif len(names) < min(2, len(set(values))):
         raise ConfigurationError(
             f"data.label: {source} has too few classes: {', '.join(map(repr, names)) or 'none'}; -1 or an empty field "
             "is a label that is not known"
         )
-    numbers = {name: number for number, name in enumerate(names)}
-    return torch.tensor([numbers.get(value, -1) for value in values]), [str(name) for name in names]
+    stand_for = list(known) if known is not None else [str(name) for name in names]
+    numbers = {name: number for number, name in enumerate(stand_for)}
+    return torch.tensor([numbers.get(str(value), -1) for value in values]), stand_for

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pytorch_lightning.utilities import rank_zero_info
 
 from lightning_avb.batch import Shape
 from lightning_avb.errors import ConfigurationError
@@ -36,7 +37,10 @@ def read_rows(path: Path, data: Any, data_shape: Shape) -> tuple[Any, list[str] 
     if isinstance(data, Table):
         if suffix not in TABLES:
             raise ConfigurationError(f"input: {str(path)!r} is no table; it ends in none of {', '.join(TABLES)}")
-        return read_table(path, **data.reading)[0].reset_index(drop=True), None  # type: ignore[arg-type]
+        frame, _, notes = read_table(path, **data.reading, known=data.known_format().names, new=True)
+        for note in notes:
+            rank_zero_info(note)
+        return frame, None
     if suffix in TABLES:
         raise ConfigurationError(f"input: {str(path)!r} is a table, and the model was trained on {tuple(data_shape)}")
     return read_array(path).x, None

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from lightning_avb.errors import ConfigurationError, at_least
 
+from .names import counted
+
 
 class Split(NamedTuple):
     """A split of a data set.
@@ -45,12 +47,14 @@ def random_splits(rows: Tensor, seed: int, **shares: float) -> dict[str, Tensor]
     """
     for name, share in shares.items():
         if not 0 < share < 1:
-            raise ConfigurationError(f"data.{name}_share: {share} is not between 0 and 1")
+            raise ConfigurationError(
+                f"data.{name}_share: {share} is no share above 0 and below 1, such as 0.1; a split has at least one row"
+            )
     at_least(0, **{"data.split_seed": seed})
     order = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))]
     counts = [max(1, round(share * len(rows))) for share in shares.values()]
     if sum(counts) >= len(rows):
         asked = " and ".join(f"data.{name}_share: {share}" for name, share in shares.items())
-        raise ConfigurationError(f"{asked} leave none of the {len(rows)} rows to train on")
+        raise ConfigurationError(f"{asked} leave none of {counted(len(rows), 'row')} to train on")
     *splits, rest = order.split([*counts, len(rows) - sum(counts)])
     return {**dict(zip(shares, splits, strict=True)), "train": rest}

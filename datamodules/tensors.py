@@ -33,6 +33,7 @@ from lightning_avb.hyperparameters import Hyperparameters
 
 from .labels import check_labels, keep_labels
 from .loaders import EvalLoader, TrainLoader, prefetch_map, rank_and_world_size
+from .names import SHOWN, counted
 from .splits import Split
 
 Binarize = Literal["none", "dynamic", "static"]
@@ -63,6 +64,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         data_shape: shape of a row of x; known after `setup` where the class does not say it.
         classes: the number of labels, which are 0..classes - 1; None: there are no labels.
         label_names: what the labels stand for, where that is known.
+        without_label: which rows have no label, for messages; empty if all have one, or the data has none.
         columns: the names of the columns of a table.
         max_value: the stored value that stands for 1.
 
@@ -74,6 +76,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     data_shape: Shape | None = None
     classes: int | None = None
     label_names: list[str] | None = None
+    without_label: str = ""
     columns: list[str] | None = None
     max_value: float = 1.0
 
@@ -99,7 +102,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         self.resident, self.labels, self.labelled_per_batch = resident, labels, labelled_per_batch
         self._splits: dict[str, Split] | None = None
         self._device_of_splits: torch.device | None = None
-        self._checkpoint_state: dict[str, Any] = {}
+        self.checkpoint_state: dict[str, Any] = {}
 
     # What a data set defines.
 
@@ -126,6 +129,10 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         x = stored.to(torch.get_default_dtype())
         return x / 255 if stored.dtype == torch.uint8 and stored.max() > 1 else x
 
+    def place(self, stage: str, row: int) -> str:
+        """Where a row of the data set comes from, for messages."""
+        return f"row {row} ({stage})"
+
     # Loading.
 
     def setup(self, stage: str) -> None:
@@ -133,7 +140,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         self.split("train")
         if stage == "fit" and (size := TrainLoader(self).batch_size) < self.batch_size:
             rows = self.rows("train")
-            rank_zero_info(f"data.batch_size: {size} in place of {self.batch_size}, of {rows} training rows")
+            rank_zero_info(f"data.batch_size: {size} in place of {self.batch_size}, of {counted(rows, 'training row')}")
 
     @property
     def device(self) -> torch.device:
@@ -146,9 +153,21 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
             splits, self._device_of_splits = self.load(), self.device
             self._check_checkpoint()
             self.data_shape = tuple(splits["train"].x.shape[1:])
+            self.without_label = self._without_label(splits)
             self._is_resident = self._fits_in_memory(splits)
             self._splits = {name: self._placed(name, split) for name, split in splits.items()}
         return self._splits[stage]
+
+    def _without_label(self, splits: dict[str, Split]) -> str:
+        found = []
+        for stage, split in splits.items():
+            if split.y is not None:
+                rows = torch.arange(split.size) if split.rows is None else split.rows
+                found += [(stage, row) for row in rows[split.y[rows] < 0].tolist()]
+        some = [self.place(*row) for row in sorted(found, key=lambda row: row[1])[:SHOWN]]
+        more = ", ..." if len(found) > SHOWN else ""
+        have = "has" if len(found) == 1 else "have"
+        return f"{counted(len(found), 'row')} {have} no label ({', '.join(some)}{more})" if found else ""
 
     def rows(self, stage: str) -> int:
         """The number of rows of the split `train`, `val` or `test`."""
@@ -172,7 +191,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         memory = (
             f"{needed / 1e6:,.1f} MB, {free / 1e6:,.0f} MB free" if math.isfinite(free) else f"{needed / 1e6:,.1f} MB"
         )
-        rank_zero_info(f"data: {rows:,} rows of shape {tuple(one.shape[1:])}, {where} ({memory})")
+        rank_zero_info(f"data: {counted(rows, 'row')} of shape {tuple(one.shape[1:])}, {where} ({memory})")
         return resident
 
     def _placed(self, stage: str, split: Split) -> Split:
@@ -265,7 +284,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         return {name: getattr(self, name) for name in ("columns", "label_names") if getattr(self, name) is not None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._checkpoint_state = state
+        self.checkpoint_state = state
         if self._splits is not None:
             self._check_checkpoint()
         self.columns, self.label_names = (state.get(name, getattr(self, name)) for name in ("columns", "label_names"))
@@ -273,7 +292,7 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
     def _check_checkpoint(self) -> None:
         """Raises ConfigurationError where labels or columns are not those of the checkpoint."""
         for name in ("columns", "label_names"):
-            theirs, ours = self._checkpoint_state.get(name), getattr(self, name)
+            theirs, ours = self.checkpoint_state.get(name), getattr(self, name)
             if theirs is not None and theirs != ours:
                 what = name.replace("_", " ")
                 raise ConfigurationError(f"data: the {what} are {ours}, those of the checkpoint {theirs}")

@@ -204,6 +204,7 @@ class DataDescription:
         from_rows: the inverse.
         label: the name of the column of the labels.
         label_names: what the labels stand for.
+        without_label: which rows have no label, for messages; empty if all have one.
         restore: maps rows of x to the original units.
         no_data: there are no rows; the model learns from a log-density alone.
 
@@ -227,6 +228,7 @@ class DataDescription:
     from_rows = _Optional[Callable[[Any], Tensor] | None](None)
     label = _Optional[Any](None)
     label_names = _Optional[Sequence[str] | None](None)
+    without_label = _Optional[str]("")
     restore = _Optional[Callable[[Tensor], Tensor] | None](None)
     no_data = _Optional[bool](False)
 

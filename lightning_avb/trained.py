@@ -27,9 +27,10 @@ PART = 1000
 class Trained:
     """A model of a checkpoint, and how its data is read.
 
-    Rows are a DataFrame for a model of a `Table`, else an array or tensor `(rows, ...)`, in the data's own units; the
-    same comes back. Rows of a class-conditional model come with their labels, by name or number: the column of the
-    label in a table, else the argument `labels`.
+    Rows are a DataFrame for a model of a `Table`, or an array with its columns; a DataFrame comes back. Else
+    they are an array or tensor `(rows, ...)`, and the same comes back. All are in the data's own units. Rows of a
+    class-conditional model come with their labels, by name or number: the column of the label in a table, else the
+    argument `labels`.
 
     Args:
         location: a checkpoint, or the folder of a run.
@@ -53,13 +54,19 @@ class Trained:
 
     def read(self, rows: Any, labels: Sequence[Any] | None = None) -> Batch:
         """Rows as the model takes them."""
-        self._check_kind(rows)
+        rows = self._as_given(rows)
         x = self.data.from_rows(rows) if self.data.from_rows else torch.as_tensor(rows).to(torch.get_default_dtype())
         return self._batch(x, rows, labels)
 
-    def _check_kind(self, rows: Any) -> None:
-        if isinstance(rows, pd.DataFrame) != isinstance(self.datamodule, Table):
+    def _as_given(self, rows: Any) -> Any:
+        """Rows of a table as a DataFrame with its names, others as they are."""
+        if not len(rows):
+            raise ConfigurationError("rows: there are none")
+        if isinstance(self.datamodule, Table):
+            return self.datamodule.as_frame(rows)
+        if isinstance(rows, pd.DataFrame):
             raise ConfigurationError("rows: a DataFrame is for a model of a table, an array for all others")
+        return rows
 
     def _batch(self, x: Tensor, rows: Any, labels: Sequence[Any] | None) -> Batch:
         shape = tuple(self.model.data_shape)
@@ -146,7 +153,7 @@ class Trained:
         Raises:
             ConfigurationError: also for a model without a likelihood, and nothing missing.
         """
-        self._check_kind(rows)
+        rows = self._as_given(rows)
         if isinstance(rows, pd.DataFrame):
             x, observed = self.datamodule.from_incomplete_rows(rows)  # type: ignore[union-attr]
             filled = inference.impute(self.model, self._batch(x, rows, labels), observed, draws, seed=seed)

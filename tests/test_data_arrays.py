@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -10,7 +11,7 @@ from PIL import Image
 from test_data import place, same
 from torch.distributions import MultivariateNormal
 
-from datamodules import Arrays
+from datamodules import Arrays, Table
 from datamodules.labels import encode_labels
 from lightning_avb import checkpoints
 from lightning_avb.errors import ConfigurationError
@@ -112,6 +113,28 @@ def test_other_rows_are_standardised_as_the_checkpoint_says(table, tmp_path, loa
     again.label_names = ["cow", "dog"]
     with pytest.raises(ConfigurationError, match=r"label names are \['cow', .*those of the checkpoint \['cat'"):
         again.load_state_dict(stored.state_dict())
+
+
+def test_arrays_in_memory():
+    labels = np.array(["dog" if n % 4 else "cat" for n in range(60)])
+    data = Arrays.of(NUMBERS.repeat(3, 0), labels, batch_size=10)
+    data.setup("fit")
+    assert data.data_shape == (3,) and data.label_names == ["cat", "dog"] and data.hparams["path"] is None
+    rows = data.load()["train"].rows
+    assert np.allclose(data.to_rows(data.split("train").x), NUMBERS.repeat(3, 0)[rows], atol=1e-3)
+    assert Arrays.of(torch.from_numpy(NUMBERS), label=-1, scale="none").load()["train"].y.tolist() == list(range(20))
+    for make, message in (
+        (lambda: Arrays(NUMBERS), r"data\.path: a ndarray is no file; for an array in memory take Arrays\.of\(array\)"),
+        (lambda: Table(pd.DataFrame(NUMBERS)), r"data\.path: a DataFrame is no .* take Table\.of\(frame\)"),
+        (lambda: Arrays().setup("fit"), r"data\.path: no file is given; .* Arrays\.of"),
+        (lambda: Arrays.of(NUMBERS, labels), r"data: labels of shape \(60,\), not one for each row"),
+        (
+            lambda: Arrays.of(np.where(NUMBERS == 49, np.nan, NUMBERS)).setup("fit"),
+            "data: the array, row 2, col",
+        ),
+    ):
+        with pytest.raises(ConfigurationError, match=message):
+            make()
 
 
 def write(path, content):

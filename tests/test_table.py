@@ -12,6 +12,7 @@ from small_models import SMALL, trainer
 from torch.distributions import Bernoulli, Categorical, Independent, Normal
 
 from datamodules import Table
+from datamodules.table_files import read_table
 from lightning_avb import AVB, GAN, VAE, Batch, GaussianDecoder, SemiImplicitEncoder, TableDecoder, load
 from lightning_avb.checkpoints import load_datamodule
 from lightning_avb.distributions import TableEntries
@@ -111,6 +112,13 @@ def test_numbers_are_standardised_in_the_training_rows(people):
         ("0.5,1.5\n1.5,3.5\n5.5,2.5\n4.5,2\n", ["0", "1"]),
         ("a;b\n0,5;1,5\n1,5;3,5\n5,5;2,5\n4,5;2,0\n", ["a", "b"]),
         ("a\tb\n0.5\t1.5\n1.5\t3.5\n5.5\t2.5\n4.5\t2\n", ["a", "b"]),
+        (",1990,2000\n0,0.5,1.5\n1,1.5,3.5\n2,5.5,2.5\n3,7.5,2\n", ["1990", "2000"]),
+        (",a,b\nMazda RX4,0.5,1.5\nDuster,1.5,3.5\nValiant,5.5,2.5\nFiat 128,7.5,2\n", ["a", "b"]),
+        ('"a" "b"\n"1" 0.5 1.5\n"2" 1.5 3.5\n"3" 5.5 2.5\n"4" 7.5 2\n', ["a", "b"]),
+        ("a,b\nx 1,0.5,1.5\nx 2,1.5,3.5\nx 3,5.5,2.5\nx 4,7.5,2\n", ["a", "b"]),
+        ("a;b\n1,5e+19;-1,5\n2,007E+19;2\n5e18;2,5\n1,25e+19;7,5\n", ["a", "b"]),
+        ("a;n\n-1.25;1,000\n1.5;1,001\n2.5;1,002\n0.5;1,003\n", ["a", "n"]),
+        ("0,5;1,5\n1,5;3,5\n5,5;2\n4,5;7,5\n", ["0", "1"]),
         ("\ufeffa,b\r\n0.5,1.5\r\n1.5,3.5\r\n5.5,2.5\r\n4.5,2\r\n\r\n", ["a", "b"]),
     ],
 )
@@ -120,16 +128,105 @@ def test_headers_and_delimiters(tmp_path, content, names):
     assert data.rows("train") + data.rows("val") + data.rows("test") == 4
 
 
-def test_a_header_of_numbers_can_be_asked_for(tmp_path):
-    content = "2019,2020\n0.5,1.5\n1.5,3.5\n5.5,2.5\n4.5,2\n"
-    assert text(tmp_path, content).columns == ["0", "1"]
-    assert text(tmp_path, content, header=True).columns == ["2019", "2020"]
+FRACTIONS = "0.5,1.5\n1.5,3.5\n5.5,2.5\n4.5,2\n"
+WHOLE = "5,4\n6,7\n1,9\n2,8\n"
+WORDS = "bob,a\neve,b\nbob,b\neve,a\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "named", "certain"),
+    [
+        (f"2019,2020\n{FRACTIONS}", True, False),
+        (f"2019,2020\n{WHOLE}", False, False),
+        (f"2019,2019\n{WHOLE}", False, True),
+        (f"x,2020\n{WHOLE}", True, False),
+        (f"?,3.5\n{FRACTIONS}", False, True),
+        (f"x,y\n{WHOLE}", True, True),
+        (f"x,y\n{WORDS}", True, False),
+    ],
+)
+def test_whether_a_first_line_names_columns_is_seen_by_what_stands_below(tmp_path, content, named, certain):
+    """Where it is not certain, a line says what was decided, and how to say the opposite."""
+    path = tmp_path / "table.csv"
+    path.write_text(content)
+    frame, _, notes = read_table(path)
+    first = content.partition("\n")[0].split(",")
+    assert list(frame.columns) == (first if named else ["0", "1"])
+    if certain:
+        assert not notes
+    else:
+        (note,) = notes
+        assert f"({first[0]}, {first[1]}) is taken for {'the names' if named else 'a row'}" in note
+        assert note.endswith(f"data.header: {str(not named).lower()}")
+        assert list(read_table(path, header=not named)[0].columns) == (["0", "1"] if named else first)
+
+
+@pytest.mark.parametrize(
+    ("content", "names"),
+    [
+        ("city\nNew York\nLos Angeles\nSan Diego\n", ["city"]),
+        ("New York\nLos Angeles\nSan Diego\n", ["New York"]),
+        ("a  b\n1  2\n3  4\n", ["a", "b"]),
+        ("a\n1 2\n2 4\n", ["", "a"]),
+    ],
+)
+def test_words_are_not_columns(tmp_path, content, names):
+    """Blanks are a delimiter only where they make a table; a line that ends with a delimiter has no names of rows."""
+    path = tmp_path / "table.txt"
+    path.write_text(content)
+    assert list(read_table(path)[0].columns) == names
+
+
+@pytest.mark.parametrize(("empty", "count"), [(",\n,\n", 2), ("\n  \n", 1), (" , \n\n\n", 1)])
+def test_rows_without_any_field_are_left_out(tmp_path, empty, count):
+    path = tmp_path / "table.csv"
+    path.write_text(f"a,b\n1,2\n{empty}3,4\n{empty}")
+    frame, _, (note,) = read_table(path)
+    assert frame["a"].tolist() == ["1", "3"] and f"{2 * count} lines without any field" in note
 
 
 def test_a_float_matrix_of_zeros_and_ones_is_binary():
     data = Table.of((GENERATOR.random((40, 3)) < 0.5).astype(float), batch_size=10)
     data.setup("fit")
     assert {*kinds(data).values()} == {"binary"}
+
+
+def test_some_columns_alone_can_be_asked_for(tmp_path):
+    content = " a ,b,c,y\n" + "".join(f"{i}.5,{i % 3}.5,{i % 7}.5,{i % 2}\n" for i in range(40))
+    assert text(tmp_path, content, columns=["c", " a"]).columns == ["a", "c"]
+    data = text(tmp_path, content, columns=["b", "y"], label="y ", log="b", types={"b ": "number"}, missing="0.5")
+    assert data.columns == ["b"] and data.format[0].log and data.classes == 2
+    assert text(tmp_path, content, columns="c").columns == ["c"]
+    assert text(tmp_path, content, drop="c ").columns == ["a", "b", "y"]
+    for options, key in (({"columns": ["d"]}, "columns"), ({"columns": "a", "log": "b"}, "log")):
+        assert f"data.{key}: there is no column" in refused(tmp_path, content, **options)
+
+
+def test_names_are_the_same_from_a_file_and_in_memory(tmp_path):
+    """Without the blanks around them."""
+    content = " a ,b\n" + "".join(f"{i}.5,{i % 3}.5\n" for i in range(40))
+    data = text(tmp_path, content)
+    frame = pd.read_csv(tmp_path / "table.csv")
+    assert list(frame.columns) == [" a ", "b"] and data.from_rows(frame).shape == (40, 2)
+    frame.to_parquet(tmp_path / "table.parquet")
+    for other in (Table.of(frame), Table(str(tmp_path / "table.parquet"))):
+        other.setup("fit")
+        assert other.columns == ["a", "b"] and torch.equal(other.from_rows(frame), data.from_rows(frame))
+    with pytest.raises(ConfigurationError, match="more than one column named 'a'"):
+        Table.of(frame.assign(a=1))
+
+
+def test_what_is_printed_keeps_to_its_lines(tmp_path):
+    """A line break in a value; values and names with commas; a range that is too long; a counter; a huge number."""
+    words = ['"x\ny"', '"a, b"']
+    rows = [(1000 + i, words[i % 2], 10**16 * i, ["no", "long" * 10][i % 2]) for i in range(40)]
+    data = text(tmp_path, 'n,"c, d",huge,word\n' + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    printed = data._found.splitlines()
+    assert len(printed) == 2 + 4 + 1 and printed[0].startswith("data: 40 rows in")
+    assert "mean or most frequent" in printed[1] and "'c, d'" in printed[3] and r"'a, b', 'x\ny'" in printed[3]
+    assert "…" in printed[5] and "…" not in printed[3]
+    assert printed[6] == "data: 'n' looks like a counter of the rows; leave it out: data.drop: [n]"
+    assert not data.format[2].whole and data.format[0].whole
 
 
 def test_what_tells_nothing_is_left_out(tmp_path, capsys):
@@ -165,14 +262,19 @@ def test_all_columns_that_cannot_be_used_are_named(tmp_path):
     [
         (lines(1, 2, "inf", 4, 5), {}, "line 4: 'inf'"),
         ("a,a\n1,2\n", {}, "more than one column named 'a'"),
+        ("a,b\n1,2,\n3,4,\n", {}, r"2 of 3 lines do not have the 2 fields of the first"),
         ("a,b\n1,2\n1\n1,2,3\n", {}, r"2 of 4 lines do not have the 2 fields of the first \(line 3: 1, line 4: 3\)"),
         ("a,b\n", {}, "has no rows"),
         ("", {}, "is empty"),
         (lines(1.5, 2, -3, 4), {"log": ["x"]}, "'x' has the value -3"),
+        (lines("a", "b", "c", "a"), {"log": "x"}, "'x' has the values a, b, c, and data.log takes logarithms"),
+        (lines(1, 2, 1, 2), {"log": "x"}, "'x' has the values 1, 2, and data.log"),
+        (lines(1, 2, 3), {"val_share": 0}, "data.val_share: 0 is no share above 0 and below 1, such as 0.1"),
+        (",x\n" + lines(1, 2, 3)[4:], {"drop": ["y"]}, "there are '', x$"),
         (lines(1, 2, 3), {"drop": ["N"]}, "data.drop: there is no column 'N'; there are x, n; did you mean n"),
         (lines(1, 2, 3), {"label": "nn"}, "data.label: there is no column 'nn'; there are x, n"),
         (lines(1, 2, 3), {"types": {"x": "numeric"}}, "'numeric' is none of number, binary, category"),
-        (lines(1, 2, 3), {"types": {"x": "binary"}}, "it has 3 values: 1, 2, 3"),
+        (lines(1, 2, 3), {"types": {"x": "binary"}}, "'binary', and it has 3 values: 1, 2, 3"),
     ],
 )
 def test_clear_words(tmp_path, content, options, message):
@@ -182,15 +284,25 @@ def test_clear_words(tmp_path, content, options, message):
 
 def test_another_encoding(tmp_path):
     content = lines("süd", "nord", "süd", "nord", "süd")
-    assert "data.encoding to latin-1" in refused(tmp_path, content, "latin-1")
+    said = refused(tmp_path, content, "latin-1")
+    assert "line 2: byte 0xfc" in said and "data.encoding to cp1252; else try latin-1" in said
     assert text(tmp_path, content, "latin-1", encoding="latin-1").format[0].values == ("nord", "süd")
+    assert text(tmp_path, content, "utf-16").format[0].values == ("nord", "süd")
+
+
+@pytest.mark.parametrize("word", ["süd\x85", "s\x85üd", "süd\xa0", "s\u2028d", "süd\x1c"])
+def test_letters_that_python_takes_for_blanks_or_line_breaks_are_kept(tmp_path, word):
+    content = lines(word, "süd", word, "süd", word)
+    encoding = "utf-8" if "\u2028" in word else "latin-1"
+    assert {*text(tmp_path, content, encoding, encoding=encoding).format[0].values} == {word, "süd"}
 
 
 def test_new_rows_that_a_column_cannot_hold(people):
     for change, message in (
-        ({"site": "east"}, "row 0, column 'site': 'east' is none of north, upper, south, west"),
-        ({"age": None}, "column 'age': .* is missing, which no field was in training"),
-        ({"income": -1.0}, "'income': '-1.0' has no logarithm"),
+        ({"site": "east"}, r"'site' has 3 fields that are none of 'north, upper', south, west \(row 0: 'east', row 1"),
+        ({"age": None}, r"'age' has 3 .* empty, .* \(row 0, row 1, row 2\); .* no mask for it; `impute` fills it"),
+        ({"income": -1.0}, "'income' .* not above 0.*; correct it, or leave it empty$"),
+        ({"sex": "x", "age": "old"}, "^data: 'age' .* no finite number .* let `impute` fill it; 'sex' has 3 fields"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             people.from_rows(PEOPLE.iloc[:3].assign(**change))

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from lightning_avb.datamodules.new_rows import read_rows
 from PIL import Image
 from small_models import trainer
 
@@ -42,6 +43,14 @@ PEOPLE = pd.DataFrame(
         "kind": np.where(GENERATOR.random(ROWS) < 0.5, "cat", "dog"),
     }
 )
+TABLE_VAE = """
+model:
+  class_path: lightning_avb.VAE
+  init_args: {latent_dim: 2, decoder: {class_path: lightning_avb.TableDecoder}}
+trainer: {max_steps: 2, accelerator: cpu, enable_progress_bar: false, enable_model_summary: false}
+pictures: {every_n_epochs: 0}
+data: {class_path: lightning_avb.datamodules.Table, init_args: {batch_size: 10}}
+"""
 PEOPLE.loc[::4, "size"] = None
 PEOPLE.loc[1::4, "weight"] = np.nan
 
@@ -123,7 +132,7 @@ def test_a_field_that_was_never_missing_in_training_can_be_filled_too(people):
     rows = PEOPLE.iloc[2:40:4].assign(height=np.nan)
     (filled,) = trained.impute(rows)
     assert np.corrcoef(rows["weight"], filled["height"].astype(float))[0, 1] > 0.6
-    with pytest.raises(ConfigurationError, match=r"'height': .* is missing, which no field was in training"):
+    with pytest.raises(ConfigurationError, match=r"'height' has 10 fields that are empty.*; .*`impute` fills it"):
         trained.score(rows)
 
 
@@ -252,8 +261,12 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
         (lambda: gan.score(PEOPLE), "GAN cannot score rows: the model has no encoder"),
         (lambda: gan.sample(4, labels=["cow"]), "labels: 'cow' is none of cat, dog"),
         (lambda: gan.read(PEOPLE.drop(columns="kind")), "labels: the model reads the label of every row"),
-        (lambda: trained.embed(PEOPLE[["weight", "height"]].to_numpy()), "rows: a DataFrame is for a model of a table"),
-        (lambda: trained.score(PEOPLE.assign(size="giant")), "row 0, column 'size': 'giant' is none of"),
+        (lambda: trained.embed(PEOPLE[["weight", "height"]].to_numpy()), "rows: an array with 2 columns, .* weight, h"),
+        (
+            lambda: trained.score(PEOPLE.assign(size="giant")),
+            "'size' has 120 fields that are none of .*row 0: 'giant'",
+        ),
+        (lambda: trained.score(PEOPLE.head(0)), "rows: there are none"),
     ):
         with pytest.raises(ConfigurationError, match=message):
             call()
@@ -266,6 +279,72 @@ def test_what_cannot_be_asked_of_a_model_is_refused(people, tmp_path, refusal):
     assert "output: 'x.png' does not end in .csv, .npz, .parquet" in refusal(*file, "x.png")
     np.save(tmp_path / "some.npy", np.zeros((2, 3)))
     assert "is no table" in refusal("score", *missing, tmp_path / "some.npy")
+
+
+def test_an_array_with_the_columns_of_the_table_is_read_as_the_table(people):
+    """With the labels or without; and a file with blanks around its names."""
+    trained = Trained(people / "some.ckpt")
+    codes = trained.embed(PEOPLE)
+    assert np.array_equal(trained.embed(PEOPLE.to_numpy()), codes)
+    assert np.array_equal(trained.embed(PEOPLE.drop(columns="kind").to_numpy()), codes)
+    spaced = PEOPLE.rename(columns=" {} ".format)
+    assert np.array_equal(trained.embed(spaced), codes)
+    (filled,) = trained.impute(spaced[:8])
+    assert filled["size"].notna().all() and filled["size"][1] == PEOPLE["size"][1]
+
+
+def test_a_file_of_new_rows_may_be_in_utf8_or_in_the_encoding_of_the_training(tmp_path):
+    words = PEOPLE.replace({"small": "süß"})
+    words.to_csv(tmp_path / "old.csv", index=False, encoding="latin-1")
+    words.to_csv(tmp_path / "new.csv", index=False)
+    data = Table(str(tmp_path / "old.csv"), label="kind", encoding="latin-1")
+    data.setup("fit")
+    old, new = (read_rows(tmp_path / name, data, data.data_shape)[0] for name in ("old.csv", "new.csv"))
+    assert old.equals(new) and "süß" in old["size"].unique()
+    data.reading["encoding"] = "utf-8"
+    with pytest.raises(
+        ConfigurationError, match=r"^input: .* is not in utf-8 \(line \d+: .*; write it in UTF-8: iconv"
+    ):
+        read_rows(tmp_path / "old.csv", data, data.data_shape)
+
+
+def test_bad_fields_of_a_file_are_named_by_their_lines(people, tmp_path, refusal):
+    bad = PEOPLE.astype(object).copy()
+    bad.loc[3, "size"], bad.loc[5, "height"], bad.loc[6, "height"] = "giant", None, "tall"
+    bad.to_csv(tmp_path / "bad.csv", index=False)
+    said = refusal("score", "--ckpt_path", people / "some.ckpt", "--input", tmp_path / "bad.csv", "--output", "x.csv")
+    assert "'size' has 1 field that is none of large, medium, small (line 5: 'giant'); correct it, or leave" in said
+    assert "'height' has 1 field that is empty" in said and "(line 7)" in said and "(line 8: 'tall')" in said
+
+
+def test_another_file_is_read_as_the_checkpoint_says(people, command, tmp_path, monkeypatch, without_curves):
+    """Its columns by name: in another order, with others among them, and with fewer values."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vae.yaml").write_text(TABLE_VAE)
+    columns = ("--data.columns", "[weight, height, size]", "--data.drop", "height")
+    command("fit", "--config", "vae.yaml", "--data.path", people / "people.csv", "--data.label=-1", *columns)
+    (run,) = tmp_path.rglob("last.ckpt")
+    other = PEOPLE[["size", "kind", "height", "weight"]].assign(more=1.5)
+    other[(other["size"] != "small") & (other["kind"] == "cat") | other["weight"].isna()].to_csv("other.csv")
+    for stage in ("validate", "test", "fit"):
+        steps = ["--trainer.max_steps", 3] if stage == "fit" else []
+        command(
+            stage, "--config", "vae.yaml", "--data.path", "other.csv", "--ckpt_path", run, "--data.label=-1", *steps
+        )
+    state = torch.load(max(tmp_path.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime_ns))["Table"]
+    assert [column["name"] for column in state["format"]] == ["weight", "size"] and state["label"] == "kind"
+
+
+def test_a_conditional_model_names_the_rows_without_a_label(tmp_path):
+    rows = PEOPLE.assign(kind=[None if i in (3, 7) else kind for i, kind in enumerate(PEOPLE["kind"])])
+    rows.to_csv(tmp_path / "rows.csv", index=False)
+    data = Table(str(tmp_path / "rows.csv"), label="kind", batch_size=50)
+    said = r"conditional: 2 rows have no label \(line 5, line 9\), .* leave them out, or take a model that needs few"
+    with pytest.raises(ConfigurationError, match=said):
+        trainer(tmp_path, max_steps=1).fit(vae(conditional=True), data)
+    memory = Arrays.of(GENERATOR.normal(size=(20, 2)), np.arange(20) % 3 - 1)
+    with pytest.raises(ConfigurationError, match=r"conditional: 7 rows have no label \(row 0 \(\w+\), row 3"):
+        trainer(tmp_path, max_steps=1).fit(vae(GaussianDecoder, conditional=True), memory)
 
 
 def test_labels_by_name(people, tmp_path, command):

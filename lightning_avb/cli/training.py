@@ -75,6 +75,7 @@ class CLI(ConfigurationOverCheckpoint):
     def __init__(self, args: list[str] | None = None) -> None:
         self.arguments = sys.argv[1:] if args is None else args
         self.made_folder: Path | None = None  # the run's folder, if this start has made it
+        self.checkpoint: dict[str, Any] = {}  # the one that the run starts from
         self.records = Records(self.arguments)
         try:
             with without_advertisements():
@@ -163,7 +164,8 @@ class CLI(ConfigurationOverCheckpoint):
                     "folder of yours, and give that"
                 )
             config.ckpt_path = str(checkpoint)
-            self._check_checkpoint(config, read_checkpoint(checkpoint))
+            self.checkpoint = read_checkpoint(checkpoint)
+            self._check_checkpoint(config, self.checkpoint)
         if not fit:
             self._prepare_evaluation(config, checkpoint)
         elif not trainer.fast_dev_run:
@@ -214,6 +216,10 @@ class CLI(ConfigurationOverCheckpoint):
             logger = any(name in str(error) for name in ("wandb", "tensorboard"))
             advice = "; loggers come with pip install 'lightning-avb[wandb,tensorboard]'" if logger else ""
             raise ConfigurationError(f"{error}{advice}") from error
+        # Lightning does so only after the model is made for rows as the file alone would be read.
+        state = self.checkpoint.get(type(self.datamodule).__qualname__)
+        if state:
+            self.datamodule.load_state_dict(state)
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         config_of_command = self.config_init[self.subcommand]

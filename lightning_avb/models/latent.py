@@ -106,6 +106,11 @@ class GenerativeModel(Game):
             raise ConfigurationError(
                 f"data.labels: {kept_labels}, and the model reads the label of every row; leave it null"
             )
+        if self.classes and self.data.without_label:
+            raise ConfigurationError(
+                f"{self.label_argument}: {self.data.without_label}, and the model reads the label of every row; leave "
+                "them out, or take a model that needs few labels, such as CategoricalAAE"
+            )
         if self.labels_used and classes is not None and self.labels_used != classes:
             raise ConfigurationError(
                 f"{self.label_argument}: the model knows {self.labels_used} labels, the data has {classes}"
