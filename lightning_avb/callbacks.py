@@ -144,9 +144,7 @@ class Pictures(pl.Callback):
         if can(model, Samples):
             yield from plots.samples(model, model.data, batch).items()
         if batch is not None and can(model, Encodes, Decodes):
-            picture = plots.reconstructions(model, model.data, batch, self.count)
-            if picture is not None:
-                yield "reconstructions", picture
+            yield "reconstructions", plots.reconstructions(model, model.data, batch, self.count)
 
 
 class Checkpoint(pl.callbacks.ModelCheckpoint):

@@ -17,7 +17,18 @@ from pytorch_lightning.loggers import CSVLogger
 from small_models import SMALL, trainer
 
 from datamodules import Arrays, Table
-from lightning_avb import GAN, VAE, Batch, GaussianDecoder, GaussianEncoder, TableDecoder, noise, pictures, plots
+from lightning_avb import (
+    GAN,
+    VAE,
+    Batch,
+    GaussianDecoder,
+    GaussianEncoder,
+    TableDecoder,
+    noise,
+    panels,
+    pictures,
+    plots,
+)
 from lightning_avb.callbacks import Pictures
 from lightning_avb.capabilities import DataDescription
 from lightning_avb.errors import ConfigurationError
@@ -48,8 +59,8 @@ def axes(monkeypatch):
         made.extend(found)
         return torch.zeros(3, 2, 2)
 
-    monkeypatch.setattr(plots, "figure", figure)
-    monkeypatch.setattr(pictures, "figure", figure)
+    for module in (plots, panels, pictures):
+        monkeypatch.setattr(module, "figure", figure)
     return made
 
 
@@ -84,6 +95,42 @@ def test_marginals_are_shares_and_densities_of_what_is_observed(axes):
         assert sum(bar.get_height() * bar.get_width() for bar in of_colour(0, panel.patches)) == pytest.approx(1)
 
 
+NORMAL = GENERATOR.normal(size=500)
+SKEWED = np.exp(4 * NORMAL)
+
+
+@pytest.mark.parametrize(
+    ("data", "samples"),
+    [
+        (SKEWED[:60], NORMAL * SKEWED.std()),
+        (SKEWED, NORMAL * SKEWED.std()),
+        (NORMAL[:60], 1000 * NORMAL),
+        (np.abs(NORMAL[:60]).clip(1), NORMAL),
+        (NORMAL, NORMAL / 100),
+        (NORMAL, NORMAL + 1000),
+    ],
+    ids=["skewed", "skewed, many rows", "outlying samples", "many at the least", "narrow samples", "samples beyond"],
+)
+def test_bars_of_data_lie_where_there_is_data(axes, data, samples):
+    """Also if samples begin elsewhere, and at the ends of the data, whose numbers are in the first and the last bar."""
+    plots.marginals({"data": pd.DataFrame({"x": data}), "samples": pd.DataFrame({"x": samples})})
+    bars = of_colour(0, axes[0].patches)
+    edges = np.array([bars[0].get_x(), bars[-1].get_x() + bars[-1].get_width()])
+    ends = np.quantile(data, 0.005, method="lower"), np.quantile(data, 0.995, method="higher")
+    assert np.allclose(edges, ends, atol=1e-9) and bars[0].get_height() and bars[-1].get_height()
+    low, high = axes[0].get_xlim()
+    assert high - low < 6 * np.ptp(edges)
+    beyond = [(samples < low).mean(), (samples > high).mean()]
+    said = [float(text.get_text().strip("←% →")) / 100 for text in axes[0].texts]
+    assert np.allclose(said, [share for share in beyond if share >= 0.01], atol=0.015)
+
+
+def test_a_column_in_which_all_rows_of_the_data_are_equal(axes):
+    plots.marginals({"data": pd.DataFrame({"x": np.full(50, 7.0)}), "samples": pd.DataFrame({"x": NORMAL})})
+    (bar,) = of_colour(0, axes[0].patches)
+    assert bar.get_x() < 7 < bar.get_x() + bar.get_width() and bar.get_width() < 1
+
+
 def test_pairs_are_the_rows_in_which_both_are_observed(axes):
     plots.pairs({"data": PEOPLE, "samples": DRAWN})
     below = axes[2]
@@ -91,6 +138,7 @@ def test_pairs_are_the_rows_in_which_both_are_observed(axes):
     both = PEOPLE[["weight", "height"]].dropna()
     assert np.allclose(data.get_offsets(), both) and np.allclose(samples.get_offsets(), DRAWN[["weight", "height"]])
     assert of_colour(0, [data]) and of_colour(1, [samples])
+    assert data.get_sizes() > samples.get_sizes() and data.get_alpha() > samples.get_alpha()
     assert (below.get_xlabel(), below.get_ylabel(), axes[1].axison) == ("weight", "height", False)
     legend = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
     assert legend == ["data", "samples"]
@@ -105,8 +153,9 @@ def test_a_model_that_leaves_a_column_empty(axes):
 def test_at_most_five_columns_are_paired(axes):
     wide = pd.DataFrame(GENERATOR.normal(size=(30, 7))).rename(columns=str)
     plots.pairs({"data": wide})
-    assert len(axes) == 25
+    assert len(axes) == 25 and axes[0].figure.get_suptitle() == "5 of 7 columns"
     plots.pairs({"data": wide}, ["6", "2"])
+    assert not axes[-1].figure.get_suptitle()
     assert [axes[-2].get_xlabel(), axes[-1].get_xlabel()] == ["6", "2"]
     for names, message in (
         ([*"012345"], "columns: 6 columns; a plot of pairs is of one to 5"),
@@ -116,6 +165,40 @@ def test_at_most_five_columns_are_paired(axes):
             plots.pairs({"data": wide}, names)
     with pytest.raises(ConfigurationError, match="columns: 'size'; a plot of pairs is of one to 5 columns of numbers"):
         plots.pairs({"data": PEOPLE}, ["size", "weight"])
+
+
+def test_a_picture_that_shows_some_columns_says_so(axes):
+    plots.marginals({"data": pd.DataFrame(np.zeros((2, 40))).rename(columns=str)})
+    assert len(axes) == 36 and axes[0].figure.get_suptitle() == "36 of 40 columns"
+    model = SimpleNamespace(encode=lambda x, y, draws: torch.randn(1, 20, 8), sample_codes=lambda n: torch.randn(n, 8))
+    model.make_code, model.latent_dim, model.prior = None, 8, None
+    plots.codes(model, Batch(torch.randn(20, 3)))
+    assert axes[-1].figure.get_suptitle() == "5 of 8 dimensions"
+
+
+def test_reconstructions_of_all_columns(axes):
+    """Points of numbers; of others, how often which value, from left to right, became which."""
+    data = table()
+    data.setup("fit")
+    x = data.split("train").x
+    again = x.roll(1, 0)
+    model = SimpleNamespace(
+        data_shape=x.shape[1:], encode=lambda x, y, draws: x[None], decode=lambda z, y: again, code_dim=2
+    )
+    plots.reconstructions(model, DataDescription(data), Batch(x))
+    rows, found = data.to_rows(x), data.to_rows(again)
+    weight, size, _, ill = axes
+    assert [panel.get_title() for panel in axes] == [*PEOPLE.columns]
+    known = rows["weight"].notna() & found["weight"].notna()
+    points = np.asarray(weight.collections[0].get_offsets())
+    assert np.allclose(points, np.stack([rows["weight"][known], found["weight"][known]], 1).astype(float))
+    for panel, name in ((size, "size"), (ill, "ill")):
+        values = [label.get_text() for label in panel.get_xticklabels()]
+        assert values == [label.get_text() for label in panel.get_yticklabels()] == sorted(values)
+        pairs = [(str(a), str(b)) for a, b in zip(rows[name], found[name], strict=True)]
+        expected = [[pairs.count((a, b)) for a in values] for b in values]
+        assert panel.images[0].get_array().tolist() == expected
+        assert sorted(int(text.get_text()) for text in panel.texts) == sorted(n for row in expected for n in row if n)
 
 
 def test_samples_have_the_labels_of_the_data(axes):

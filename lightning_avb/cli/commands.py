@@ -47,25 +47,22 @@ def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: s
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg; of a table, points for each column of numbers.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, points for a column of numbers, and for others
+            how often which value became which.
         n: number of pairs; of a table all rows of a batch are drawn.
         seed: of the draws of the posterior.
         root: folder of the data, if it has moved since the training.
     """
     from .. import pictures, plots
     from ..checkpoints import load_data
-    from ..errors import ConfigurationError
     from ..trained import Trained
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
         rows = load_data(ckpt_path, root)
-        if not plots.has_plots(model.data_shape):
-            return pictures.reconstructions(model, rows, n)
-        drawn = plots.reconstructions(model, Trained(ckpt_path, root).data, rows, n)
-        if drawn is None:
-            raise ConfigurationError("reconstruct: no column of the table has numbers")
-        return drawn
+        if plots.has_plots(model.data_shape):
+            return plots.reconstructions(model, Trained(ckpt_path, root).data, rows, n)
+        return pictures.reconstructions(model, rows, n)
 
     draw_picture(picture, ckpt_path, output, seed)
 
