@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from . import noise, page, pictures, plots
+from . import noise, page, pictures, plots, walks
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .checkpoints import read_checkpoint
@@ -41,7 +41,7 @@ CAPTIONS = {
     "pairs": "pairs of columns, samples beside rows of the data",
     "styles": "one row per style, one column per label or category; the first row has the style 0",
     "reconstructions": "x and the mean of p(x|z) for z from q(z|x)",
-    "interpolations": "each row is a straight line from one code to another",
+    "interpolations": "straight lines from one code to another",
     "latent_plane": "codes of a batch, coloured by label, over draws of the prior in grey",
     "posterior": "draws of the posterior, with its density and reference draws where they are known",
 }
@@ -127,6 +127,8 @@ class Pictures(pl.Callback):
             drawn = self._plots(model, batch) if plots.has_plots(model.data_shape) else self._pictures(model, batch)
             for name, picture in drawn:
                 show(trainer, name, picture, step)
+            if batch is not None and can(model, Encodes, Decodes) and len(batch.x) > 1:
+                show(trainer, "interpolations", walks.interpolations(model, model.data, batch), step)
             if batch is not None and can(model, Encodes, Decodes) and model.code_dim == 2:
                 show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
 
@@ -137,8 +139,6 @@ class Pictures(pl.Callback):
             yield "styles", pictures.styles(model)
         if batch is not None and can(model, Encodes, Decodes):
             yield "reconstructions", pictures.reconstructions(model, batch, self.count)
-            if len(batch.x) > 1:
-                yield "interpolations", pictures.interpolations(model, batch)
 
     def _plots(self, model: Any, batch: Batch | None) -> Iterator[tuple[str, pictures.Picture]]:
         if can(model, Samples):

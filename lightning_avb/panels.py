@@ -1,4 +1,4 @@
-"""Panels of plots: histograms, bars, points and tables of counts of columns, with their titles, ticks and legends."""
+"""Panels of plots: histograms, bars, points, lines and tables of counts; their titles, ticks and legends."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from torch import Tensor
 
 from .pictures import Picture, figure
 
@@ -52,20 +53,21 @@ def title(axes: Any, name: Any) -> None:
     axes.set_title(short(name), fontsize="medium")
 
 
-def legend(axes: Any, names: Sequence[str]) -> None:
+def legend(axes: Any, names: Sequence[str], heading: str | None = None) -> None:
     """A legend of the colours, below the panels of the picture."""
     from matplotlib.patches import Patch
 
     handles = [Patch(color=f"C{number}", label=name, alpha=0.7) for number, name in enumerate(names)]
     letters = 10 * axes.figure.get_size_inches()[0]  # that fit beside each other
     across = max(1, int(letters / (6 + max(map(len, names)))))
-    axes.figure.legend(handles=handles, loc="outside lower center", ncols=across)
+    axes.figure.legend(handles=handles, loc="outside lower center", ncols=across, title=heading)
 
 
-def note(axes: Any, shown: int, there: int, what: str) -> None:
+def note(axes: Any, **shown: tuple[int, int]) -> None:
     """Says above the panels of a picture that it does not show all, such as `5 of 31 columns`."""
-    if shown < there:
-        axes.figure.suptitle(f"{shown} of {there} {what}", fontsize="medium", color="dimgrey")
+    parts = [f"{count} of {there} {what}" for what, (count, there) in shown.items() if count < there]
+    if parts:
+        axes.figure.suptitle(", ".join(parts), fontsize="medium", color="dimgrey")
 
 
 def short(name: Any, longest: int = LONGEST) -> str:
@@ -78,6 +80,23 @@ def few_ticks(axes: Any, along: str, bins: int = 3) -> None:
     """Few ticks on an axis of numbers, `x` or `y`; large and tiny ones with a power of ten for all."""
     axes.locator_params(axis=along, nbins=bins)
     axes.ticklabel_format(axis=along, scilimits=(-3, 4), useMathText=True)
+
+
+def paths(axes: Any, along: Tensor, fields: Sequence[pd.Series]) -> None:
+    """A column along some walks: lines of numbers, or steps between values, which lie beside each other."""
+    numbers = is_number(pd.concat(fields))
+    places = {} if numbers else {value: place for place, value in enumerate(commonest(fields))}
+    for number, part in enumerate(fields):
+        beside = 0.5 * ((number + 0.5) / len(fields) - 0.5)
+        height = floats(part) if numbers else part.astype(object).map(places).to_numpy(float) + beside
+        style = {"color": f"C{number % 10}", "linestyle": ("-", "--", ":", "-.")[number // 10 % 4], "linewidth": 1.2}
+        axes.plot(along.numpy(), height, drawstyle="default" if numbers else "steps-mid", **style)
+    few_ticks(axes, "x")
+    if numbers:
+        few_ticks(axes, "y")
+    else:
+        ticks(axes, "y", [*places])
+        axes.set(ylim=(-0.5, len(places) - 0.5))
 
 
 # Numbers.

@@ -120,7 +120,7 @@ def reconstructions(model: Any, data: DataDescription, batch: Batch, count: int 
             title(axes, name)
         panels[0].figure.supxlabel("data", fontsize="medium")
         panels[0].figure.supylabel("reconstruction", fontsize="medium")
-        note(panels[0], len(names), len(x.columns), "columns")
+        note(panels[0], columns=(len(names), len(x.columns)))
 
     return grid(draw, len(names))
 
@@ -161,7 +161,7 @@ def marginals(rows: Rows, names: Sequence[str] | None = None) -> Picture:
             title(axes, name)
             axes.set(yticks=[])
         legend(panels[0], [*rows])
-        note(panels[0], len(names), len(there), "columns")
+        note(panels[0], columns=(len(names), len(there)))
 
     return grid(draw, len(names))
 
@@ -210,7 +210,7 @@ def pairs(rows: Rows, names: Sequence[str] | None = None, what: str = "columns")
                 axes.tick_params(labelleft=False)
         legend(panels[0], [*rows])
         if names is None:
-            note(panels[0], count, len(next(iter(rows.values())).columns), what)
+            note(panels[0], **{what: (count, len(next(iter(rows.values())).columns))})
 
     size = max(3.0, 1.9 * count)
     return figure(draw, (size, size + 0.3), count * count, count)

@@ -28,6 +28,7 @@ from lightning_avb import (
     panels,
     pictures,
     plots,
+    walks,
 )
 from lightning_avb.callbacks import Pictures
 from lightning_avb.capabilities import DataDescription
@@ -171,7 +172,7 @@ def test_a_picture_that_shows_some_columns_says_so(axes):
     plots.marginals({"data": pd.DataFrame(np.zeros((2, 40))).rename(columns=str)})
     assert len(axes) == 36 and axes[0].figure.get_suptitle() == "36 of 40 columns"
     model = SimpleNamespace(encode=lambda x, y, draws: torch.randn(1, 20, 8), sample_codes=lambda n: torch.randn(n, 8))
-    model.make_code, model.latent_dim, model.prior = None, 8, None
+    model.make_code, model.latent_dim, model.prior, model.label_choices = None, 8, None, 0
     plots.codes(model, Batch(torch.randn(20, 3)))
     assert axes[-1].figure.get_suptitle() == "5 of 8 dimensions"
 
@@ -183,7 +184,7 @@ def test_reconstructions_of_all_columns(axes):
     x = data.split("train").x
     again = x.roll(1, 0)
     model = SimpleNamespace(
-        data_shape=x.shape[1:], encode=lambda x, y, draws: x[None], decode=lambda z, y: again, code_dim=2
+        data_shape=x.shape[1:], encode=lambda x, y, draws: x[None], decode=lambda z, y: again, code_dim=2, classes=0
     )
     plots.reconstructions(model, DataDescription(data), Batch(x))
     rows, found = data.to_rows(x), data.to_rows(again)
@@ -224,6 +225,60 @@ def test_the_middle_slice_of_a_volume(shape, middle):
     assert torch.equal(pictures.tiles(x, 2), pictures.tiles(x[middle], 2))
 
 
+# Walks.
+
+
+def of_table():
+    """An untrained model of a table, what is known of the table, and its rows for training."""
+    data = table()
+    data.setup("fit")
+    model = vae(data_shape=data.data_shape)
+    model.decoder.read_layout(data.layout)
+    return model.eval(), DataDescription(data), Batch(data.split("train").x)
+
+
+def test_an_interpolation_of_columns_ends_at_the_rows(axes, monkeypatch):
+    model, data, batch = of_table()
+    monkeypatch.setattr(model, "encode", lambda x, y, draws: z[None, : len(x)])
+    z = 3 * torch.randn(len(batch.x), 2)
+    walks.interpolations(model, data, batch, rows=3, steps=5)
+    ends = data.rows_of(model.decode(z[:6]))
+    weight, size, _, _ = axes
+    assert [panel.get_title() for panel in axes] == [*PEOPLE.columns]
+    assert all(line.get_xdata().tolist() == [0, 0.25, 0.5, 0.75, 1] for line in weight.lines)
+    found = [float(line.get_ydata()[end]) for line in weight.lines for end in (0, -1)]
+    assert np.allclose(found, ends["weight"].astype(float))
+    values = [label.get_text() for label in size.get_yticklabels()]
+    assert [values[round(line.get_ydata()[end])] for line in size.lines for end in (0, -1)] == [*ends["size"]]
+
+
+def test_a_traversal_of_columns_has_a_line_for_each_dimension(axes):
+    model, data, _ = of_table()
+    walks.traversal(model, data, steps=3, limit=2)
+    weight = axes[0]
+    z = torch.tensor([[0.0, -2], [0, 0], [0, 2]])
+    expected = data.rows_of(model.decode(z))["weight"].astype(float)
+    assert len(weight.lines) == 2 and np.allclose(weight.lines[1].get_ydata(), expected)
+    assert weight.lines[1].get_xdata().tolist() == [-2, 0, 2]
+    assert [text.get_text() for text in weight.figure.legends[0].get_texts()] == ["z0", "z1"]
+
+
+def test_walks_of_vectors_are_curves_in_a_panel_for_each(axes):
+    x = torch.randn(12, 6)
+    model = SimpleNamespace(data_shape=(6,), code_dim=12, classes=0, label_choices=0, device="cpu")
+    model.encode, model.decode = lambda x, y, draws: x[None], lambda z, y: z[..., :6]
+    data = DataDescription(SimpleNamespace(restore=lambda x: 10 * x))
+    walks.interpolations(model, data, Batch(x), rows=4, steps=3)
+    assert len(axes) == 4 and all(len(panel.lines) == 3 for panel in axes)
+    expected = 10 * torch.stack([x[2], (x[2] + x[3]) / 2, x[3]])
+    torch.testing.assert_close(torch.tensor(np.array([line.get_ydata() for line in axes[1].lines])), expected)
+    walks.traversal(model, data)
+    assert [panel.get_title() for panel in axes[4:]] == [f"z{number}" for number in range(8)]
+    assert axes[4].figure.get_suptitle() == "8 of 12 dimensions"
+    walks.traversal(model, data, dimensions=10)
+    assert len(axes) == 4 + 8 + 10 and not axes[-1].figure.get_suptitle()
+
+
 # The pictures of a run.
 
 
@@ -238,7 +293,7 @@ def fitted(folder, model, data):
 def test_a_run_of_a_table_plots_its_columns(tmp_path, label, axes):
     data = table(label=label)
     drawn = fitted(tmp_path, vae(conditional=label is not None), data)
-    assert drawn == {"marginals", "pairs", "reconstructions", "latent_plane"}
+    assert drawn == {"marginals", "pairs", "reconstructions", "interpolations", "latent_plane"}
     rows = data.to_rows(data.split("val").x)
     titles = [panel.get_title() for panel in axes]
     assert titles[: len(rows.columns)] == [*rows.columns]
@@ -267,8 +322,8 @@ def test_plots_take_no_random_numbers_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ((6,), {"samples", "reconstructions", "latent_plane"}),
-        ((2,), {"marginals", "pairs", "reconstructions", "latent_plane"}),
+        ((6,), {"samples", "reconstructions", "interpolations", "latent_plane"}),
+        ((2,), {"marginals", "pairs", "reconstructions", "interpolations", "latent_plane"}),
         ((5, 4, 6), {"samples", "reconstructions", "interpolations", "latent_plane"}),
     ],
 )
@@ -324,8 +379,10 @@ def test_what_the_commands_draw(checkpoints, command, capsys):
     command("sample", "--ckpt_path", first, "--output", "drawn.png", "--n", 50)
     command("plot", "--ckpt_path", first, "--output", "marginals.png")
     command("plot", "--ckpt_path", first, "--what", "codes", "--output", "codes.png")
-    command("reconstruct", "--ckpt_path", first, "--output", "again.png")
-    sizes = {name: Image.open(f"{name}.png").size for name in ("drawn", "marginals", "codes", "again")}
+    for task in ("reconstruct", "interpolate", "traverse"):
+        command(task, "--ckpt_path", first, "--output", f"{task}.png")
+    names = ("drawn", "marginals", "codes", "reconstruct", "interpolate", "traverse")
+    sizes = {name: Image.open(f"{name}.png").size for name in names}
     assert sizes["drawn"][1] > sizes["marginals"][1] and all(min(size) > 200 for size in sizes.values())
     assert "alone" not in capsys.readouterr().err
     Path("people.csv").unlink()

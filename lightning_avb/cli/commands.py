@@ -74,19 +74,21 @@ def interpolate(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, lines in a panel for each column.
         rows: number of pairs.
         steps: points on each line.
         seed: of the draws of the posterior.
         root: folder of the data, if it has moved since the training.
     """
-    from .. import pictures
+    from .. import walks
     from ..checkpoints import load_data
+    from ..trained import Trained
     from .outputs import draw_picture
 
-    draw_picture(
-        lambda model: pictures.interpolations(model, load_data(ckpt_path, root), rows, steps), ckpt_path, output, seed
-    )
+    def picture(model: Any) -> Any:
+        return walks.interpolations(model, Trained(ckpt_path, root).data, load_data(ckpt_path, root), rows, steps)
+
+    draw_picture(picture, ckpt_path, output, seed)
 
 
 def traverse(
@@ -101,20 +103,20 @@ def traverse(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg.
-        dimensions: number of dimensions, from the first; all if not given.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, lines in a panel for each column.
+        dimensions: number of dimensions, from the first; all if not given, and of a table or curves eight.
         steps: points along each.
         limit: points lie between -limit and limit.
         label: the label, for a class-conditional model, by number or name.
     """
-    from .. import pictures
+    from .. import walks
     from ..checkpoints import label_names
-    from ..trained import numbers_of_labels
+    from ..trained import Trained, numbers_of_labels
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
         number = None if label is None else numbers_of_labels("label", model, label_names(ckpt_path), [label])[0]
-        return pictures.traversal(model, dimensions, steps, limit, number)
+        return walks.traversal(model, Trained(ckpt_path).data, dimensions, steps, limit, number)
 
     draw_picture(picture, ckpt_path, output, 0)
 
