@@ -40,7 +40,7 @@ CAPTIONS = {
     "marginals": "each column of the table, samples beside rows of the data",
     "pairs": "pairs of columns, samples beside rows of the data",
     "styles": "one row per style, one column per label or category; the first row has the style 0",
-    "reconstructions": "x and the mean of p(x|z) for z from q(z|x)",
+    "reconstructions": "x and the mean of p(x|z) for z from q(z|x); of a table, counts of what became what",
     "interpolations": "straight lines from one code to another",
     "latent_plane": "codes of a batch, coloured by label, over draws of the prior in grey",
     "posterior": "draws of the posterior, with its density and reference draws where they are known",
@@ -52,9 +52,9 @@ class Pictures(pl.Callback):
     """Draws pictures after some validations, and the curves of all metrics at the end; `index.html` shows them.
 
     Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions. Of a table
-    marginals and pairs of columns, of other vectors curves: samples beside the first batch of the validation rows. For
-    a posterior its draws beside density, reference and marginals. A picture is left out if the model, or the data,
-    lacks what it needs.
+    marginals and pairs of columns, of other vectors curves: samples beside the first batch of the validation rows;
+    reconstructions and interpolations in a panel for each column. For a posterior its draws beside density, reference
+    and marginals. A picture is left out if the model, or the data, lacks what it needs.
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch, as far as `spacing` allows; 0: at the end of

@@ -149,7 +149,14 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
     plotted = (
         [names.index(name) for name in target.plot_columns] if target.plot_columns else [varying[0], varying[:2][-1]]
     )
-    low, high = rows[:, plotted].quantile(0.002, 0), rows[:, plotted].quantile(0.998, 0)
+
+    def middle(name: str, outside: float) -> list[float]:
+        """The range of most of the draws, and of the reference."""
+        found = [each[0][:, each[1].index(name)] for each in ((rows, names), reference) if each and name in each[1]]
+        ends = torch.stack([values.quantile(torch.tensor([outside, 1 - outside])) for values in found])
+        return [ends[:, 0].min().item(), ends[:, 1].max().item()]
+
+    low, high = torch.tensor([middle(names[i], 0.002) for i in plotted]).T
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     panels_of_plane = (
         ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (reference is not None)
@@ -174,8 +181,7 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
 
     def marginal(axes: Any, name: str) -> None:
         values = rows[:, names.index(name)]
-        span = (values.quantile(0.001).item(), values.quantile(0.999).item())
-        options = {"bins": 60, "range": span, "density": True}
+        options = {"bins": 60, "range": middle(name, 0.001), "density": True}
         axes.hist(values.numpy(), **options, alpha=0.6, label="draws")
         if reference is not None:
             reference_values = reference[0][:, reference[1].index(name)].numpy()

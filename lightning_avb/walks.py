@@ -126,8 +126,8 @@ def _curves(x: Tensor, along: Tensor, what: str, names: Sequence[str], there: in
             axes.set(xlabel="place", title=names[number] if names else "")
             axes.locator_params(axis="x", integer=True)
         ends = [panels[0].lines[0], panels[0].lines[-1]]
-        texts = [f"{what}: {along[0]:g}", f"{along[-1]:g}"]
-        panels[0].figure.legend(ends, texts, loc="outside lower center", ncols=2)
+        texts = [f"{value:g}" for value in along[[0, -1]].tolist()]
+        panels[0].figure.legend(ends, texts, loc="outside lower center", ncols=2, title=what)
         note(panels[0], dimensions=(len(names), there))
 
-    return panels_of_curves(draw, len(x), 0.3)
+    return panels_of_curves(draw, len(x), 0.5)
