@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.loggers import CSVLogger
 from pytorch_lightning.utilities import rank_zero_info
 
-from . import noise, page, pictures, plots
+from . import noise, page, pictures, plots, walks
 from .batch import Batch
 from .capabilities import Decodes, DrawsParameters, Encodes, HasCodes, Samples, can
 from .checkpoints import read_checkpoint
@@ -40,8 +40,8 @@ CAPTIONS = {
     "marginals": "each column of the table, samples beside rows of the data",
     "pairs": "pairs of columns, samples beside rows of the data",
     "styles": "one row per style, one column per label or category; the first row has the style 0",
-    "reconstructions": "x and the mean of p(x|z) for z from q(z|x)",
-    "interpolations": "each row is a straight line from one code to another",
+    "reconstructions": "x and the mean of p(x|z) for z from q(z|x); of a table, counts of what became what",
+    "interpolations": "straight lines from one code to another",
     "latent_plane": "codes of a batch, coloured by label, over draws of the prior in grey",
     "posterior": "draws of the posterior, with its density and reference draws where they are known",
 }
@@ -52,9 +52,9 @@ class Pictures(pl.Callback):
     """Draws pictures after some validations, and the curves of all metrics at the end; `index.html` shows them.
 
     Samples, reconstructions, interpolations, styles by label, and the latent space if it has two dimensions. Of a table
-    marginals and pairs of columns, of other vectors curves: samples beside the first batch of the validation rows. For
-    a posterior its draws beside density, reference and marginals. A picture is left out if the model, or the data,
-    lacks what it needs.
+    marginals and pairs of columns, of other vectors curves: samples beside the first batch of the validation rows;
+    reconstructions and interpolations in a panel for each column. For a posterior its draws beside density, reference
+    and marginals. A picture is left out if the model, or the data, lacks what it needs.
 
     Args:
         every_n_epochs: draw after the validation of every n-th epoch, as far as `spacing` allows; 0: at the end of
@@ -127,6 +127,8 @@ class Pictures(pl.Callback):
             drawn = self._plots(model, batch) if plots.has_plots(model.data_shape) else self._pictures(model, batch)
             for name, picture in drawn:
                 show(trainer, name, picture, step)
+            if batch is not None and can(model, Encodes, Decodes) and len(batch.x) > 1:
+                show(trainer, "interpolations", walks.interpolations(model, model.data, batch), step)
             if batch is not None and can(model, Encodes, Decodes) and model.code_dim == 2:
                 show(trainer, "latent_plane", pictures.latent_plane(model, batch), step)
 
@@ -137,16 +139,12 @@ class Pictures(pl.Callback):
             yield "styles", pictures.styles(model)
         if batch is not None and can(model, Encodes, Decodes):
             yield "reconstructions", pictures.reconstructions(model, batch, self.count)
-            if len(batch.x) > 1:
-                yield "interpolations", pictures.interpolations(model, batch)
 
     def _plots(self, model: Any, batch: Batch | None) -> Iterator[tuple[str, pictures.Picture]]:
         if can(model, Samples):
             yield from plots.samples(model, model.data, batch).items()
         if batch is not None and can(model, Encodes, Decodes):
-            picture = plots.reconstructions(model, model.data, batch, self.count)
-            if picture is not None:
-                yield "reconstructions", picture
+            yield "reconstructions", plots.reconstructions(model, model.data, batch, self.count)
 
 
 class Checkpoint(pl.callbacks.ModelCheckpoint):

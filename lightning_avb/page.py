@@ -19,6 +19,9 @@ table { border-collapse: collapse; } td, th { padding: .1rem 1rem .1rem 0; text-
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
 .strip { display: flex; gap: 1rem; overflow-x: auto; padding-bottom: .5rem; }
 figure { margin: 0; flex: none; } figure img { max-width: 28rem; max-height: 16rem; } img { max-width: 100%; }
+label { position: relative; cursor: zoom-in; } label input { position: absolute; opacity: 0; }
+input:focus-visible + img { outline: 2px solid; }
+input:checked + img { max-width: none; max-height: none; cursor: zoom-out; }
 pre { background: #f5f5f5; padding: 1rem; overflow-x: auto; }
 @media (prefers-color-scheme: dark) { body { color: #ddd; background: #181818; } pre { background: #262626; } }
 """
@@ -69,6 +72,8 @@ def _state(run: PastRun) -> str:
 
 def _figures(run: PastRun) -> Iterator[str]:
     """A table of the figures of validation: the last value, and the best of that by which models are compared."""
+    if not (run.folder / "metrics.csv").exists():
+        yield f"<p>No figures and curves: there is no metrics.csv in the folder{escape(_elsewhere(run))}.</p>"
     found = {name: curve for name, curve in run.curves.items() if name.startswith("val/")}
     if not found:
         return
@@ -82,10 +87,20 @@ def _figures(run: PastRun) -> Iterator[str]:
     yield "</table>"
 
 
+def _elsewhere(run: PastRun) -> str:
+    """Where the figures of a run without `metrics.csv` are, as far as its folder tells."""
+    if any(run.folder.glob("events.out.tfevents.*")):
+        return f"; they are in TensorBoard: tensorboard --logdir {run.folder}"
+    logger = (run.config.get("trainer") or {}).get("logger")
+    each = logger if isinstance(logger, list) else [logger]
+    kinds = [str(one.get("class_path")).rpartition(".")[2] for one in each if isinstance(one, dict)]
+    return f"; its loggers: {', '.join(kinds)}" if kinds else ""
+
+
 def _pictures(folder: Path) -> Iterator[str]:
     """The curves, and a strip for every kind of picture, in the order of the steps."""
     if (curves := folder / "curves.png").exists():
-        yield f"<h2>Curves</h2>{_image(curves)}"
+        yield f'<h2>Curves</h2><div class="strip">{_image(curves)}</div>'
     strips: dict[str, list[tuple[int, Path]]] = {}
     for path in sorted(folder.glob("*.png")):
         named = re.fullmatch(r"(.+)_(\d+)\.png", path.name)
@@ -99,8 +114,10 @@ def _pictures(folder: Path) -> Iterator[str]:
 
 
 def _image(path: Path) -> str:
+    """A picture in its full size after a click, and small after another; no browser follows a link to its content."""
     content = base64.b64encode(path.read_bytes()).decode()
-    return f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{content}">'
+    image = f'<img alt="{escape(path.stem)}" src="data:image/png;base64,{content}">'
+    return f'<label title="full size"><input type="checkbox">{image}</label>'
 
 
 def _configuration(run: PastRun) -> Iterator[str]:

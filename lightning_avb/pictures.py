@@ -92,42 +92,6 @@ def reconstructions(model: Any, batch: Batch, count: int = 32) -> Picture:
     return tiles(torch.stack([x, model.decode(model.encode(x, y, draws=1)[0], y)], 1).flatten(0, 1), 16)
 
 
-def interpolations(model: Any, batch: Batch, rows: int = 8, steps: int = 10) -> Picture:
-    """Each row is a straight line from one code to another, with the label of the first."""
-    require(model, "interpolate", Encodes, Decodes)
-    at_least(1, rows=rows)
-    at_least(2, steps=steps)
-    count = min(2 * rows, len(batch.x) // 2 * 2)
-    if not count:
-        raise ConfigurationError(f"interpolate: a line is between two rows of data, and there is {len(batch.x)}")
-    y = batch.y[:count] if batch.y is not None else None
-    z = model.encode(batch.x[:count], y, draws=1)[0]
-    start, end = z[0::2, None], z[1::2, None]
-    share = torch.linspace(0, 1, steps, device=z.device).view(1, -1, 1)
-    labels = y[0::2, None].expand(-1, steps) if y is not None else None
-    return tiles(model.decode(start + share * (end - start), labels).flatten(0, 1), steps)
-
-
-def traversal(
-    model: Any, dimensions: int | None = None, steps: int = 11, limit: float = 3.0, label: int | None = None
-) -> Picture:
-    """One row per latent dimension, from -limit to limit with the others at 0; `label` for a conditional model."""
-    require(model, "traverse", Decodes)
-    at_least(2, steps=steps)
-    latent = model.code_dim
-    if dimensions is not None and not 1 <= dimensions <= latent:
-        raise ConfigurationError(f"dimensions: {dimensions} is not between 1 and the {latent} of the model's code")
-    classes = model.classes
-    if (label is None) != (not classes) or (label is not None and not 0 <= label < classes):
-        expected = f"a class-conditional model needs one of 0..{classes - 1}" if classes else "the model knows none"
-        raise ConfigurationError(f"label: {label}; {expected}")
-    rows = torch.eye(latent, device=model.device)[: dimensions or latent]
-    z = rows[:, None] * torch.linspace(-limit, limit, steps, device=model.device).view(1, -1, 1)
-    with torch.no_grad():
-        y = torch.full(z.shape[:-1], label, device=model.device) if label is not None else None
-        return tiles(model.decode(z, y).flatten(0, 1), steps)
-
-
 def restorations(observed: Tensor, x: Tensor, restored: Tensor) -> Picture:
     """One row per datum: the observed input, the original, and draws of the restored one.
 
@@ -185,7 +149,14 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
     plotted = (
         [names.index(name) for name in target.plot_columns] if target.plot_columns else [varying[0], varying[:2][-1]]
     )
-    low, high = rows[:, plotted].quantile(0.002, 0), rows[:, plotted].quantile(0.998, 0)
+
+    def middle(name: str, outside: float) -> list[float]:
+        """The range of most of the draws, and of the reference."""
+        found = [each[0][:, each[1].index(name)] for each in ((rows, names), reference) if each and name in each[1]]
+        ends = torch.stack([values.quantile(torch.tensor([outside, 1 - outside])) for values in found])
+        return [ends[:, 0].min().item(), ends[:, 1].max().item()]
+
+    low, high = torch.tensor([middle(names[i], 0.002) for i in plotted]).T
     low, high = low - 0.15 * (high - low), high + 0.15 * (high - low)
     panels_of_plane = (
         ["density"] * (model.latent_dim == len(names) == 2) + ["draws"] + ["reference"] * (reference is not None)
@@ -210,8 +181,7 @@ def posterior(model: Any, count: int = 5000, x: Tensor | None = None) -> Picture
 
     def marginal(axes: Any, name: str) -> None:
         values = rows[:, names.index(name)]
-        span = (values.quantile(0.001).item(), values.quantile(0.999).item())
-        options = {"bins": 60, "range": span, "density": True}
+        options = {"bins": 60, "range": middle(name, 0.001), "density": True}
         axes.hist(values.numpy(), **options, alpha=0.6, label="draws")
         if reference is not None:
             reference_values = reference[0][:, reference[1].index(name)].numpy()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
@@ -13,22 +12,31 @@ from torch import Tensor
 from .batch import Batch, Shape
 from .capabilities import DataDescription, Decodes, Encodes, HasCodes, Samples
 from .errors import ConfigurationError, at_least, did_you_mean
+from .panels import (
+    Rows,
+    against,
+    bars,
+    bins,
+    counts,
+    few_ticks,
+    floats,
+    grid,
+    histogram,
+    is_number,
+    legend,
+    note,
+    points,
+    short,
+    title,
+)
 from .pictures import Picture, figure, panels_of_curves, require
 
-Rows = Mapping[str, pd.DataFrame]
-"""What is drawn beside each other, such as `data` and `samples`; the first lies on top."""
 POINT = 3
 """Rows of at most so many numbers are points in space, and longer ones curves."""
-BARS = 12
-"""A column with at most so many different whole numbers, of two values or of words, is drawn as bars."""
 PANELS, PAIRED = 36, 5
 """The largest number of columns in the plot of marginals, and in that of pairs."""
-FEWEST_POINTS = 200
-"""In a plot of pairs there are as many samples as rows of data, or so many."""
 CURVES = 8
 """The largest number of curves in a panel, and of panels of a curve and its reconstruction."""
-LONGEST = 24
-"""Letters of a name."""
 SAMPLES = 1000
 """Draws of the model in a plot of columns."""
 
@@ -88,10 +96,11 @@ def labels_of(model: Any, batch: Batch | None) -> list[int] | None:
 
 
 @torch.no_grad()
-def reconstructions(model: Any, data: DataDescription, batch: Batch, count: int = 32) -> Picture | None:
-    """Rows against the means of p(x|z) for z from q(z|x): points, one panel per column of numbers, or pairs of curves.
+def reconstructions(model: Any, data: DataDescription, batch: Batch, count: int = 32) -> Picture:
+    """Rows against the means of p(x|z) for z from q(z|x): a panel for each column, or pairs of curves.
 
-    None if no column has numbers.
+    Numbers are points; of binary values and categories, for which the likeliest stands, it is counted how often which
+    became which.
     """
     require(model, "reconstruct", Encodes, Decodes)
     at_least(1, count=count)
@@ -101,20 +110,19 @@ def reconstructions(model: Any, data: DataDescription, batch: Batch, count: int 
     if not has_columns(tuple(model.data_shape), data):
         return pairs_of_lines(in_units(batch.x, data), in_units(again, data))
     x, found = as_frame(batch.x, data), as_frame(again, data)
-    names = numbers({"data": x})[:PANELS]
+    names = [*x][:PANELS]
 
     def draw(panels: Any) -> None:
         for axes, name in zip(panels, names, strict=True):
             known = x[name].notna() & found[name].notna()
-            original = _floats(x[name][known])
-            axes.axline((float(original.mean()),) * 2, slope=1, color="lightgrey", linewidth=1)
-            axes.scatter(original, _floats(found[name][known]), s=8, alpha=0.6, linewidths=0)
-            axes.set_title(_short(name), fontsize="medium")
-            axes.locator_params(nbins=3)
+            drawn = against if is_number(pd.concat([x[name], found[name]])) else counts
+            drawn(axes, x[name][known], found[name][known])
+            title(axes, name)
         panels[0].figure.supxlabel("data", fontsize="medium")
         panels[0].figure.supylabel("reconstruction", fontsize="medium")
+        note(panels[0], columns=(len(names), len(x.columns)))
 
-    return _grid(draw, len(names)) if names else None
+    return grid(draw, len(names))
 
 
 def in_units(x: Tensor, data: DataDescription) -> Tensor:
@@ -128,11 +136,11 @@ def in_units(x: Tensor, data: DataDescription) -> Tensor:
 def numbers(rows: Rows) -> list[str]:
     """The names of the columns that are drawn as numbers, and not as bars."""
     names = next(iter(rows.values())).columns
-    return [name for name in names if _is_number(pd.concat([frame[name] for frame in rows.values()]))]
+    return [name for name in names if is_number(pd.concat([frame[name] for frame in rows.values()]))]
 
 
 def marginals(rows: Rows, names: Sequence[str] | None = None) -> Picture:
-    """A panel for each column: histograms of numbers, in the range of their middle 99 %, or bars.
+    """A panel for each column: histograms of numbers, in the range of the data's middle 99 % and around it, or bars.
 
     Missing fields are left out.
 
@@ -143,70 +151,69 @@ def marginals(rows: Rows, names: Sequence[str] | None = None) -> Picture:
     Raises:
         ConfigurationError: there is no such column.
     """
-    names = _checked(rows, names)[:PANELS]
+    there = _checked(rows, names)
+    names = there[:PANELS]
 
     def draw(panels: Any) -> None:
         for axes, name in zip(panels, names, strict=True):
             fields = {who: frame[name].dropna() for who, frame in rows.items()}
-            (_histogram if _is_number(pd.concat(fields.values())) else _bars)(axes, fields)
-            axes.set_title(_short(name), fontsize="medium")
+            (histogram if is_number(pd.concat(fields.values())) else bars)(axes, fields)
+            title(axes, name)
             axes.set(yticks=[])
-        _legend(panels[0], rows)
+        legend(panels[0], [*rows])
+        note(panels[0], columns=(len(names), len(there)))
 
-    return _grid(draw, len(names))
+    return grid(draw, len(names))
 
 
-def pairs(rows: Rows, names: Sequence[str] | None = None) -> Picture:
+def pairs(rows: Rows, names: Sequence[str] | None = None, what: str = "columns") -> Picture:
     """Columns of numbers against each other, as points, and their histograms on the diagonal.
 
     Args:
         rows: name -> table.
         names: the columns, at most five; None: the first five of numbers.
+        what: the word for columns.
 
     Raises:
         ConfigurationError: there is no such column, it has no numbers, there are too many, or none.
     """
     there = numbers(rows)
-    names = there[:PAIRED] if names is None else _checked(rows, names)
-    wrong = [name for name in names if name not in there]
-    if wrong or not 1 <= len(names) <= PAIRED:
-        of = ", ".join(map(repr, wrong)) if wrong else f"{len(names)} columns"
+    shown = there[:PAIRED] if names is None else _checked(rows, names)
+    wrong = [name for name in shown if name not in there]
+    if wrong or not 1 <= len(shown) <= PAIRED:
+        of = ", ".join(map(repr, wrong)) if wrong else f"{len(shown)} columns"
         raise ConfigurationError(f"columns: {of}; a plot of pairs is of one to {PAIRED} columns of numbers")
-    count = len(names)
+    count = len(shown)
 
     def draw(panels: Any) -> None:
-        spans = {name: _span([_floats(frame[name].dropna()) for frame in rows.values()]) for name in names}
+        spans = {name: bins([floats(frame[name].dropna()) for frame in rows.values()]).span for name in shown}
         for number, axes in enumerate(panels):
             y, x = divmod(number, count)
             if x > y:
                 axes.set_axis_off()
                 continue
             if x == y:
-                _histogram(axes, {who: frame[names[x]].dropna() for who, frame in rows.items()})
+                histogram(axes, {who: frame[shown[x]].dropna() for who, frame in rows.items()})
                 axes.set(yticks=[])
             else:
-                _points(axes, rows, names[x], names[y])
-                axes.set(ylim=spans[names[y]])
-            axes.set(xlim=spans[names[x]])
-            axes.locator_params(axis="x", nbins=3)
+                points(axes, rows, shown[x], shown[y])
+                axes.set(ylim=spans[shown[y]])
+            axes.set(xlim=spans[shown[x]])
+            few_ticks(axes, "x")
             if y < count - 1:
                 axes.tick_params(labelbottom=False)
             else:
-                axes.set_xlabel(_short(names[x]))
+                axes.set_xlabel(short(shown[x]))
             if x == 0 and y > 0:
-                axes.set_ylabel(_short(names[y]))
+                axes.set_ylabel(short(shown[y]))
             elif x != y:
                 axes.tick_params(labelleft=False)
-        _legend(panels[0], rows)
+        legend(panels[0], [*rows])
+        if names is None:
+            note(panels[0], **{what: (count, len(next(iter(rows.values())).columns))})
 
     size = max(3.0, 1.9 * count)
     return figure(draw, (size, size + 0.3), count * count, count)
-
-
-def _grid(draw: Any, count: int) -> Picture:
-    """A picture of small panels, six in a row."""
-    across = min(6, count)
-    return figure(draw, (max(3.0, 2.2 * across), 1.8 * -(-count // across) + 0.4), count, across)
 
 
 def _checked(rows: Rows, names: Sequence[str] | None) -> list[str]:
@@ -215,71 +222,6 @@ def _checked(rows: Rows, names: Sequence[str] | None) -> list[str]:
         if name not in there:
             raise ConfigurationError(f"columns: there is no column {name!r}{did_you_mean(name, there)}")
     return list(dict.fromkeys(names or there))
-
-
-def _is_number(fields: pd.Series) -> bool:
-    if not pd.api.types.is_numeric_dtype(fields) or pd.api.types.is_bool_dtype(fields):
-        return False
-    values = _floats(fields.dropna())
-    different = len(np.unique(values))
-    return different > BARS or (different > 2 and bool((values != values.round()).any()))
-
-
-def _floats(fields: pd.Series) -> np.ndarray:
-    return fields.to_numpy(float)
-
-
-def _span(parts: Sequence[np.ndarray]) -> tuple[float, float]:
-    """The least range with the middle 99 % of each of some columns, and a little more."""
-    ends = [np.quantile(part, [0.005, 0.995]) for part in parts if len(part)]
-    low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
-    margin = 0.03 * (high - low) or 1.0
-    return low - margin, high + margin
-
-
-def _histogram(axes: Any, fields: Mapping[str, pd.Series]) -> None:
-    found = {number: _floats(part) for number, part in enumerate(fields.values()) if len(part)}
-    span, bins = _span([*found.values()]), min(30, max(8, round(2 * min(map(len, found.values())) ** 0.5)))
-    for number, part in found.items():
-        kind: dict[str, Any] = {"alpha": 0.5} if number == 0 else {"histtype": "step", "linewidth": 1.3}
-        axes.hist(part, bins=bins, range=span, density=True, color=f"C{number}", **kind)
-    axes.locator_params(axis="x", nbins=4)
-
-
-def _bars(axes: Any, fields: Mapping[str, pd.Series]) -> None:
-    """Shares of the commonest values, in the values' order."""
-    shares = {who: part.value_counts(normalize=True) for who, part in fields.items()}
-    together = pd.concat(shares.values()).groupby(level=0).sum()
-    values = sorted(together.nlargest(BARS).index)
-    width = 0.8 / len(fields)
-    for number, share in enumerate(shares.values()):
-        places = [place + (number - (len(fields) - 1) / 2) * width for place in range(len(values))]
-        axes.bar(places, share.reindex(values).fillna(0).to_numpy(float), width, color=f"C{number}", alpha=0.7)
-    texts = [_short(f"{value:g}" if isinstance(value, float) else value, 12) for value in values]
-    turned = sum(map(len, texts)) > 16
-    axes.set_xticks(range(len(values)), texts, fontsize="small", rotation=60 if turned else 0)
-
-
-def _points(axes: Any, rows: Rows, x: str, y: str) -> None:
-    most = max(FEWEST_POINTS, len(next(iter(rows.values()))))
-    for number, frame in reversed([*enumerate(rows.values())]):
-        both = frame[[x, y]].dropna()[:most]
-        axes.scatter(_floats(both[x]), _floats(both[y]), s=7, alpha=0.6, color=f"C{number}", linewidths=0)
-    axes.locator_params(axis="y", nbins=4)
-
-
-def _legend(axes: Any, names: Mapping[str, Any]) -> None:
-    from matplotlib.patches import Patch
-
-    handles = [Patch(color=f"C{number}", label=name, alpha=0.7) for number, name in enumerate(names)]
-    letters = 10 * axes.figure.get_size_inches()[0]  # that fit beside each other
-    across = max(1, int(letters / (6 + max(map(len, names)))))
-    axes.figure.legend(handles=handles, loc="outside lower center", ncols=across)
-
-
-def _short(name: Any, longest: int = LONGEST) -> str:
-    text = str(name)
-    return text if len(text) <= longest else text[: longest - 1] + "…"
 
 
 # Curves.
@@ -309,7 +251,7 @@ def pairs_of_lines(x: Tensor, again: Tensor) -> Picture:
             axes.plot(found.numpy(), linewidth=1)
             axes.set(xlabel="place")
             axes.locator_params(axis="x", integer=True)
-        _legend(panels[0], {"data": None, "reconstruction": None})
+        legend(panels[0], ["data", "reconstruction"])
 
     return panels_of_curves(draw, len(x), 0.3)
 
@@ -322,7 +264,7 @@ def codes(model: Any, batch: Batch, names: Sequence[str] | None = None) -> Pictu
     """Pairs of dimensions of codes, `z0`, `z1`, and so on: draws of q(z|x) for rows of data, and codes of the prior."""
     require(model, "show its codes", Encodes, HasCodes)
     found = {"codes of data": model.encode(batch.x, batch.y, draws=1)[0], "prior": model.sample_codes(SAMPLES)}
-    return pairs({who: pd.DataFrame(z.cpu().numpy()).add_prefix("z") for who, z in found.items()}, names)
+    return pairs({who: pd.DataFrame(z.cpu().numpy()).add_prefix("z") for who, z in found.items()}, names, "dimensions")
 
 
 def stacked(drawn: Sequence[Picture]) -> Picture:

@@ -278,5 +278,10 @@ def test_pictures_of_what_a_model_can(tmp_path):
         run = trainer(tmp_path, max_steps=1, logger=CSVLogger(tmp_path, name), callbacks=[Pictures(0)])
         run.fit(CHECKPOINTED[name](), Given([blobs(8)]))
         drawn = {path.name.split("_0")[0] for path in Path(run.log_dir, "pictures").glob("*_0*.png")}
-        everything = {"samples", "reconstructions", "latent_plane"}  # rows are vectors, which are drawn as curves
+        everything = {
+            "samples",
+            "reconstructions",
+            "interpolations",
+            "latent_plane",
+        }  # of vectors
         assert drawn == everything - ({"latent_plane"} if name == "clusters" else set())  # code of seven dimensions

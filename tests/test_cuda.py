@@ -21,8 +21,9 @@ from test_cli import DIGITS, QUICK, WIDTHS
 
 import lightning_avb as avb
 from datamodules import Digits, NoData
-from lightning_avb import noise, pictures
+from lightning_avb import noise, pictures, walks
 from lightning_avb.callbacks import ExactLikelihood
+from lightning_avb.capabilities import DataDescription
 from lightning_avb.evaluation.restoration import inpaint, visible
 from lightning_avb.models.vae import VAEPlayers
 from lightning_avb.reports import Diagnosis, Likelihood
@@ -237,7 +238,7 @@ def test_what_a_trained_model_gives(name, tmp_path):
     assert model.sample(6).device.type == DEVICE
     made = [pictures.samples(model, 16)]
     if name != "gan":
-        made += [draw(model, batch) for draw in (pictures.reconstructions, pictures.interpolations)]
+        made += [pictures.reconstructions(model, batch), walks.interpolations(model, DataDescription(None), batch)]
     if model.label_choices:
         made.append(pictures.styles(model, 3))
     if name in ("iaf", "avb_score"):

@@ -41,7 +41,7 @@ def drawn(folder):
 class Reader(html.parser.HTMLParser):
     """The tags of a page that are open, and what it would fetch."""
 
-    EMPTY = ("meta", "img")
+    EMPTY = ("meta", "img", "input")
 
     def __init__(self, text):
         super().__init__()
@@ -112,6 +112,8 @@ def test_the_page_shows_figures_curves_pictures_and_configuration_in_one_file(co
     shown = {base64.b64decode(image.partition(",")[2]) for image in found.images if image}
     assert shown == {path.read_bytes() for path in files}
     assert re.findall(r"<figcaption>step (\d+)", text)[: len(drawn(RUN))] == [str(step) for step in drawn(RUN)]
+    assert len(re.findall('<label title="full size"><input type="checkbox"><img [^>]*></label>', text)) == len(files)
+    assert "metrics.csv" not in text.partition("<details>")[0]
     assert "<h1>digits/vae/version_0</h1>" in text and "48 steps of 48" in text and ", ended 2" in text
     assert re.search(r"<td>val/elbo</td>(<td class=number>[-\d.]+</td>){4}", text)
     config = re.search(r"<summary>Configuration</summary><pre>(.*?)</pre>", text, re.S)[1]
@@ -124,6 +126,30 @@ def test_what_a_user_wrote_is_escaped(tmp_path):
     (folder / "config.yaml").write_text(yaml.safe_dump({"data": "<script>alert(1)</script>"}))
     text = page(folder)
     assert "<script" not in text and "<b>" not in text and "&lt;script&gt;" in text and "no steps yet" in text
+
+
+@pytest.mark.parametrize(
+    ("logger", "file", "said"),
+    [
+        (
+            {"class_path": "x.TensorBoardLogger"},
+            "events.out.tfevents.1",
+            "TensorBoard: tensorboard --logdir ",
+        ),
+        (
+            [{"class_path": "x.WandbLogger"}, {"class_path": "x.Mine"}],
+            None,
+            "its loggers: WandbLogger, Mine",
+        ),
+        (True, None, "in the folder.</p>"),
+        (None, None, "in the folder.</p>"),
+    ],
+)
+def test_a_run_without_its_figures_in_the_folder_says_where_they_are(tmp_path, logger, file, said):
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"trainer": {"logger": logger}}))
+    if file:
+        (tmp_path / file).touch()
+    assert "no metrics.csv in the folder" in page(tmp_path) and said in page(tmp_path)
 
 
 def test_a_disk_that_is_full_ends_with_one_line(tmp_path, monkeypatch):

@@ -17,7 +17,19 @@ from pytorch_lightning.loggers import CSVLogger
 from small_models import SMALL, trainer
 
 from datamodules import Arrays, Table
-from lightning_avb import GAN, VAE, Batch, GaussianDecoder, GaussianEncoder, TableDecoder, noise, pictures, plots
+from lightning_avb import (
+    GAN,
+    VAE,
+    Batch,
+    GaussianDecoder,
+    GaussianEncoder,
+    TableDecoder,
+    noise,
+    panels,
+    pictures,
+    plots,
+    walks,
+)
 from lightning_avb.callbacks import Pictures
 from lightning_avb.capabilities import DataDescription
 from lightning_avb.errors import ConfigurationError
@@ -48,8 +60,8 @@ def axes(monkeypatch):
         made.extend(found)
         return torch.zeros(3, 2, 2)
 
-    monkeypatch.setattr(plots, "figure", figure)
-    monkeypatch.setattr(pictures, "figure", figure)
+    for module in (plots, panels, pictures):
+        monkeypatch.setattr(module, "figure", figure)
     return made
 
 
@@ -84,6 +96,42 @@ def test_marginals_are_shares_and_densities_of_what_is_observed(axes):
         assert sum(bar.get_height() * bar.get_width() for bar in of_colour(0, panel.patches)) == pytest.approx(1)
 
 
+NORMAL = GENERATOR.normal(size=500)
+SKEWED = np.exp(4 * NORMAL)
+
+
+@pytest.mark.parametrize(
+    ("data", "samples"),
+    [
+        (SKEWED[:60], NORMAL * SKEWED.std()),
+        (SKEWED, NORMAL * SKEWED.std()),
+        (NORMAL[:60], 1000 * NORMAL),
+        (np.abs(NORMAL[:60]).clip(1), NORMAL),
+        (NORMAL, NORMAL / 100),
+        (NORMAL, NORMAL + 1000),
+    ],
+    ids=["skewed", "skewed, many rows", "outlying samples", "many at the least", "narrow samples", "samples beyond"],
+)
+def test_bars_of_data_lie_where_there_is_data(axes, data, samples):
+    """Also if samples begin elsewhere, and at the ends of the data, whose numbers are in the first and the last bar."""
+    plots.marginals({"data": pd.DataFrame({"x": data}), "samples": pd.DataFrame({"x": samples})})
+    bars = of_colour(0, axes[0].patches)
+    edges = np.array([bars[0].get_x(), bars[-1].get_x() + bars[-1].get_width()])
+    ends = np.quantile(data, 0.005, method="lower"), np.quantile(data, 0.995, method="higher")
+    assert np.allclose(edges, ends, atol=1e-9) and bars[0].get_height() and bars[-1].get_height()
+    low, high = axes[0].get_xlim()
+    assert high - low < 6 * np.ptp(edges)
+    beyond = [(samples < low).mean(), (samples > high).mean()]
+    said = [float(text.get_text().strip("←% →")) / 100 for text in axes[0].texts]
+    assert np.allclose(said, [share for share in beyond if share >= 0.01], atol=0.015)
+
+
+def test_a_column_in_which_all_rows_of_the_data_are_equal(axes):
+    plots.marginals({"data": pd.DataFrame({"x": np.full(50, 7.0)}), "samples": pd.DataFrame({"x": NORMAL})})
+    (bar,) = of_colour(0, axes[0].patches)
+    assert bar.get_x() < 7 < bar.get_x() + bar.get_width() and bar.get_width() < 1
+
+
 def test_pairs_are_the_rows_in_which_both_are_observed(axes):
     plots.pairs({"data": PEOPLE, "samples": DRAWN})
     below = axes[2]
@@ -91,6 +139,7 @@ def test_pairs_are_the_rows_in_which_both_are_observed(axes):
     both = PEOPLE[["weight", "height"]].dropna()
     assert np.allclose(data.get_offsets(), both) and np.allclose(samples.get_offsets(), DRAWN[["weight", "height"]])
     assert of_colour(0, [data]) and of_colour(1, [samples])
+    assert data.get_sizes() > samples.get_sizes() and data.get_alpha() > samples.get_alpha()
     assert (below.get_xlabel(), below.get_ylabel(), axes[1].axison) == ("weight", "height", False)
     legend = [text.get_text() for text in axes[0].figure.legends[0].get_texts()]
     assert legend == ["data", "samples"]
@@ -105,8 +154,9 @@ def test_a_model_that_leaves_a_column_empty(axes):
 def test_at_most_five_columns_are_paired(axes):
     wide = pd.DataFrame(GENERATOR.normal(size=(30, 7))).rename(columns=str)
     plots.pairs({"data": wide})
-    assert len(axes) == 25
+    assert len(axes) == 25 and axes[0].figure.get_suptitle() == "5 of 7 columns"
     plots.pairs({"data": wide}, ["6", "2"])
+    assert not axes[-1].figure.get_suptitle()
     assert [axes[-2].get_xlabel(), axes[-1].get_xlabel()] == ["6", "2"]
     for names, message in (
         ([*"012345"], "columns: 6 columns; a plot of pairs is of one to 5"),
@@ -116,6 +166,40 @@ def test_at_most_five_columns_are_paired(axes):
             plots.pairs({"data": wide}, names)
     with pytest.raises(ConfigurationError, match="columns: 'size'; a plot of pairs is of one to 5 columns of numbers"):
         plots.pairs({"data": PEOPLE}, ["size", "weight"])
+
+
+def test_a_picture_that_shows_some_columns_says_so(axes):
+    plots.marginals({"data": pd.DataFrame(np.zeros((2, 40))).rename(columns=str)})
+    assert len(axes) == 36 and axes[0].figure.get_suptitle() == "36 of 40 columns"
+    model = SimpleNamespace(encode=lambda x, y, draws: torch.randn(1, 20, 8), sample_codes=lambda n: torch.randn(n, 8))
+    model.make_code, model.latent_dim, model.prior, model.label_choices = None, 8, None, 0
+    plots.codes(model, Batch(torch.randn(20, 3)))
+    assert axes[-1].figure.get_suptitle() == "5 of 8 dimensions"
+
+
+def test_reconstructions_of_all_columns(axes):
+    """Points of numbers; of others, how often which value, from left to right, became which."""
+    data = table()
+    data.setup("fit")
+    x = data.split("train").x
+    again = x.roll(1, 0)
+    model = SimpleNamespace(
+        data_shape=x.shape[1:], encode=lambda x, y, draws: x[None], decode=lambda z, y: again, code_dim=2, classes=0
+    )
+    plots.reconstructions(model, DataDescription(data), Batch(x))
+    rows, found = data.to_rows(x), data.to_rows(again)
+    weight, size, _, ill = axes
+    assert [panel.get_title() for panel in axes] == [*PEOPLE.columns]
+    known = rows["weight"].notna() & found["weight"].notna()
+    points = np.asarray(weight.collections[0].get_offsets())
+    assert np.allclose(points, np.stack([rows["weight"][known], found["weight"][known]], 1).astype(float))
+    for panel, name in ((size, "size"), (ill, "ill")):
+        values = [label.get_text() for label in panel.get_xticklabels()]
+        assert values == [label.get_text() for label in panel.get_yticklabels()] == sorted(values)
+        pairs = [(str(a), str(b)) for a, b in zip(rows[name], found[name], strict=True)]
+        expected = [[pairs.count((a, b)) for a in values] for b in values]
+        assert panel.images[0].get_array().tolist() == expected
+        assert sorted(int(text.get_text()) for text in panel.texts) == sorted(n for row in expected for n in row if n)
 
 
 def test_samples_have_the_labels_of_the_data(axes):
@@ -141,6 +225,60 @@ def test_the_middle_slice_of_a_volume(shape, middle):
     assert torch.equal(pictures.tiles(x, 2), pictures.tiles(x[middle], 2))
 
 
+# Walks.
+
+
+def of_table():
+    """An untrained model of a table, what is known of the table, and its rows for training."""
+    data = table()
+    data.setup("fit")
+    model = vae(data_shape=data.data_shape)
+    model.decoder.read_layout(data.layout)
+    return model.eval(), DataDescription(data), Batch(data.split("train").x)
+
+
+def test_an_interpolation_of_columns_ends_at_the_rows(axes, monkeypatch):
+    model, data, batch = of_table()
+    monkeypatch.setattr(model, "encode", lambda x, y, draws: z[None, : len(x)])
+    z = 3 * torch.randn(len(batch.x), 2)
+    walks.interpolations(model, data, batch, rows=3, steps=5)
+    ends = data.rows_of(model.decode(z[:6]))
+    weight, size, _, _ = axes
+    assert [panel.get_title() for panel in axes] == [*PEOPLE.columns]
+    assert all(line.get_xdata().tolist() == [0, 0.25, 0.5, 0.75, 1] for line in weight.lines)
+    found = [float(line.get_ydata()[end]) for line in weight.lines for end in (0, -1)]
+    assert np.allclose(found, ends["weight"].astype(float))
+    values = [label.get_text() for label in size.get_yticklabels()]
+    assert [values[round(line.get_ydata()[end])] for line in size.lines for end in (0, -1)] == [*ends["size"]]
+
+
+def test_a_traversal_of_columns_has_a_line_for_each_dimension(axes):
+    model, data, _ = of_table()
+    walks.traversal(model, data, steps=3, limit=2)
+    weight = axes[0]
+    z = torch.tensor([[0.0, -2], [0, 0], [0, 2]])
+    expected = data.rows_of(model.decode(z))["weight"].astype(float)
+    assert len(weight.lines) == 2 and np.allclose(weight.lines[1].get_ydata(), expected)
+    assert weight.lines[1].get_xdata().tolist() == [-2, 0, 2]
+    assert [text.get_text() for text in weight.figure.legends[0].get_texts()] == ["z0", "z1"]
+
+
+def test_walks_of_vectors_are_curves_in_a_panel_for_each(axes):
+    x = torch.randn(12, 6)
+    model = SimpleNamespace(data_shape=(6,), code_dim=12, classes=0, label_choices=0, device="cpu")
+    model.encode, model.decode = lambda x, y, draws: x[None], lambda z, y: z[..., :6]
+    data = DataDescription(SimpleNamespace(restore=lambda x: 10 * x))
+    walks.interpolations(model, data, Batch(x), rows=4, steps=3)
+    assert len(axes) == 4 and all(len(panel.lines) == 3 for panel in axes)
+    expected = 10 * torch.stack([x[2], (x[2] + x[3]) / 2, x[3]])
+    torch.testing.assert_close(torch.tensor(np.array([line.get_ydata() for line in axes[1].lines])), expected)
+    walks.traversal(model, data)
+    assert [panel.get_title() for panel in axes[4:]] == [f"z{number}" for number in range(8)]
+    assert axes[4].figure.get_suptitle() == "8 of 12 dimensions"
+    walks.traversal(model, data, dimensions=10)
+    assert len(axes) == 4 + 8 + 10 and not axes[-1].figure.get_suptitle()
+
+
 # The pictures of a run.
 
 
@@ -155,7 +293,7 @@ def fitted(folder, model, data):
 def test_a_run_of_a_table_plots_its_columns(tmp_path, label, axes):
     data = table(label=label)
     drawn = fitted(tmp_path, vae(conditional=label is not None), data)
-    assert drawn == {"marginals", "pairs", "reconstructions", "latent_plane"}
+    assert drawn == {"marginals", "pairs", "reconstructions", "interpolations", "latent_plane"}
     rows = data.to_rows(data.split("val").x)
     titles = [panel.get_title() for panel in axes]
     assert titles[: len(rows.columns)] == [*rows.columns]
@@ -184,8 +322,8 @@ def test_plots_take_no_random_numbers_of_the_run(tmp_path):
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [
-        ((6,), {"samples", "reconstructions", "latent_plane"}),
-        ((2,), {"marginals", "pairs", "reconstructions", "latent_plane"}),
+        ((6,), {"samples", "reconstructions", "interpolations", "latent_plane"}),
+        ((2,), {"marginals", "pairs", "reconstructions", "interpolations", "latent_plane"}),
         ((5, 4, 6), {"samples", "reconstructions", "interpolations", "latent_plane"}),
     ],
 )
@@ -241,8 +379,10 @@ def test_what_the_commands_draw(checkpoints, command, capsys):
     command("sample", "--ckpt_path", first, "--output", "drawn.png", "--n", 50)
     command("plot", "--ckpt_path", first, "--output", "marginals.png")
     command("plot", "--ckpt_path", first, "--what", "codes", "--output", "codes.png")
-    command("reconstruct", "--ckpt_path", first, "--output", "again.png")
-    sizes = {name: Image.open(f"{name}.png").size for name in ("drawn", "marginals", "codes", "again")}
+    for task in ("reconstruct", "interpolate", "traverse"):
+        command(task, "--ckpt_path", first, "--output", f"{task}.png")
+    names = ("drawn", "marginals", "codes", "reconstruct", "interpolate", "traverse")
+    sizes = {name: Image.open(f"{name}.png").size for name in names}
     assert sizes["drawn"][1] > sizes["marginals"][1] and all(min(size) > 200 for size in sizes.values())
     assert "alone" not in capsys.readouterr().err
     Path("people.csv").unlink()

@@ -253,6 +253,20 @@ def test_every_posterior_has_a_picture(target):
     assert picture.shape[0] == 3 and picture.std() > 0.05
 
 
+def test_the_picture_reaches_over_draws_and_reference(monkeypatch):
+    """A mode that the draws miss is what one has to see."""
+    from matplotlib.figure import Figure
+
+    panels = [*Figure().subplots(1, 6)]
+    monkeypatch.setattr(pictures, "figure", lambda draw, size, count: draw(panels[:count]))
+    model = Posterior(targets.EightSchools)
+    monkeypatch.setattr(
+        model, "draw", lambda count, x: {k: 40 + 0.01 * v for k, v in model.target.reference(9).items()}
+    )
+    pictures.posterior(model)
+    assert all(panel.get_xlim()[0] < 10 and panel.get_xlim()[1] > 40 for panel in panels)
+
+
 def test_the_density_of_bounded_numbers_is_drawn():
     """On a grid that reaches beyond 0 the log-density of a gamma distribution is not a number there, and is nothing."""
     target = partial(Function, log_density=f"{__name__}.gamma", constraints={"a": "positive", "b": "positive"})

@@ -47,25 +47,22 @@ def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: s
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg; of a table, points for each column of numbers.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, points for a column of numbers, and for others
+            how often which value became which.
         n: number of pairs; of a table all rows of a batch are drawn.
         seed: of the draws of the posterior.
         root: folder of the data, if it has moved since the training.
     """
     from .. import pictures, plots
     from ..checkpoints import load_data
-    from ..errors import ConfigurationError
     from ..trained import Trained
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
         rows = load_data(ckpt_path, root)
-        if not plots.has_plots(model.data_shape):
-            return pictures.reconstructions(model, rows, n)
-        drawn = plots.reconstructions(model, Trained(ckpt_path, root).data, rows, n)
-        if drawn is None:
-            raise ConfigurationError("reconstruct: no column of the table has numbers")
-        return drawn
+        if plots.has_plots(model.data_shape):
+            return plots.reconstructions(model, Trained(ckpt_path, root).data, rows, n)
+        return pictures.reconstructions(model, rows, n)
 
     draw_picture(picture, ckpt_path, output, seed)
 
@@ -77,19 +74,21 @@ def interpolate(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, lines in a panel for each column.
         rows: number of pairs.
         steps: points on each line.
         seed: of the draws of the posterior.
         root: folder of the data, if it has moved since the training.
     """
-    from .. import pictures
+    from .. import walks
     from ..checkpoints import load_data
+    from ..trained import Trained
     from .outputs import draw_picture
 
-    draw_picture(
-        lambda model: pictures.interpolations(model, load_data(ckpt_path, root), rows, steps), ckpt_path, output, seed
-    )
+    def picture(model: Any) -> Any:
+        return walks.interpolations(model, Trained(ckpt_path, root).data, load_data(ckpt_path, root), rows, steps)
+
+    draw_picture(picture, ckpt_path, output, seed)
 
 
 def traverse(
@@ -104,20 +103,20 @@ def traverse(
 
     Args:
         ckpt_path: the checkpoint.
-        output: the picture to write: .png, .jpg or .jpeg.
-        dimensions: number of dimensions, from the first; all if not given.
+        output: the picture to write: .png, .jpg or .jpeg; of a table, lines in a panel for each column.
+        dimensions: number of dimensions, from the first; all if not given, and of a table or curves eight.
         steps: points along each.
         limit: points lie between -limit and limit.
         label: the label, for a class-conditional model, by number or name.
     """
-    from .. import pictures
+    from .. import walks
     from ..checkpoints import label_names
-    from ..trained import numbers_of_labels
+    from ..trained import Trained, numbers_of_labels
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
         number = None if label is None else numbers_of_labels("label", model, label_names(ckpt_path), [label])[0]
-        return pictures.traversal(model, dimensions, steps, limit, number)
+        return walks.traversal(model, Trained(ckpt_path).data, dimensions, steps, limit, number)
 
     draw_picture(picture, ckpt_path, output, 0)
 
