@@ -140,7 +140,9 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         self.split("train")
         if stage == "fit" and (size := TrainLoader(self).batch_size) < self.batch_size:
             rows = self.rows("train")
-            rank_zero_info(f"data.batch_size: {size} in place of {self.batch_size}, of {counted(rows, 'training row')}")
+            rank_zero_info(
+                f"data.batch_size: {size:,} in place of {self.batch_size:,}, of {counted(rows, 'training row')}"
+            )
 
     @property
     def device(self) -> torch.device:

@@ -132,7 +132,7 @@ def test_a_batch_is_no_larger_than_the_data(asked, processes, size, caplog):
     ranks = [place(Digits(asked), rank, processes, epoch=3) for rank in range(min(processes, 2))]
     with caplog.at_level("INFO"):
         ranks[0].setup("fit")
-    said = f"data.batch_size: {size} in place of {asked}, of 1297 training rows"
+    said = f"data.batch_size: {size:,} in place of {asked:,}, of 1,297 training rows"
     assert [line for line in caplog.messages if "batch_size" in line] == [said] * (size < asked)
     batches = [list(data.train_dataloader()) for data in ranks]
     assert all([len(batch.x) for batch in part] == [size] for part in batches)
@@ -309,9 +309,9 @@ def test_shares_are_cut_off_at_random_and_fixed():
 @pytest.mark.parametrize(
     ("seed", "shares", "message"),
     [
-        (0, {"val": 0.0}, r"data\.val_share: 0\.0 is not between 0 and 1"),
+        (0, {"val": 0.0}, r"data\.val_share: 0\.0 is no share above 0 and below 1"),
         (0, {"test": 1.5}, r"data\.test_share: 1\.5"),
-        (0, {"val": 0.5, "test": 0.5}, "data.val_share: 0.5 and data.test_share: 0.5 leave none of the 10 rows"),
+        (0, {"val": 0.5, "test": 0.5}, "data.val_share: 0.5 and data.test_share: 0.5 leave none of 10 rows"),
         (-1, {}, r"data\.split_seed: -1"),
     ],
 )

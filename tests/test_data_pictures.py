@@ -339,7 +339,7 @@ def test_what_cannot_be_a_folder_of_pictures_is_named(tmp_path):
         ({"size": 0}, r"data\.size: 0 is below 1"),
         ({"size": (3, 4, 5)}, r"data\.size: \(3, 4, 5\) is neither"),
         ({"channels": 2}, r"data\.channels: 2 is neither 1 \(grey\) nor 3"),
-        ({"val_share": 1.0}, r"data\.val_share: 1\.0 is not between 0 and 1"),
+        ({"val_share": 1.0}, r"data\.val_share: 1\.0 is no share above 0 and below 1"),
     ],
 )
 def test_options_that_make_no_sense_are_named(tmp_path, options, message):

@@ -65,6 +65,7 @@ def test_a_pipeline_and_a_search():
     x, y = load_iris(return_X_y=True)
     estimator = LatentVariableEstimator(max_steps=200, hidden=(16,), random_state=0)
     assert make_pipeline(estimator, LogisticRegression()).fit(x, y).score(x, y) > 0.6
+    estimator.set_params(max_steps=40)
     search = GridSearchCV(estimator, {"latent_dim": [1, 2], "model": ["vae", "avb"]}, cv=2, error_score="raise").fit(x)
     assert search.best_score_ > -50 and search.best_estimator_.transform(x).shape[0] == 150
 

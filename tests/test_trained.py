@@ -326,7 +326,7 @@ def test_another_file_is_read_as_the_checkpoint_says(people, command, tmp_path, 
     (run,) = tmp_path.rglob("last.ckpt")
     other = PEOPLE[["size", "kind", "height", "weight"]].assign(more=1.5)
     other[(other["size"] != "small") & (other["kind"] == "cat") | other["weight"].isna()].to_csv("other.csv")
-    for stage in ("validate", "test", "fit"):
+    for stage in ("validate", "fit"):
         steps = ["--trainer.max_steps", 3] if stage == "fit" else []
         command(
             stage, "--config", "vae.yaml", "--data.path", "other.csv", "--ckpt_path", run, "--data.label=-1", *steps
