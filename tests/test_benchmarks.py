@@ -9,8 +9,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import multivariate_normal
+from sklearn.mixture import GaussianMixture
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = ("limits", "precision", "throughput", "compile", "devices", "published")
@@ -64,3 +67,16 @@ def test_a_dry_run_of_the_benchmark_for_gpus(tmp_path, monkeypatch, capsys):
     assert all(f"\n{part}, " in tables for part in PARTS) and "aten::mm" in tables
     gpu.measure_all(Namespace(parts=PARTS, folder=tmp_path, root=tmp_path, dry_run=True, limit=60.0))
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(lines)
+
+
+def test_peers_are_compared_in_the_units_of_the_table(monkeypatch):
+    """One normal distribution, fitted to standardised rows, has the density of the one fitted to the rows."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import peers
+
+    rows = np.random.default_rng(0).normal([5.0, -300.0], [0.01, 40.0], (200, 2))
+    model = peers.standardised(GaussianMixture(1, reg_covar=0.0)).fit(rows)
+    expected = multivariate_normal(rows.mean(0), np.cov(rows.T, bias=True)).logpdf(rows)
+    assert np.allclose(peers.in_own_units(model, rows), expected)
+    drawn = peers.sampled(model, 4000, ["x", "y"])
+    assert np.allclose(drawn.std(), rows.std(0), rtol=0.1)
