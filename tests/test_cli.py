@@ -323,7 +323,7 @@ def test_a_checkpoint_that_does_not_fit_is_refused(finished, refusal):
 def test_what_a_picture_needs_is_checked(finished, refusal):
     last = str(finished / "checkpoints/last.ckpt")
     for task, allowed in (
-        ("sample", ".png, .jpg, .jpeg, .csv, .npz, .npy, .parquet"),
+        ("sample", ".png, .jpg, .jpeg, .csv, .npz, .parquet, .npy"),
         ("reconstruct", ".png, .jpg, .jpeg"),
     ):
         message = refusal(task, "--ckpt_path", last, "--output", "x.gif")
