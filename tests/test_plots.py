@@ -32,6 +32,7 @@ from lightning_avb import (
 )
 from lightning_avb.callbacks import Pictures
 from lightning_avb.capabilities import DataDescription
+from lightning_avb.cli.plotting import _names
 from lightning_avb.errors import ConfigurationError
 
 GENERATOR = np.random.default_rng(0)
@@ -418,3 +419,14 @@ def test_rows_without_columns_are_plotted_by_their_codes(tmp_path, command, caps
     with pytest.raises(SystemExit, match="2"):
         command(*words, tmp_path / "x.png", "--what", "marginals")
     assert "rows of shape (1, 4, 4), which have no columns to plot" in capsys.readouterr().err
+
+
+def test_models_are_named_by_their_runs_or_by_their_files(tmp_path):
+    files = ["a/checkpoints/best.ckpt", "b/checkpoints/best.ckpt", "a/checkpoints/last.ckpt", "c/best.ckpt"]
+    for file in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    places = [str(tmp_path / file) for file in files]
+    assert _names(places[:2]) == ["a", "b"]
+    assert _names([places[0], places[2]]) == ["best.ckpt", "last.ckpt"]
+    assert _names([places[0], places[3]]) == ["a/checkpoints/best.ckpt", "c/best.ckpt"]

@@ -49,6 +49,13 @@ def _folder_of_run(place: str) -> str:
     return str(path.absolute().parent.parent) if path.is_file() else place
 
 
+def _names(places: Sequence[str]) -> list[str]:
+    """Names of checkpoints: those of their runs, where all lie in runs and each in another one."""
+    folders = {_folder_of_run(place) for place in places if Path(place).absolute().parent.name == "checkpoints"}
+    paths = list(map(_folder_of_run, places)) if len(folders) == len(places) else places
+    return short_names([*map(Path, paths)])
+
+
 def _of_models(
     places: Sequence[str], what: str | None, columns: Sequence[str] | None, n: int, seed: int, root: str | None
 ) -> pictures.Picture:
@@ -63,7 +70,7 @@ def _of_models(
                 raise ConfigurationError("ckpt_path: a plot of codes is of one model")
             return plots.codes(first.model, load_data(places[0], root, "val"), columns)
         _require_same_columns(models, places)
-        names = ["samples"] if len(models) == 1 else short_names([Path(place) for place in places])
+        names = ["samples"] if len(models) == 1 else _names(places)
         batch = validation_rows(places[0], root)
         rows = {} if batch is None else {"data": plots.as_frame(batch.x, first.data)}
         rows |= {name: plots.drawn(each.model, each.data, batch, n) for name, each in zip(names, models, strict=True)}
