@@ -264,7 +264,7 @@ def compete(name: str, precision: Any, options: argparse.Namespace) -> str:
 
 
 def training(options: argparse.Namespace) -> None:
-    print("| peer | ours in | its images/s | ours | ratio (median, min-max) | its log p(x) | ours | it has |")
+    print("| peer | ours in | its images/s | ours | ratio (median, min-max) | its log p(x) | ours | what it lacks |")
     print("|---" * 8 + "|", flush=True)
     for name in PEERS:
         for precision in options.precisions:
