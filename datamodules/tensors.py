@@ -161,15 +161,17 @@ class TensorDataModule(Hyperparameters, pl.LightningDataModule, abc.ABC):
         return self._splits[stage]
 
     def _without_label(self, splits: dict[str, Split]) -> str:
-        found = []
+        first, count = [], 0
         for stage, split in splits.items():
             if split.y is not None:
                 rows = torch.arange(split.size) if split.rows is None else split.rows
-                found += [(stage, row) for row in rows[split.y[rows] < 0].tolist()]
-        some = [self.place(*row) for row in sorted(found, key=lambda row: row[1])[:SHOWN]]
-        more = ", ..." if len(found) > SHOWN else ""
-        have = "has" if len(found) == 1 else "have"
-        return f"{counted(len(found), 'row')} {have} no label ({', '.join(some)}{more})" if found else ""
+                found = rows[split.y[rows] < 0]  # of a semi-supervised set nearly all
+                first += [(stage, row) for row in found.sort().values[:SHOWN].tolist()]
+                count += len(found)
+        some = [self.place(*row) for row in sorted(first, key=lambda row: row[1])[:SHOWN]]
+        more = ", ..." if count > SHOWN else ""
+        have = "has" if count == 1 else "have"
+        return f"{counted(count, 'row')} {have} no label ({', '.join(some)}{more})" if count else ""
 
     def rows(self, stage: str) -> int:
         """The number of rows of the split `train`, `val` or `test`."""

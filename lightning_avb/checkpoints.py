@@ -14,6 +14,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info
 
 from .batch import Batch
+from .capabilities import DataDescription
 from .errors import ConfigurationError, UnwritableError, did_you_mean
 from .game import Game
 from .models import Posterior
@@ -222,6 +223,12 @@ def load_datamodule(location: Location, root: str | None = None) -> pl.Lightning
     data = cls(**{**arguments, **({where: root} if root is not None else {})})
     data.load_state_dict(checkpoint.get(cls.__qualname__, {}))
     return data
+
+
+def data_of(location: Location, root: str | None = None) -> DataDescription:
+    """What a checkpoint says of the data on which it was trained; all defaults if it does not name it."""
+    named = read_checkpoint(location).get("datamodule_hyper_parameters")
+    return DataDescription(load_datamodule(location, root) if named else None)
 
 
 def label_names(location: Location) -> list[str] | None:

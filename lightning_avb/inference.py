@@ -54,6 +54,7 @@ def rows_of(model: Any, x: Any, y: Any = None) -> Batch:
     Raises:
         ConfigurationError: x is no such rows, or a value is not finite.
     """
+    _ = model.encoder  # says so if the model is not made yet
     rows, labels = as_tensor(x), as_tensor(y)
     model.check_rows(rows)
     if not rows.isfinite().all():

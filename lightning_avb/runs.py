@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -114,10 +114,10 @@ def place_loggers(trainer: Any) -> None:
             arguments["resume"] = "allow"
 
 
-def leave_out_placeholder(trainer: Any) -> None:
-    """Lets TensorBoard show no `hp_metric`, a placeholder for a figure that nobody logs."""
+def leave_out_placeholder(trainer: Any, is_given: Callable[[str], bool]) -> None:
+    """Lets TensorBoard show no `hp_metric`, a placeholder for a figure that nobody logs, unless the option is given."""
     for kind, arguments in configured_loggers(trainer):
-        if kind == "TensorBoardLogger":
+        if kind == "TensorBoardLogger" and not is_given("default_hp_metric"):
             arguments["default_hp_metric"] = False
 
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from . import inference, noise
 from .batch import Batch
-from .capabilities import DataDescription, Decodes, DrawsParameters, Encodes, Samples, can
-from .checkpoints import Location, load, load_datamodule, read_checkpoint
+from .capabilities import Decodes, DrawsParameters, Encodes, Samples, can
+from .checkpoints import Location, data_of, load
 from .datamodules import Table
 from .errors import ConfigurationError, did_you_mean
 from .models.latent import cycled_labels
@@ -48,9 +48,8 @@ class Trained:
         self.model: Any = load(location, root)
         if can(self.model, DrawsParameters):
             raise ConfigurationError("ckpt_path: a posterior has no rows of data; `sample` draws its parameters")
-        named = read_checkpoint(location).get("datamodule_hyper_parameters")
-        self.datamodule = load_datamodule(location, root) if named else None
-        self.data = DataDescription(self.datamodule)
+        self.data = data_of(location, root)
+        self.datamodule = self.data.datamodule
 
     def read(self, rows: Any, labels: Sequence[Any] | None = None) -> Batch:
         """Rows as the model takes them."""

@@ -10,7 +10,17 @@ from torch.distributions import Normal, kl_divergence
 from torch.func import functional_call
 from torch.nn.functional import logsigmoid, one_hot, silu
 
-from lightning_avb import MLP, VAEGAN, Batch, FlowEncoder, GaussianEncoder, NoiseInjectionEncoder, Player, noise
+from lightning_avb import (
+    MLP,
+    VAEGAN,
+    Batch,
+    FlowEncoder,
+    GaussianEncoder,
+    NoiseInjectionEncoder,
+    Player,
+    inference,
+    noise,
+)
 from lightning_avb.errors import ConfigurationError
 from lightning_avb.models.vaegan import VAEGANPlayers
 
@@ -134,3 +144,14 @@ def test_the_feature_error_is_summed_in_single_precision():
     model, batch = vaegan(data_shape=(4,)), Batch(torch.rand(6, 4))
     with torch.autocast("cpu", torch.bfloat16):
         assert model.feature_error(batch, torch.rand(6, 4)).dtype == torch.float32
+
+
+def test_a_step_checks_no_values_for_which_a_gpu_would_wait(monkeypatch):
+    """What `encode` checks of a user's rows is for users: a phase and a validation take their batch as it is."""
+    model, batch = vaegan(data_shape=(4,)), Batch(torch.rand(6, 4))
+    monkeypatch.setattr(inference, "rows_of", None)
+    for phase in model.phases():
+        phase.compute(batch)
+    model.reconstruction_error(batch)
+    with pytest.raises(TypeError):
+        model.encode(batch.x)

@@ -54,14 +54,13 @@ def reconstruct(ckpt_path: str, output: str, n: int = 32, seed: int = 0, root: s
         root: folder of the data, if it has moved since the training.
     """
     from .. import pictures, plots
-    from ..checkpoints import load_data
-    from ..trained import Trained
+    from ..checkpoints import data_of, load_data
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
         rows = load_data(ckpt_path, root)
         if plots.has_plots(model.data_shape):
-            return plots.reconstructions(model, Trained(ckpt_path, root).data, rows, n)
+            return plots.reconstructions(model, data_of(ckpt_path, root), rows, n)
         return pictures.reconstructions(model, rows, n)
 
     draw_picture(picture, ckpt_path, output, seed)
@@ -81,12 +80,11 @@ def interpolate(
         root: folder of the data, if it has moved since the training.
     """
     from .. import walks
-    from ..checkpoints import load_data
-    from ..trained import Trained
+    from ..checkpoints import data_of, load_data
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
-        return walks.interpolations(model, Trained(ckpt_path, root).data, load_data(ckpt_path, root), rows, steps)
+        return walks.interpolations(model, data_of(ckpt_path, root), load_data(ckpt_path, root), rows, steps)
 
     draw_picture(picture, ckpt_path, output, seed)
 
@@ -110,13 +108,13 @@ def traverse(
         label: the label, for a class-conditional model, by number or name.
     """
     from .. import walks
-    from ..checkpoints import label_names
-    from ..trained import Trained, numbers_of_labels
+    from ..checkpoints import data_of, label_names
+    from ..trained import numbers_of_labels
     from .outputs import draw_picture
 
     def picture(model: Any) -> Any:
         number = None if label is None else numbers_of_labels("label", model, label_names(ckpt_path), [label])[0]
-        return walks.traversal(model, Trained(ckpt_path).data, dimensions, steps, limit, number)
+        return walks.traversal(model, data_of(ckpt_path), dimensions, steps, limit, number)
 
     draw_picture(picture, ckpt_path, output, 0)
 

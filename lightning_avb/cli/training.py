@@ -149,9 +149,7 @@ class CLI(ConfigurationOverCheckpoint):
         """Finds the checkpoint, and the folder of this run."""
         trainer, fit, dirpath = config.trainer, self.subcommand == "fit", config.checkpoint.dirpath
         runs.name_loggers(trainer, self._run_name(config))
-        key = "default_hp_metric"
-        if not any(key in argument for argument in self.arguments) and find_key(self.arguments, key) is None:
-            runs.leave_out_placeholder(trainer)
+        runs.leave_out_placeholder(trainer, self._is_given)
         # The changes below are only for this start, and not part of the recorded configuration.
         self.records.config = partial(parser_of_command(self).dump, config.clone(), skip_unset=False)
         runs.place_loggers(trainer)
@@ -173,6 +171,10 @@ class CLI(ConfigurationOverCheckpoint):
                 runs.require_writable(key, Path(folder))
             runs.require_free(trainer, dirpath, checkpoint, again=asked == "last" or runs.restarted())
             self.made_folder = runs.make_run_folder(trainer) if runs.is_first_process() else None
+
+    def _is_given(self, key: str) -> bool:
+        """Whether the command line, or a configuration file, sets an option of that name."""
+        return any(key in argument for argument in self.arguments) or find_key(self.arguments, key) is not None
 
     def _prepare_evaluation(self, config: Any, checkpoint: Path | None) -> None:
         """Results of a checkpoint are written beside it: without a run's folder, and without a logger by default."""

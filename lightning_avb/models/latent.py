@@ -197,7 +197,6 @@ class EncodingModel(GenerativeModel):
 
     encoder: Encoder
 
-    @torch.no_grad()
     def encode(self, x: Any, y: Any = None, draws: int | None = None) -> Tensor:
         """Codes of rows: the mean of q(z|x), `(batch, latent_dim)`, or draws of it, `(draws, batch, latent_dim)`.
 
@@ -209,21 +208,26 @@ class EncodingModel(GenerativeModel):
         Raises:
             ConfigurationError: x is no such rows, or has values that are not finite.
         """
-        encoder, rows = self.encoder, inference.rows_of(self, x, y)
-        q = encoder(rows.x, rows.y)
+        return self.code_of(inference.rows_of(self, x, y), draws)
+
+    @torch.no_grad()
+    def code_of(self, rows: Batch, draws: int | None = None) -> Tensor:
+        """What `encode` gives, of rows that are known to be the model's: no check, for which a GPU would wait."""
+        q = self.encoder(rows.x, rows.y)
         return inference.mean_of(q) if draws is None else q.rsample((at_least(1, draws=draws),))
 
     def reconstruct(self, x: Any, y: Any = None) -> Tensor:
         """The mean of p(x|z), `(batch, *data_shape)`, for the code z of every row."""
-        return self.decode(self.encode(x, y), inference.rows_of(self, x, y).y)
+        rows = inference.rows_of(self, x, y)
+        return self.decode(self.code_of(rows), rows.y)
 
     def reconstruction_error(self, batch: Batch) -> Tensor:
         """|x - decode(z)|^2, `(batch,)`, for a draw z of q(z|x), summed over the dimensions of x."""
-        return (batch.x - self.decode(self.encode(batch.x, batch.y, draws=1)[0], batch.y)).square().flatten(1).sum(1)
+        return (batch.x - self.decode(self.code_of(batch, draws=1)[0], batch.y)).square().flatten(1).sum(1)
 
     def predictions(self, batch: Batch) -> dict[str, Any]:
         """One posterior draw per row: `z` `(batch, latent_dim)`, with the rows' `y` and `index`."""
-        return {"z": self.encode(batch.x, batch.y, draws=1)[0], "y": batch.y, "index": batch.index}
+        return {"z": self.code_of(batch, draws=1)[0], "y": batch.y, "index": batch.index}
 
 
 class LatentVariableModel(EncodingModel):

@@ -128,7 +128,7 @@ class VAEGAN(DecodesByGenerator, EncodingModel):
 
     def learn(self, batch: Batch) -> PhaseResult:
         with torch.no_grad():
-            z = torch.stack([self.encode(batch.x, batch.y, draws=1)[0], self.prior().sample((1, len(batch.x)))[0]])
+            z = torch.stack([self.code_of(batch, draws=1)[0], self.prior().sample((1, len(batch.x)))[0]])
         generated, context = self.generator(z, batch.y), self.generator.label(batch.y, batch.x)
         real, context = torch.cat([batch.x] * 2), None if context is None else torch.cat([context] * 2)
         found = self.adversarial(self.discriminator, [generated.flatten(0, 1)], [real], context)
