@@ -10,6 +10,9 @@ peers needs an older pandas.
   and Pyro get deep copies of our networks and do the same mathematics in their own loops; sides alternate as in
   `benchmarks/training.py`. Then log p(x) of 100 test images by our annealed importance sampling, of both decoders,
   after about as many steps.
+* `graph`: the four points, AVB with two critic steps, the sizes of the authors' notebook, as a graph of TensorFlow with
+  three session runs a step, as they trained it; before that, both sides have the same losses for the same weights and
+  noise.
 * `tables`: scikit-learn's breast cancer and wine, a fifth of the rows for testing, log p(x) in nats of the table's own
   units. PCA and GaussianMixture are floors; every model chooses its size, or steps, by cross-validation in the training
   rows. CTGAN and TVAE have no density: how often a random forest tells their samples from the rows, 50 % is best.
@@ -63,10 +66,10 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 from tables import accuracy  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.distributions import Bernoulli, Independent  # noqa: E402
-from training import Turns, fit, minibatches, player, segment_length  # noqa: E402
+from training import Turns, fit, four_points, minibatches, player, segment_length  # noqa: E402
 
 import lightning_avb as avb  # noqa: E402
-from datamodules import MNIST  # noqa: E402
+from datamodules import MNIST, FourPoints  # noqa: E402
 from lightning_avb.evaluation import log_likelihood  # noqa: E402
 from lightning_avb.models.aae import AAEPlayers  # noqa: E402
 from lightning_avb.models.vae import VAEPlayers  # noqa: E402
@@ -254,13 +257,117 @@ def compete(name: str, precision: Any, options: argparse.Namespace) -> str:
     steps = segment_length(theirs, options.seconds)
     turns = Turns(theirs, steps // 2, steps)
     fit(ours, data, steps // 2 + options.rounds * steps, turns, precision=precision)
-    ratios = [a / b for a, b in zip(turns.ours, turns.theirs, strict=True)]
     speeds = [f"{BATCH * statistics.median(speed):,.0f}" for speed in (turns.theirs, turns.ours)]
     data.setup("test")
     x = next(iter(data.test_dataloader())).x[:TEST_ROWS]
     figures = [log_p(network, x) for network in (theirs.decoder, ours.decoder.network)]
-    ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    return f"| {name} | {precision} | {speeds[0]} | {speeds[1]} | {ratio} | {' | '.join(figures)} | {missing} |"
+    return f"| {name} | {precision} | {speeds[0]} | {speeds[1]} | {in_words(turns)} | {' | '.join(figures)} | {missing} |"
+
+
+class Graph:
+    """AVB with its networks in a graph of TensorFlow 1: one run of the session for the model, one for each critic step.
+
+    The weights are copies of those of `training.four_points`, and every run draws rows and noise anew.
+    """
+
+    def __init__(self, model: Any, threads: int) -> None:
+        import tensorflow.compat.v1 as tf
+
+        tf.disable_eager_execution()
+        self.tf, self.steps_of_critic = tf, model.players["critic"].steps
+        encoder, decoder, critic = model.encoder.network, model.decoder.network, model.density_ratio.critic
+        self.groups: dict[str, list[Any]] = {"model": [], "critic": []}
+        labels = tf.placeholder_with_default(tf.random_uniform([512], 0, 4, tf.int32), [None])
+        self.x = tf.one_hot(labels, 4)
+        self.eps = tf.random_normal([512, encoder.noise[0].in_features])
+        self.prior_z = tf.random_normal([512, model.latent_dim])
+        first = self.layer("model", encoder.layers[0], encoder.noise[0])
+        others = [self.layer("model", layer) for layer in encoder.layers[1:]]
+        z = self.chain([first, *others], tf.concat([self.x, self.eps], 1))
+        logits = self.chain([self.layer("model", m) for m in decoder.layers if isinstance(m, nn.Linear)], z)
+        pair = self.layer("critic", critic.x_branch.layers[0], critic.z_branch)
+        blocks = [
+            [self.layer("critic", m) for m in block.branch if isinstance(m, nn.Linear)] for block in critic.trunk[:-1]
+        ]
+        head = self.layer("critic", critic.head)
+
+        def ratio(at: Any) -> Any:
+            h = pair(tf.concat([self.x, at], 1))
+            for block in blocks:
+                h += self.chain(block, tf.nn.elu(h))
+            return tf.squeeze(head(tf.nn.elu(h)), 1)
+
+        cross_entropy = tf.nn.sigmoid_cross_entropy_with_logits
+        on_posterior, on_prior = ratio(z), ratio(self.prior_z)
+        reconstruction = tf.reduce_sum(cross_entropy(labels=self.x, logits=logits), 1)
+        told = cross_entropy(labels=tf.ones_like(on_posterior), logits=on_posterior)
+        told += cross_entropy(labels=tf.zeros_like(on_prior), logits=on_prior)
+        self.losses = {"model": tf.reduce_mean(reconstruction + on_posterior), "critic": tf.reduce_mean(told)}
+        self.moves = {
+            name: tf.train.AdamOptimizer(lr).minimize(self.losses[name], var_list=self.groups[name])
+            for name, lr in (("model", 2e-5), ("critic", 1e-4))
+        }
+        self.session = tf.Session(
+            config=tf.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
+        )
+        self.session.run(tf.global_variables_initializer())
+        self.check(model)
+
+    def layer(self, player: str, linear: nn.Linear, second: nn.Linear | None = None) -> Callable[[Any], Any]:
+        """A linear map with these weights; of two inputs, one after the other, if there is a second."""
+        weight = linear.weight if second is None else torch.cat([linear.weight, second.weight], 1)
+        made = [self.tf.Variable(tensor.detach().T.numpy()) for tensor in (weight, linear.bias)]
+        self.groups[player].extend(made)
+        return lambda inputs: self.tf.matmul(inputs, made[0]) + made[1]
+
+    def chain(self, layers: list[Callable[[Any], Any]], h: Any) -> Any:
+        for layer in layers[:-1]:
+            h = self.tf.nn.elu(layer(h))
+        return layers[-1](h)
+
+    def check(self, model: Any) -> None:
+        """Raises AssertionError unless both sides have the same losses."""
+        *drawn, theirs = self.session.run([self.x, self.eps, self.prior_z, self.losses])
+        x, eps, prior_z = map(torch.from_numpy, drawn)
+        with torch.no_grad():
+            z = model.encoder.network(model.encoder.network.features(x), eps[None])
+            on_posterior, on_prior = model.density_ratio.critic(x, torch.stack([z[0], prior_z]))
+            reconstruction = -model.decoder(z).log_prob(x)
+        softplus = nn.functional.softplus
+        ours = {
+            "model": (on_posterior + reconstruction).mean(),
+            "critic": (softplus(-on_posterior) + softplus(on_prior)).mean(),
+        }
+        for name, loss in ours.items():
+            torch.testing.assert_close(loss, torch.tensor(theirs[name]), rtol=1e-4, atol=1e-5)
+
+    def seconds(self, steps: int) -> float:
+        start = time.perf_counter()
+        for _ in range(steps):
+            self.session.run([self.losses["model"], self.moves["model"]])
+            for _ in range(self.steps_of_critic):
+                self.session.run(self.moves["critic"])
+        return time.perf_counter() - start
+
+
+def graph(options: argparse.Namespace) -> None:
+    print("| precision of ours | TensorFlow, steps/s | lightning_avb | ratio (median, min-max) |\n|---|---|---|---|")
+    for precision in options.precisions:
+        pl.seed_everything(0, verbose=False)
+        ours = four_points()
+        theirs = Graph(ours, torch.get_num_threads())
+        steps = segment_length(theirs, options.seconds)
+        turns = Turns(theirs, steps // 2, steps)
+        data = FourPoints(batch_size=512)
+        fit(ours, data, steps // 2 + options.rounds * steps, turns, precision=precision)
+        speeds = [f"{statistics.median(speed):.1f}" for speed in (turns.theirs, turns.ours)]
+        print(f"| {precision} | {' | '.join(speeds)} | {in_words(turns)} |", flush=True)
+
+
+def in_words(turns: Turns) -> str:
+    """The ratio of the speeds, ours by theirs."""
+    ratios = [ours / theirs for ours, theirs in zip(turns.ours, turns.theirs, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
 
 
 def training(options: argparse.Namespace) -> None:
@@ -350,24 +457,30 @@ def without_density(rows: pd.DataFrame, train: pd.DataFrame) -> list[tuple[str, 
     return found
 
 
+PARTS = {"training": training, "graph": graph, "tables": tables}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--root", default="data", help="folder that holds MNIST/raw")
-    parser.add_argument("--parts", nargs="+", choices=("training", "tables"), default=["training", "tables"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--precisions", nargs="+", default=["32-true", "bf16-mixed"], help="of ours; theirs is float32")
+    parser.add_argument("--threads", type=int, help="of torch and TensorFlow; default: torch's choice")
     parser.add_argument("--rounds", type=int, default=5, help="segments of each side")
     parser.add_argument("--seconds", type=float, default=5.0, help="length of a segment")
     options = parser.parse_args()
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    if options.threads:
+        torch.set_num_threads(options.threads)
     with TemporaryDirectory() as folder:
         os.environ.setdefault("TQDM_DISABLE", "1")
         options.root = str(Path(options.root).resolve())
         os.chdir(folder)
         for part in options.parts:
-            {"training": training, "tables": tables}[part](options)
+            PARTS[part](options)
             print()
 
 
