@@ -139,7 +139,7 @@ def rendered(page: str, figures: dict[str, dict[str, Any]]) -> str:
             if entry["command"] and entry["command"] != shown:
                 parts.insert(0, re.sub("^", "    ", entry["command"].strip(), flags=re.MULTILINE))
             shown = entry["command"]
-        return f"<!-- figures: {name} -->\n\n" + "\n\n".join(parts) + "\n<!-- end -->"
+        return f"<!-- figures: {name} -->\n" + "\n\n".join(parts) + "\n<!-- end -->"
 
     return PLACE.sub(render, page)
 
