@@ -277,6 +277,8 @@ def main() -> None:
                     file.write(json.dumps(lines[-1]) + "\n")
                 print(json.dumps(lines[-1]), flush=True)
     print(table(lines))
+    if diagnosed := [line for line in lines if "log evidence" in line]:
+        print(evidence_table(diagnosed))
 
 
 def table(lines: list[dict[str, Any]]) -> str:
@@ -295,6 +297,15 @@ def table(lines: list[dict[str, Any]]) -> str:
         seconds = f"{sum(line['seconds'] for line in runs) / len(runs):.0f}"
         rows.append(f"| {name} | {method} | {' | '.join(cells)} | {seconds} | {len(good)} of {len(runs)} |")
     return "\n".join(rows)
+
+
+def evidence_table(lines: list[dict[str, Any]]) -> str:
+    """What the diagnosis says of our first seed."""
+    rows = [
+        f"| {line['target']} | {line['k']:.2f} | {line['evidence bound']:.2f} | {line['log evidence']:.2f} |"
+        for line in lines
+    ]
+    return "\n".join(["", "| target | k | evidence bound | log evidence |", "|---|---|---|---|", *rows])
 
 
 def mean_and_error(values: list[float]) -> str:
