@@ -67,7 +67,7 @@ def explain(message: str, parser: Any) -> str:
         return f"{where}: no such option here{did_you_mean(name, sorted(_argument_names()))}"
     problem = _value_problem(message) if key else None
     if problem:
-        return f"{key}: {problem}"
+        return f"{_place(key)}: {problem}"
     without_content = (
         r"(Subtypes|Errors|Given value|Does not validate|- Expected a <class 'NoneType'>|Problem with given class)"
     )
