@@ -82,7 +82,8 @@ class Compilation:
         share = sum(parameter.numel() for network in self.forwards for parameter in network.parameters()) / total
         self.seconds = None
         rank_zero_info(
-            f"model.compile: {', '.join(found)}, {share:.0%} of the weights; the first step takes a minute or more"
+            f"model.compile: {', '.join(found)}, {share:.0%} of the weights; the first step compiles them, which may "
+            "take minutes"
         )
 
     @contextmanager
@@ -140,8 +141,7 @@ def _set_limits() -> None:
 
     Beyond the limit `fullgraph` is an error. Cut at DDP's buckets, a graph would depend on the number of processes.
     """
-    import torch._dynamo
+    from torch._dynamo import config
 
-    limits: Any = torch._dynamo.config
-    limits.recompile_limit = max(limits.recompile_limit, GRAPHS)
-    limits.optimize_ddp = False
+    config.recompile_limit = max(config.recompile_limit, GRAPHS)
+    config.optimize_ddp = False

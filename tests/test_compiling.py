@@ -159,13 +159,12 @@ def test_what_cannot_be_traced_is_said(tmp_path, traced):
 
 
 @pytest.mark.slow
-def test_without_a_compiler_it_is_said(tmp_path, monkeypatch):
-    from torch._inductor import config, cpp_builder
+def test_without_a_compiler_it_is_said(tmp_path):
+    from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    monkeypatch.setattr(config.cpp, "cxx", (None, "nonesuch"))
-    cpp_builder.get_cpp_compiler.cache_clear()
-    with fresh_cache(), pytest.raises(ConfigurationError, match=r"No working C\+\+ compiler.*g\+\+"):
+    without = config.patch({"cpp.cxx": (None, "nonesuch")})
+    with without, fresh_cache(), pytest.raises(ConfigurationError, match=r"No working C\+\+ compiler.*g\+\+"):
         trainer(tmp_path, max_steps=1).fit(vae(compile=True), DATA())
 
 
