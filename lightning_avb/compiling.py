@@ -23,10 +23,10 @@ from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 
 from .errors import ConfigurationError
-from .networks import MLP, ConvNet, Critic, DeconvNet, NoiseBasis, NoisyMLP, ResidualMLP
+from .networks import MLP, ConvNet, Critic, DeconvNet, InputNoise, NoiseBasis, NoisyMLP, ResidualMLP
 
 NETWORKS = (MLP, ResidualMLP, ConvNet, DeconvNet, Critic, NoisyMLP, NoiseBasis)
-"""What is compiled. `InputNoise` draws noise, so it is the network in it; a flow returns no tensor."""
+"""What is compiled, where it draws no noise of `noise.py`. A flow returns no tensor."""
 OPTIONS: dict[str, Any] = {"dynamic": False, "fullgraph": True, "options": {"fallback_random": True}}
 GRAPHS = 64
 """How many graphs the networks of one class may have: each has one for every shape, type and mode that it meets."""
@@ -123,8 +123,9 @@ class Compilation:
 
 
 def _outermost(module: nn.Module, name: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """The networks in a module, by name, without those in others of them."""
-    if isinstance(module, NETWORKS):
+    """The networks in a module, by name, without those in others of them; where there is noise, those around it not."""
+    noisy = any(isinstance(part, InputNoise) for part in module.modules())
+    if isinstance(module, NETWORKS) and not noisy:
         yield name, module
         return
     for key, child in module.named_children():

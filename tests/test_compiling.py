@@ -80,7 +80,9 @@ def test_noise_is_drawn_outside_of_what_is_compiled():
     noisy = partial(avb.InputNoise, network=SMALL, normal=0.1)
     model = vae(data_shape=(4,))
     model.encoder = avb.GaussianEncoder((4,), 2, network=noisy)
-    assert [name for name, _ in compiling._outermost(model)] == ["encoder.network.network", "decoder.network"]
+    model.critic = avb.ResidualCritic((4,), 2, network=noisy)
+    found = [name for name, _ in compiling._outermost(model)]
+    assert found == ["encoder.network.network", "decoder.network", "critic.x_branch.network"]
 
 
 def test_gradients_that_are_differentiated_again_are_of_networks_as_written(tmp_path, calls):
@@ -142,6 +144,23 @@ def test_too_many_shapes_end_the_run(tmp_path, traced, monkeypatch):
     few = torch._dynamo.config.patch(recompile_limit=2)
     with few, pytest.raises(ConfigurationError, match=r"model.compile: more than 2 graphs"):
         trainer(tmp_path, max_epochs=1).fit(vae(compile=True, data_shape=(4,)), loader)
+
+
+@pytest.mark.slow
+def test_every_shape_has_a_graph_of_its_own(monkeypatch):
+    """A graph for any number of rows would be met or not, depending on the shapes before it."""
+    sizes = []
+
+    def backend(graph, inputs):
+        sizes.append({size for one in inputs for size in one.shape})
+        return graph
+
+    monkeypatch.setattr(compiling, "OPTIONS", {**compiling.OPTIONS, "backend": backend, "options": None})
+    forward = compiling._switched(avb.MLP((4,), (2,), hidden=(8,)).forward)
+    for rows in (3, 5, 7):
+        forward(torch.zeros(rows, 4))
+    torch.compiler.reset()
+    assert [all(type(size) is int for size in found) for found in sizes] == [True] * 3
 
 
 class Printing(avb.MLP):
