@@ -442,6 +442,7 @@ def compiled(run: Run) -> Iterator[Line]:
     def measure(name: str, compile: bool) -> Line:
         pl.seed_everything(0, verbose=False)
         model, clock = models(compile=compile)[name](), Clock(50, float("inf"), run.deadline)
+        model.build_if_known(data_shape=(1, 28, 28), classes=data.classes)  # before the data draw anything
         trainer = fit(run, model, data, COMPILED_STEPS, "float32", clock)
         run.require_steps(trainer, COMPILED_STEPS)
         found = {"steps": trainer.global_step, "first_step": clock.first, "steps_per_second": clock.rate}
