@@ -13,7 +13,7 @@ of everything on the CPU.
 * `limits`: matrix products and copies, at a large size and at those of the models' layers.
 * `precision`: the validation ELBO after the same steps from the same seed, on MNIST where DATA has it.
 * `throughput`: steps per second of `Trainer.fit`, with random pictures in the device's memory, and where the time goes.
-* `compile`: the same with the networks compiled, by `torch.compile` in two modes.
+* `compile`: the same with `compile=True`, and what the first step takes.
 * `devices`: one, two, four ... devices with `ddp`.
 * `published`: the published sizes, each trained and tested for its share of the time, where DATA has their data.
 """
@@ -47,6 +47,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import lightning_avb as avb
 from datamodules import MNIST, TensorDataModule
 from datamodules.splits import Split
+from lightning_avb import compiling
 from lightning_avb.cli.training import CLI
 from lightning_avb.records import git_commit
 
@@ -111,14 +112,14 @@ class Run:
 # Models and data.
 
 
-def models() -> dict[str, Callable[[], avb.Game]]:
+def models(**options: Any) -> dict[str, Callable[[], avb.Game]]:
     network = partial(avb.MLP, hidden=HIDDEN)
     decoder = partial(avb.BernoulliDecoder, network=network)
     semi_implicit = partial(avb.SemiImplicitEncoder, network=network)
     return {
-        "vae": lambda: avb.VAE(DIM, partial(avb.GaussianEncoder, network=network), decoder),
-        "avb": lambda: avb.AVB(DIM, semi_implicit, decoder),
-        "avb_ac": lambda: avb.AVB(DIM, semi_implicit, decoder, avb.ResidualCritic),
+        "vae": lambda: avb.VAE(DIM, partial(avb.GaussianEncoder, network=network), decoder, **options),
+        "avb": lambda: avb.AVB(DIM, semi_implicit, decoder, **options),
+        "avb_ac": lambda: avb.AVB(DIM, semi_implicit, decoder, avb.ResidualCritic, **options),
     }
 
 
@@ -192,9 +193,6 @@ class Clock(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.begin = time.perf_counter()
-
-    def on_train_batch_start(self, *_: Any) -> None:
-        torch.compiler.cudagraph_mark_step_begin()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.global_step == 1:
@@ -433,46 +431,26 @@ def time_shares(run: Run, name: str) -> Line:
     }
 
 
-COMPILED: dict[str, dict[str, Any] | None] = {
-    "none": None,
-    "default": {},
-    "reduce-overhead": {"mode": "reduce-overhead"},
-}
-"""Name -> options of `torch.compile`; None: not compiled."""
 COMPILED_STEPS = 200
 
 
 def compiled(run: Run) -> Iterator[Line]:
     data = digits(run)
+    if run.dry:
+        compiling.OPTIONS = {**compiling.OPTIONS, "backend": "eager", "options": None}
 
-    def measure(name: str, options: dict[str, Any] | None) -> Line:
+    def measure(name: str, compile: bool) -> Line:
         pl.seed_everything(0, verbose=False)
-        model = models()[name]()
-        model.build_if_known(data_shape=(1, 28, 28), classes=data.classes)
-        untouched = copy.deepcopy(model)
-        if options is not None:
-            chosen: dict[str, Any] = {"backend": "eager"} if run.dry else options
-            for network in networks(model):
-                network.compile(**chosen)
-        clock = Clock(50, float("inf"), run.deadline)
+        model, clock = models(compile=compile)[name](), Clock(50, float("inf"), run.deadline)
+        model.build_if_known(data_shape=(1, 28, 28), classes=data.classes)  # before the data draw anything
         trainer = fit(run, model, data, COMPILED_STEPS, "float32", clock)
         run.require_steps(trainer, COMPILED_STEPS)
-        untouched.load_state_dict(model.state_dict())
-        torch.compiler.reset()
         found = {"steps": trainer.global_step, "first_step": clock.first, "steps_per_second": clock.rate}
-        return {**found, "elbo": validation_elbo(run, untouched, data)}
+        return {**found, "elbo": validation_elbo(run, model, data)}
 
     for name in ("vae", "avb"):
-        for mode, options in COMPILED.items():
-            yield from run.case(f"{name} {mode}", partial(measure, name, options))
-
-
-def networks(model: Any) -> list[torch.nn.Module]:
-    """The networks of encoder, decoder and critic: tensors in, tensors out."""
-    found = [model.encoder.network, model.decoder.network]
-    if isinstance(model, avb.AVB):
-        found += [model.encoder.shape, model.divergence.critic]
-    return found
+        for compile in (False, True):
+            yield from run.case(f"{name} {'compiled' if compile else 'none'}", partial(measure, name, compile))
 
 
 def devices(run: Run) -> Iterator[Line]:

@@ -3,6 +3,7 @@
     python benchmarks/training.py
     python benchmarks/training.py --cases mnist_vae --ours-medium --keep-memory
     python benchmarks/training.py --ours-bf16 --keep-memory
+    python benchmarks/training.py --compile --cases mnist_vae mnist_avb four_points
 
 Both sides have the same networks (deep copies), batch size and optimizers (same class, same options) and the same
 mathematics, on the CPU and in one process. The hand-written loop is simple PyTorch: data in one float tensor,
@@ -14,6 +15,9 @@ Machines are noisy, so the sides alternate: after every segment of N steps of ou
 side, while the clock of ours is stopped. The ratio, ours by theirs, is taken pair by pair; the
 table shows its median and range. Before that, both sides train for three steps in float64 on the same rows and the
 same noise, and must have the same losses and gradients. Last comes where the time of ours goes.
+
+With `--compile` ours competes with itself instead: in one fit of a model with `compile=True` the networks run compiled
+in one segment and as they are written in the next.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ import time
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial, reduce, wraps
 from pathlib import Path
@@ -49,6 +53,7 @@ from datamodules import MNIST, FourPoints, TensorDataModule
 from lightning_avb import noise
 from lightning_avb.batch import Batch
 from lightning_avb.cli import keep_freed_memory
+from lightning_avb.compiling import as_written
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
 
@@ -191,7 +196,7 @@ class Case:
     """What is trained: makers of the model, of the hand-written loop around it, and of the data from `--root`."""
 
     title: str
-    model: Callable[[], avb.Game]
+    model: Callable[..., avb.Game]
     plain: Callable[[Any], Plain]
     data: Callable[[str], TensorDataModule]
 
@@ -200,7 +205,7 @@ def player(lr: float, steps: int = 1) -> avb.Player:
     return avb.Player(partial(torch.optim.Adam, lr=lr, fused=True), steps=steps)
 
 
-def four_points() -> avb.AVB:
+def four_points(compile: bool = False) -> avb.AVB:
     """The sizes of the authors' notebook."""
     return avb.AVB(
         2,
@@ -209,6 +214,7 @@ def four_points() -> avb.AVB:
         partial(avb.ResidualCritic, width=256, blocks=5, network=partial(avb.MLP, hidden=()), activation="elu"),
         avb.PriorContrast,
         players=AVBPlayers(player(2e-5), player(1e-4, steps=2)),
+        compile=compile,
         data_shape=FourPoints.data_shape,
     )
 
@@ -216,28 +222,30 @@ def four_points() -> avb.AVB:
 MNIST_MLP = partial(avb.MLP, hidden=(300, 300), activation="softplus")
 
 
-def mnist_vae() -> avb.VAE:
+def mnist_vae(compile: bool = False) -> avb.VAE:
     return avb.VAE(
         8,
         partial(avb.GaussianEncoder, network=MNIST_MLP),
         partial(avb.BernoulliDecoder, network=MNIST_MLP),
         players=VAEPlayers(player(1e-3)),
+        compile=compile,
         data_shape=MNIST.data_shape,
     )
 
 
-def mnist_avb() -> avb.AVB:
+def mnist_avb(compile: bool = False) -> avb.AVB:
     """Its defaults, with the VAE's networks and rates that stay."""
     return avb.AVB(
         8,
         partial(avb.SemiImplicitEncoder, network=MNIST_MLP),
         partial(avb.BernoulliDecoder, network=MNIST_MLP),
         players=AVBPlayers(player(1e-3), player(2e-3)),
+        compile=compile,
         data_shape=MNIST.data_shape,
     )
 
 
-def mnist_avb_ac() -> avb.AVB:
+def mnist_avb_ac(compile: bool = False) -> avb.AVB:
     return avb.AVB(
         8,
         partial(avb.NoiseInjectionEncoder, hidden=(300, 300)),
@@ -245,6 +253,7 @@ def mnist_avb_ac() -> avb.AVB:
         partial(avb.ResidualCritic, width=256, blocks=2, network=partial(avb.MLP, hidden=(256,))),
         partial(avb.GaussianContrast, draws=8),
         players=AVBPlayers(player(1e-3), player(1e-3)),
+        compile=compile,
         data_shape=MNIST.data_shape,
     )
 
@@ -418,6 +427,46 @@ def compete(case: Case, options: argparse.Namespace) -> str:
     return f"| {case.title} | {theirs:.1f} | {ours:.1f} | {ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
 
 
+class CompiledTurns(pl.Callback):
+    """Times the segments of one fit, whose networks run as they are written in every second one."""
+
+    def __init__(self, warm_up: int, steps: int) -> None:
+        self.warm_up, self.steps, self.turn = warm_up, steps, ExitStack()
+        self.compiled: list[float] = []
+        self.written: list[float] = []
+        self.start = 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        done = trainer.global_step - self.warm_up
+        if done < 0 or done % self.steps:
+            return
+        turn = done // self.steps
+        if turn > 0:
+            (self.compiled if turn % 2 else self.written).append(self.steps / (time.perf_counter() - self.start))
+        self.turn.close()
+        if turn % 2:
+            self.turn.enter_context(as_written())
+        self.start = time.perf_counter()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.turn.close()
+
+
+def compete_compiled(case: Case, options: argparse.Namespace) -> str:
+    """A row of the table of `--compile`."""
+    model: Any = case.model(compile=True)
+    opponent = Opponent(case.plain(model), case.data(options.root), options.precision)
+    steps = segment_length(opponent, options.seconds)
+    warm_up = steps // 2
+    turns = CompiledTurns(warm_up, steps)
+    with matmul_precision(options.precision):
+        fit(model, case.data(options.root), warm_up + 2 * options.rounds * steps, turns)
+    ratios = [compiled / written for compiled, written in zip(turns.compiled, turns.written, strict=True)]
+    written, compiled, ratio = (statistics.median(values) for values in (turns.written, turns.compiled, ratios))
+    spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    return f"| {case.title} | {written:.1f} | {compiled:.1f} | {spread} | {model.compilation.seconds:.0f} |"
+
+
 # Where the time goes.
 
 LIGHTNING = "Lightning: loop, hooks, logger"
@@ -539,6 +588,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--keep-memory", action="store_true", help="both sides keep freed memory, as the command line does"
     )
+    parser.add_argument("--compile", action="store_true", help="ours compiled against ours as it is written")
     parser.add_argument("--threads", type=int, help="of torch, on both sides; default: torch's choice")
     options = parser.parse_args()
     if options.rounds < 1 or options.seconds <= 0:
@@ -588,10 +638,18 @@ def main() -> None:
     for name in options.cases:
         if not data_is_there(name, options.root):
             continue
+        if options.compile:
+            rows.append(compete_compiled(CASES[name], options))
+            continue
         assert_same_steps(CASES[name], options.root)
         print(f"{name}: both sides have the same losses and gradients", flush=True)
         rows.append(compete(CASES[name], options))
         profiles.append(profile(CASES[name], options))
+    if options.compile:
+        print("\n| case | steps/s as written | compiled | ratio (median, min-max) | first step, s |")
+        print("|---|---|---|---|---|")
+        print("\n".join(rows))
+        return
     print("\n| case | hand-written steps/s | lightning_avb steps/s | ratio (median, min-max) |\n|---|---|---|---|")
     print("\n".join([*rows, "\nWhere the time of lightning_avb goes:", *profiles]))
 

@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from . import gradients, noise, processes
 from .batch import Batch, Shape
 from .capabilities import DataDescription
+from .compiling import Compilation
 from .errors import ConfigurationError, at_least
 from .finite import FiniteGuard
 from .hyperparameters import Hyperparameters
@@ -55,6 +56,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
             is dropped.
         accumulate: split every batch into that many parts and step once: the memory of one part, the gradient of the
             whole batch.
+        compile: compile the networks in training steps, see `lightning_avb.compiling`.
 
     Raises:
         ConfigurationError: a number out of range; the message names it.
@@ -64,7 +66,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
     """What a model must know about the data before it is built, at least `data_shape`, the shape of a row of x. A
     DataModule has attributes of these names; without a DataModule they are arguments of the model."""
 
-    def __init__(self, players: Any, accumulate: int = 1) -> None:
+    def __init__(self, players: Any, accumulate: int = 1, compile: bool = False) -> None:
         super().__init__()
         self.automatic_optimization = False
         self.save_arguments(logger=True)
@@ -72,7 +74,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         players = from_config(players)
         self.players: dict[str, Player] = {field.name: getattr(players, field.name) for field in fields(players)}
         self.data_shape: Shape | None = None
-        self.finite = FiniteGuard()
+        self.finite, self.compilation = FiniteGuard(), Compilation(compile)
 
     # What a model defines.
 
@@ -202,6 +204,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
             self._apply_configuration()
         moving = [parameter for parameter in self.parameters() if parameter.requires_grad]
         gradients.fix_buckets(self.trainer.strategy.model, moving)
+        self.compilation.begin(self)
 
     def _apply_configuration(self) -> None:
         """Sets the configuration's options on the restored optimizers, and replays the schedules up to this step."""
@@ -231,7 +234,7 @@ class Game(Hyperparameters, BatchModule, abc.ABC):
         logging = interval > 0 and (self.global_step + 1) % interval == 0
         scores: dict[str, Tensor] = {}
         pieces = batch.split(self.accumulate)
-        with one_scale_update(self.trainer.precision_plugin):
+        with one_scale_update(self.trainer.precision_plugin), self.compilation.step():
             for phase in self.phases():
                 scores = {**self._run_phase(phase, pieces, logging), **scores}
         for scheduler in self.trainer.lr_scheduler_configs:

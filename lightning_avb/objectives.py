@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import normalize, softplus
 
 from . import noise
+from .compiling import as_written
 from .precision import full_precision_in_half
 
 
@@ -96,7 +97,7 @@ def squared_slope(network: Callable[..., Tensor], inputs: Sequence[Tensor], cont
         context: a further input of the network, or None.
     """
     inputs = [part.detach().requires_grad_() for part in inputs]
-    with full_precision_in_half(inputs[0].device.type):
+    with full_precision_in_half(inputs[0].device.type), as_written():
         t = network(*inputs, context)
     slopes = torch.autograd.grad(t.sum(), inputs, create_graph=True)
     return torch.stack([slope.flatten(t.ndim).square().sum(-1) for slope in slopes]).sum(0)

@@ -214,6 +214,7 @@ def fit(
     ckpt: Path | None = None,
     kill: int | None = None,
     inject: bool = False,
+    **options: Any,
 ) -> None:
     """Fits these models in the working directory, as one of the `devices` processes; for `forked.start`."""
     torch.distributed.all_reduce = reduced = CountReduced()
@@ -241,7 +242,7 @@ def fit(
             else Digits(64 // devices, binarize="static" if inject else "dynamic", **streams)
         )
         with noise.use(JoinedNoise(64)) if inject else nullcontext():
-            model = {**MODELS, **ACROSS_ROWS, **POSTERIORS}[name]()
+            model = {**MODELS, **ACROSS_ROWS, **POSTERIORS}[name](**options)
             run.fit(model, data, ckpt_path=ckpt)
         if devices > 1:
             extra = {moved(model, phase.players) for phase in model.phases()} - {moved(model, model.players)}

@@ -15,30 +15,32 @@ def run(folder, names, devices, **options):
     """The exit codes of a fit in processes of its own."""
     port = free_port()
     environments = [torchrun_environment(rank, devices, port) for rank in range(devices)]
-    return finish(start(partial(fit, names, devices, **options), folder, environments), timeout=300)
+    return finish(start(partial(fit, names, devices, **options), folder, environments), timeout=600)
 
 
 @pytest.mark.parametrize(
-    ("name", "devices"),
+    ("name", "devices", "options"),
     [
-        ("avb_ac", 1),
-        ("avb_ac", 2),
-        ("bigan", 1),
-        ("aae_semi", 1),
-        ("aae_batch_norm", 1),
-        ("posterior", 1),
-        ("posterior_critic", 2),
+        ("avb_ac", 1, {}),
+        ("avb_ac", 2, {}),
+        ("bigan", 1, {}),
+        ("aae_semi", 1, {}),
+        ("aae_batch_norm", 1, {}),
+        ("posterior", 1, {}),
+        ("posterior_critic", 2, {}),
+        pytest.param("avb_ac", 1, {"compile": True, "accumulate": 3}, marks=pytest.mark.slow),
+        pytest.param("avb_ac", 2, {"compile": True, "accumulate": 3}, marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path, name, devices):
+def test_a_killed_run_resumes_to_the_same_bits(tmp_path, name, devices, options):
     # 20 batches an epoch, a checkpoint every 7 steps: killed at 31 in the second epoch, resumed at 28.
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert run(whole, [name], devices, steps=45) == [0] * devices, said(whole)
-    assert all(run(killed, [name], devices, steps=45, kill=31))
+    assert run(whole, [name], devices, steps=45, **options) == [0] * devices, said(whole)
+    assert all(run(killed, [name], devices, steps=45, kill=31, **options))
     assert not list(killed.glob("*.pt"))
     last = killed / "last.ckpt"
     assert torch.load(last, weights_only=True)["global_step"] == 28
-    assert run(killed, [name], devices, steps=45, ckpt=last) == [0] * devices, said(killed)
+    assert run(killed, [name], devices, steps=45, ckpt=last, **options) == [0] * devices, said(killed)
     for rank in range(devices):
         whole_end, resumed_end = (torch.load(folder / f"{name}_{rank}.pt") for folder in (whole, killed))
         assert same(whole_end["model"], resumed_end["model"])

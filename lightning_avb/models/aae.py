@@ -89,7 +89,7 @@ class AAE(LatentVariableModel):
         gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`; R1 is taken at draws of the prior.
         players: optimizer, schedule, clip norm and steps of `autoencoder`, `generator` and `discriminator`.
         weight_prior: see `LatentVariableModel`.
-        accumulate: see `Game`.
+        accumulate, compile: see `Game`.
         data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
@@ -113,6 +113,7 @@ class AAE(LatentVariableModel):
         players: AAEPlayers = AAEPlayers(),
         weight_prior: float | None = None,
         accumulate: int = 1,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
@@ -123,6 +124,7 @@ class AAE(LatentVariableModel):
             conditional=labels == "decoder",
             weight_prior=weight_prior,
             accumulate=accumulate,
+            compile=compile,
         )
         if labels not in ("ignored", "prior", "decoder"):
             raise ConfigurationError(f"labels: {labels!r} is none of 'ignored', 'prior', 'decoder'")

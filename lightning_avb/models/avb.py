@@ -88,7 +88,7 @@ class AVB(LatentVariableModel):
             gamma/2 |grad_z T(x, z)|^2 at the draws of q, in the critic's coordinates. It makes T smoother, with a bias.
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
         players: optimizer, schedule, clip norm and steps of `model` and `critic`.
-        accumulate: see `Game`.
+        accumulate, compile: see `Game`.
         data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
@@ -111,6 +111,7 @@ class AVB(LatentVariableModel):
         weight_prior: float | None = None,
         players: AVBPlayers = AVBPlayers(),
         accumulate: int = 1,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
@@ -124,6 +125,7 @@ class AVB(LatentVariableModel):
             kl_warmup=kl_warmup,
             weight_prior=weight_prior,
             accumulate=accumulate,
+            compile=compile,
         )
         self.require_one_step(except_for="critic")
         check_weights(gradient_penalty=gradient_penalty)

@@ -60,7 +60,7 @@ class BiGAN(DecodesByGenerator, EncodingModel):
         encoder: q(z|x), of any kind: deterministic, Gaussian, or a network of x and noise.
         generator: a network from z to x.
         discriminator: T(x, z).
-        prior, output, conditional, players, accumulate, data_shape, classes: see `GAN`.
+        prior, output, conditional, players, accumulate, compile, data_shape, classes: see `GAN`.
         loss: the form of the losses, see `lightning_avb.adversarial`; the encoder's pairs are its generated rows.
         gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`; |grad T| is by x and by z, and R1 is
             taken at the pairs (x, z_q).
@@ -83,6 +83,7 @@ class BiGAN(DecodesByGenerator, EncodingModel):
         conditional: bool = False,
         players: BiGANPlayers = BiGANPlayers(),
         accumulate: int = 1,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
@@ -92,6 +93,7 @@ class BiGAN(DecodesByGenerator, EncodingModel):
             players=players,
             conditional=conditional,
             accumulate=accumulate,
+            compile=compile,
         )
         self.require_one_step(except_for="discriminator", minimum=1)
         check_output(output)

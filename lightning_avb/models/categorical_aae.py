@@ -76,7 +76,7 @@ class CategoricalAAE(LatentVariableModel):
         radius: of that change, in the units of x.
         balance: weight, in the generator's loss, of KL(q(y), p(y)), where q(y) is the mean over a process's batch; 0:
             none. The discriminator T(y) gets rows one by one, so an empty category gets no gradient from it.
-        loss, gradient_penalty, penalty, weight_prior: see `AAE`.
+        loss, gradient_penalty, penalty, weight_prior, compile: see `AAE`.
         players: optimizer, schedule, clip norm and steps, see `CategoricalAAEPlayers`.
         data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
@@ -107,14 +107,13 @@ class CategoricalAAE(LatentVariableModel):
         penalty: Penalty = "zero_centred",
         players: CategoricalAAEPlayers = CategoricalAAEPlayers(),
         weight_prior: float | None = None,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
+        recipes = {"encoder": encoder, "decoder": decoder, "discriminator": discriminator, "prior": prior}
         super().__init__(
-            latent_dim=latent_dim,
-            recipes={"encoder": encoder, "decoder": decoder, "discriminator": discriminator, "prior": prior},
-            players=players,
-            weight_prior=weight_prior,
+            latent_dim=latent_dim, recipes=recipes, players=players, weight_prior=weight_prior, compile=compile
         )
         if categories is not None:
             at_least(2, categories=categories)

@@ -122,7 +122,7 @@ class GAN(DecodesByGenerator, GenerativeModel):
         gradient_penalty, penalty: the discriminator's, see `AdversarialObjective`.
         conditional: see `GenerativeModel`; generated rows have the labels of the batch.
         players: optimizer, schedule, clip norm and steps of `generator` and `discriminator`.
-        accumulate: see `Game`.
+        accumulate, compile: see `Game`.
         data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
@@ -142,6 +142,7 @@ class GAN(DecodesByGenerator, GenerativeModel):
         conditional: bool = False,
         players: GANPlayers = GANPlayers(),
         accumulate: int = 1,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
@@ -151,6 +152,7 @@ class GAN(DecodesByGenerator, GenerativeModel):
             players=players,
             conditional=conditional,
             accumulate=accumulate,
+            compile=compile,
         )
         self.require_one_step(except_for="discriminator", minimum=1)
         check_output(output)

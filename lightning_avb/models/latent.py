@@ -45,7 +45,7 @@ class GenerativeModel(Game):
         latent_dim: dimensions of z.
         recipes: name -> recipe of `prior` and of the other parts of the model.
         conditional: whether the model is class-conditional: the label is an input of all networks but the prior's.
-        players, accumulate: see `Game`.
+        engine: the arguments of `Game`.
     """
 
     data_attributes: ClassVar[tuple[str, ...]] = ("data_shape", "classes")
@@ -58,11 +58,10 @@ class GenerativeModel(Game):
         *,
         latent_dim: int,
         recipes: dict[str, Any],
-        players: Any,
         conditional: bool = False,
-        accumulate: int = 1,
+        **engine: Any,
     ) -> None:
-        super().__init__(players=players, accumulate=accumulate)
+        super().__init__(**engine)
         self.latent_dim = at_least(1, latent_dim=latent_dim)
         self.recipes = {name: part_recipe(value, name) for name, value in recipes.items()}
         self.conditional = conditional
@@ -241,7 +240,7 @@ class LatentVariableModel(EncodingModel):
         kl_warmup: steps over which the weight of the KL term rises from 0 to 1; 0: no warm-up.
         weight_prior: standard deviation of a Gaussian prior on the decoder's weights, which makes the decoder a
             maximum a posteriori (MAP) estimate; None: maximum likelihood.
-        players, accumulate: see `Game`.
+        engine: the arguments of `Game`.
     """
 
     decoder: Decoder
@@ -252,16 +251,13 @@ class LatentVariableModel(EncodingModel):
         *,
         latent_dim: int,
         recipes: dict[str, Any],
-        players: Any,
         samples: int = 1,
         conditional: bool = False,
         kl_warmup: int = 0,
         weight_prior: float | None = None,
-        accumulate: int = 1,
+        **engine: Any,
     ) -> None:
-        super().__init__(
-            latent_dim=latent_dim, recipes=recipes, players=players, conditional=conditional, accumulate=accumulate
-        )
+        super().__init__(latent_dim=latent_dim, recipes=recipes, conditional=conditional, **engine)
         self.samples, self.kl_warmup = at_least(1, samples=samples), at_least(0, kl_warmup=kl_warmup)
         if weight_prior is not None and not weight_prior > 0:
             raise ConfigurationError(f"weight_prior: {weight_prior} is not a positive standard deviation")

@@ -104,7 +104,7 @@ class Posterior(Game):
             run; 0: none.
         gradient_penalty: see `AVB`.
         players: optimizer, schedule, clip norm and steps of `sampler` and `critic`.
-        accumulate: see `Game`.
+        accumulate, compile: see `Game`.
 
     Raises:
         ConfigurationError: an argument out of range, or an invalid target; the message names it. When fitting starts: a
@@ -131,8 +131,9 @@ class Posterior(Game):
         gradient_penalty: float = 0.0,
         players: PosteriorPlayers = PosteriorPlayers(),
         accumulate: int = 1,
+        compile: bool = False,
     ) -> None:
-        super().__init__(players=players, accumulate=accumulate)
+        super().__init__(players=players, accumulate=accumulate, compile=compile)
         check_weights(gradient_penalty=gradient_penalty)
         self.samples, self.gradient_penalty = at_least(2, samples=samples), gradient_penalty
         self.standardise, self.warmup = standardise, at_least(0, warmup=warmup)

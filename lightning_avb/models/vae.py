@@ -70,7 +70,7 @@ class VAE(LatentVariableModel):
         samples: draws of z per row (the paper's L, or K of the importance-weighted bound).
         conditional, kl_warmup, weight_prior: see `LatentVariableModel`.
         players: optimizer, schedule and clip norm.
-        accumulate: see `Game`.
+        accumulate, compile: see `Game`.
         data_shape, classes: shape of a row of x and number of labels; needed without a DataModule.
 
     Raises:
@@ -90,6 +90,7 @@ class VAE(LatentVariableModel):
         weight_prior: float | None = None,
         players: VAEPlayers = VAEPlayers(),
         accumulate: int = 1,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
@@ -102,6 +103,7 @@ class VAE(LatentVariableModel):
             kl_warmup=kl_warmup,
             weight_prior=weight_prior,
             accumulate=accumulate,
+            compile=compile,
         )
         if estimator not in ("analytic", "monte_carlo", "importance_weighted"):
             raise ConfigurationError(

@@ -63,7 +63,8 @@ class VAEGAN(DecodesByGenerator, EncodingModel):
         generator: a network from z to x.
         discriminator: a network from x to f(x), of which there are as many as `features`.
         gamma: weight of the distance in features in the generator's loss.
-        prior, output, loss, gradient_penalty, conditional, players, accumulate, data_shape, classes: see `GAN`.
+        prior, output, loss, gradient_penalty, conditional, players: see `GAN`.
+        accumulate, compile, data_shape, classes: see `GAN`.
 
     Raises:
         ConfigurationError: a number or a name that makes no sense, with the argument's name.
@@ -84,12 +85,18 @@ class VAEGAN(DecodesByGenerator, EncodingModel):
         conditional: bool = False,
         players: VAEGANPlayers = VAEGANPlayers(),
         accumulate: int = 1,
+        compile: bool = False,
         data_shape: Sequence[int] | None = None,
         classes: int | None = None,
     ) -> None:
         recipes = {"encoder": encoder, "generator": generator, "discriminator": discriminator, "prior": prior}
         super().__init__(
-            latent_dim=latent_dim, recipes=recipes, players=players, conditional=conditional, accumulate=accumulate
+            latent_dim=latent_dim,
+            recipes=recipes,
+            players=players,
+            conditional=conditional,
+            accumulate=accumulate,
+            compile=compile,
         )
         self.require_one_step()
         check_weights(gamma=gamma)
