@@ -261,7 +261,9 @@ def compete(name: str, precision: Any, options: argparse.Namespace) -> str:
     data.setup("test")
     x = next(iter(data.test_dataloader())).x[:TEST_ROWS]
     figures = [log_p(network, x) for network in (theirs.decoder, ours.decoder.network)]
-    return f"| {name} | {precision} | {speeds[0]} | {speeds[1]} | {in_words(turns)} | {' | '.join(figures)} | {missing} |"
+    return (
+        f"| {name} | {precision} | {speeds[0]} | {speeds[1]} | {in_words(turns)} | {' | '.join(figures)} | {missing} |"
+    )
 
 
 class Graph:

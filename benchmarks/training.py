@@ -12,9 +12,10 @@ on a detached z), no logging, no checks. Ours is a whole `Trainer.fit` as the co
 CSVLogger and progress bar, without validation and checkpoints.
 
 Machines are noisy, so the sides alternate: after every segment of N steps of ours, a callback runs N steps of the other
-side, while the clock of ours is stopped. The ratio, ours by theirs, is taken pair by pair; the
-table shows its median and range. Before that, both sides train for three steps in float64 on the same rows and the
-same noise, and must have the same losses and gradients. Last comes where the time of ours goes.
+side, while the clock of ours is stopped. The ratio, ours by theirs, is taken pair by pair; the table shows its median
+and range, and the share of the machine's limit: the operations of the products of matrices in ours, by those of large
+matrices at the same time. Before that, both sides train for three steps in float64 on the same rows and the same noise,
+and must have the same losses and gradients. Last comes where the time of ours goes.
 
 With `--compile` ours competes with itself instead: in one fit of a model with `compile=True` the networks run compiled
 in one segment and as they are written in the next.
@@ -47,6 +48,7 @@ from pytorch_lightning.profilers import Profiler
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, softplus
 from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
 
 import lightning_avb as avb
 from datamodules import MNIST, FourPoints, TensorDataModule
@@ -387,13 +389,16 @@ class Opponent:
 class Turns(pl.Callback):
     """Times segments of ours, and lets the opponent do as many steps after each.
 
-    A segment goes from the end of one batch to the end of another, with all that happens between batches.
+    A segment goes from the end of one batch to the end of another, with all that happens between batches. After both,
+    `products` has what the machine could have done at that time, see `product_rate`; in the precision of ours.
     """
 
-    def __init__(self, opponent: Opponent, warm_up: int, steps: int) -> None:
+    def __init__(self, opponent: Opponent, warm_up: int, steps: int, precision: str = "32-true") -> None:
         self.opponent, self.warm_up, self.steps = opponent, warm_up, steps
+        self.dtype = torch.bfloat16 if precision == "bf16-mixed" else torch.float32
         self.ours: list[float] = []
         self.theirs: list[float] = []
+        self.products: list[float] = []
         self.start = 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -403,7 +408,24 @@ class Turns(pl.Callback):
         if done > 0:
             self.ours.append(self.steps / (time.perf_counter() - self.start))
             self.theirs.append(self.steps / self.opponent.seconds(self.steps))
+            self.products.append(product_rate(self.dtype))
         self.start = time.perf_counter()
+
+
+def product_rate(dtype: torch.dtype, seconds: float = 0.3, size: int = 1024) -> float:
+    """Operations a second in products of square matrices."""
+    matrix, done, start = torch.randn(size, size).to(dtype), 0, time.perf_counter()
+    while time.perf_counter() < start + seconds:
+        matrix @ matrix
+        done += 1
+    return 2 * size**3 * done / (time.perf_counter() - start)
+
+
+def operations(case: Case, root: str) -> int:
+    """Operations of the products of matrices in a step of ours."""
+    with FlopCounterMode(display=False) as counter:
+        fit(case.model(), case.data(root), 1)
+    return counter.get_total_flops()
 
 
 def segment_length(opponent: Opponent, seconds: float) -> int:
@@ -418,13 +440,16 @@ def compete(case: Case, options: argparse.Namespace) -> str:
     opponent = Opponent(case.plain(model), case.data(options.root), options.precision)
     steps = segment_length(opponent, options.seconds)
     warm_up = steps // 2
-    turns = Turns(opponent, warm_up, steps)
+    precision = "bf16-mixed" if options.ours_bf16 else "32-true"
+    turns = Turns(opponent, warm_up, steps, precision)
     with matmul_precision("medium" if options.ours_medium else options.precision):
-        precision = "bf16-mixed" if options.ours_bf16 else "32-true"
         fit(model, case.data(options.root), warm_up + options.rounds * steps, turns, precision=precision)
     ratios = [ours / theirs for ours, theirs in zip(turns.ours, turns.theirs, strict=True)]
     ours, theirs, ratio = (statistics.median(values) for values in (turns.ours, turns.theirs, ratios))
-    return f"| {case.title} | {theirs:.1f} | {ours:.1f} | {ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f}) |"
+    shares = [ours / products for ours, products in zip(turns.ours, turns.products, strict=True)]
+    share = operations(case, options.root) * statistics.median(shares)
+    spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    return f"| {case.title} | {theirs:.1f} | {ours:.1f} | {spread} | {share:.2f} |"
 
 
 class CompiledTurns(pl.Callback):
@@ -650,7 +675,8 @@ def main() -> None:
         print("|---|---|---|---|---|")
         print("\n".join(rows))
         return
-    print("\n| case | hand-written steps/s | lightning_avb steps/s | ratio (median, min-max) |\n|---|---|---|---|")
+    print("\n| case | hand-written steps/s | lightning_avb steps/s | ratio (median, min-max) | of the limit |")
+    print("|---|---|---|---|---|")
     print("\n".join([*rows, "\nWhere the time of lightning_avb goes:", *profiles]))
 
 
