@@ -50,6 +50,7 @@ from training import MNIST_MLP, fit, player
 
 import lightning_avb as avb
 from datamodules import TensorDataModule
+from datamodules.mapping import map_array
 from datamodules.splits import Split
 from lightning_avb import pictures
 from lightning_avb.batch import Batch
@@ -215,7 +216,7 @@ class Mapped(TensorDataModule):
         self.path = path
 
     def load(self) -> dict[str, Split]:
-        x = torch.from_numpy(np.load(self.path, mmap_mode="c"))
+        x = torch.from_numpy(map_array(self.path))
         rows = torch.arange(len(x))
         return {"train": Split(x, rows=rows[20:]), "val": Split(x, rows=rows[:10]), "test": Split(x, rows=rows[10:20])}
 

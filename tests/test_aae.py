@@ -151,7 +151,7 @@ def learned_codes(method, *parts, **options):
     model.decoder = WORLD.decoder().requires_grad_(False)
     for parameter in model.encoder.parameters():
         nn.init.zeros_(parameter)
-    played(model, lambda: Batch(WORLD.sample(256)), steps=400)
+    played(model, lambda: Batch(WORLD.sample(256)), steps=200)
     with torch.no_grad():
         q = model.encoder(WORLD.sample(20000))
         z = q.rsample((1,))[0]
