@@ -1,7 +1,7 @@
 """What training and testing cost: memory, data that do not fit into it, and how the time of a step grows.
 
     python benchmarks/cost.py memory
-    python benchmarks/cost.py mapped --times 10 --sparse --batches 20000
+    python benchmarks/cost.py mapped --times 10 --sparse --batches 3000
     python benchmarks/cost.py growth --picture docs/images/cost.png
 
 `memory`: the peak of a process's resident memory over what it had after its imports, in training and in `test` with
@@ -296,18 +296,19 @@ TITLES = {
 class StepTimes(pl.Callback):
     """Seconds from the end of one training batch to that of the next, and of every batch of validation."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.clock = clock
         self.ends: list[float] = []
         self.validation: list[float] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        self.ends.append(time.perf_counter())
+        self.ends.append(self.clock())
 
     def on_validation_batch_start(self, *_: Any) -> None:
-        self.start = time.perf_counter()
+        self.start = self.clock()
 
     def on_validation_batch_end(self, *_: Any) -> None:
-        self.validation.append(time.perf_counter() - self.start)
+        self.validation.append(self.clock() - self.start)
 
 
 class Point(NamedTuple):
@@ -316,10 +317,10 @@ class Point(NamedTuple):
     model: str
 
 
-def seconds(point: Point, steps: int) -> float:
+def seconds(point: Point, steps: int, clock: Callable[[], float]) -> float:
     """The median over the steps after the first quarter."""
     settings = replace(DEFAULTS, model=point.model, **{point.factor: point.value})
-    times, data = StepTimes(), RandomPictures(settings.batch, settings.batch, eval_rows=500)
+    times, data = StepTimes(clock), RandomPictures(settings.batch, settings.batch, eval_rows=500)
     if point.factor == "components":
         with quiet_trainer(callbacks=[times]) as trainer:
             for _ in range(max(2, steps // 10)):
@@ -329,7 +330,13 @@ def seconds(point: Point, steps: int) -> float:
     return statistics.median(np.diff(times.ends[steps // 4 :]).tolist())
 
 
-def growth(factors: dict[str, tuple[int, ...]], steps: int, rounds: int, picture: Path | None) -> str:
+def growth(
+    factors: dict[str, tuple[int, ...]],
+    steps: int,
+    rounds: int,
+    picture: Path | None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> str:
     """The table: milliseconds; and the picture."""
     models = {factor: ("AVB",) if factor in OF_AVB else ("VAE", "AVB") for factor in factors}
     points = [
@@ -338,7 +345,7 @@ def growth(factors: dict[str, tuple[int, ...]], steps: int, rounds: int, picture
     times: dict[Point, list[float]] = {point: [] for point in points}
     for _ in range(rounds):
         for point in points:
-            times[point].append(seconds(point, steps))
+            times[point].append(seconds(point, steps, clock))
     medians = {point: 1e3 * statistics.median(found) for point, found in times.items()}
     if picture:
         draw_growth(factors, medians, picture)
@@ -405,6 +412,7 @@ def parse() -> argparse.Namespace:
     part.add_argument("--steps", type=int, default=60, help="of a point in a turn; default: 60")
     part.add_argument("--rounds", type=int, default=5, help="turns; default: 5")
     part.add_argument("--picture", type=Path, help="a PNG")
+    part.add_argument("--cpu-time", action="store_true", help="of the process, where others use the machine as well")
     return parser.parse_args()
 
 
@@ -423,7 +431,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory(dir=options.folder) as folder:
             print(mapped(options.times, Path(folder), options.sparse, options.batches))
     else:
-        print(growth(FACTORS, options.steps, options.rounds, options.picture))
+        clock = time.process_time if options.cpu_time else time.perf_counter
+        print(growth(FACTORS, options.steps, options.rounds, options.picture, clock))
 
 
 if __name__ == "__main__":
