@@ -277,9 +277,9 @@ def mapped(times: float, folder: Path, sparse: bool, batches: int | None) -> str
 # How time grows.
 
 FACTORS: dict[str, tuple[int, ...]] = {
-    "batch": (16, 64, 250, 1000, 4000),
+    "batch": (16, 64, 250, 1000),
     "latent": (2, 8, 32, 128),
-    "samples": (1, 4, 16, 64),
+    "samples": (1, 4, 16),
     "critic_steps": (1, 2, 4, 8),
     "components": (16, 64, 256, 1024),
 }
