@@ -10,6 +10,7 @@ import numpy as np
 
 from lightning_avb.errors import ConfigurationError, did_you_mean
 
+from .mapping import map_array
 from .table_files import TABLES
 
 Label = int | str | None
@@ -62,7 +63,7 @@ def read_array(path: Path, label: Label = None, name: str | None = None) -> Arra
         raise ConfigurationError(f"data.path: {str(path)!r} ends in neither .npy nor .npz")
     try:
         if suffix == ".npy":
-            found = _from_array(path, np.load(path, mmap_mode="c"), label)
+            found = _from_array(path, map_array(path), label)
         else:
             with np.load(path) as arrays:
                 found = _from_arrays(path, dict(arrays), label, name)

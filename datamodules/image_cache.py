@@ -35,6 +35,7 @@ from tqdm import tqdm
 from lightning_avb.errors import ConfigurationError
 
 from .loaders import prefetch_map
+from .mapping import map_array
 
 VERSION = 1
 """Increases when `read_image` gives other pixels than before."""
@@ -190,8 +191,7 @@ def cached_images(
                 f"data.cache: the decoded pictures, {needed / 1e6:,.1f} MB, cannot be written into {str(cache)!r}: "
                 f"{error.strerror or error}; set data.cache to another folder"
             ) from error
-    # Copy on write: changes of the tensor do not reach the file.
-    return torch.from_numpy(np.load(path, mmap_mode="c"))
+    return torch.from_numpy(map_array(path))
 
 
 def _acquired(lock: FileLock, root: Path) -> AbstractContextManager[Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -281,8 +280,8 @@ def figure(
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    drawing = Figure(size, layout="constrained")
-    FigureCanvasAgg(drawing)
+    drawing = Figure(size, dpi=100, layout="constrained")
+    canvas = FigureCanvasAgg(drawing)
     if panels is None:
         draw(drawing.subplots())
     else:
@@ -291,11 +290,9 @@ def figure(
         for axes in made[panels:]:
             axes.set_axis_off()
         draw(made[:panels])
-    buffer = io.BytesIO()
-    drawing.savefig(buffer, format="png", dpi=100)
-    pixels = torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8)
-    height, width = Image.open(buffer).size[::-1]
-    return pixels.view(height, width, 3).permute(2, 0, 1).float() / 255
+    canvas.draw()  # once, where `savefig` draws twice
+    pixels = torch.from_numpy(np.array(canvas.buffer_rgba())[..., :3])
+    return pixels.permute(2, 0, 1).float() / 255
 
 
 def read_mask(path: str) -> Tensor:

@@ -185,8 +185,9 @@ class Records(pl.Callback):
         if folder is None or not trainer.is_global_zero:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        self._save_config(folder)
-        show_configuration(trainer, self.config())
+        text = self.config()
+        self._save_config(folder, text)
+        show_configuration(trainer, text)
         self._path = folder / "run.yaml"
         self._earlier = yaml.safe_load(self._path.read_text()) or [] if self._path.exists() else []
         self._save_entry(trainer)
@@ -203,8 +204,8 @@ class Records(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._save_entry(trainer, ended=now())
 
-    def _save_config(self, folder: Path) -> None:
-        text, number = self.config(), 0
+    def _save_config(self, folder: Path, text: str) -> None:
+        number = 0
         while (path := folder / f"config{f'_{number}' if number else ''}.yaml").exists():
             if path.read_text() == text:
                 return

@@ -42,7 +42,8 @@ def float64():
 @pytest.fixture(scope="session")
 def command():
     """`lightning-avb` within this process. All commands share one parser, which is long in the making."""
-    from one_parser import CLI, sharing
+    from jsonargparse import _core, _subcommands
+    from one_parser import CLI, remembering, sharing
 
     from lightning_avb import cli
 
@@ -53,6 +54,9 @@ def command():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(CLI, "setup_parser", sharing())
+        find = remembering()
+        for module in (_core, _subcommands):
+            patch.setattr(module, "find_action_and_subcommand", find)
         yield run
 
 
@@ -60,6 +64,14 @@ def command():
 def without_curves(monkeypatch):
     """A fit ends without the picture of its curves, which takes as long as a hundred steps."""
     monkeypatch.setattr("lightning_avb.pictures.curves", lambda metrics: None)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Plots are made, and stay black: for tests that ask which there are."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    monkeypatch.setattr("matplotlib.backends.backend_agg.FigureCanvasAgg.draw", FigureCanvasAgg.get_renderer)
 
 
 @pytest.fixture

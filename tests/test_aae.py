@@ -151,7 +151,7 @@ def learned_codes(method, *parts, **options):
     model.decoder = WORLD.decoder().requires_grad_(False)
     for parameter in model.encoder.parameters():
         nn.init.zeros_(parameter)
-    played(model, lambda: Batch(WORLD.sample(256)), steps=400)
+    played(model, lambda: Batch(WORLD.sample(256)), steps=200)
     with torch.no_grad():
         q = model.encoder(WORLD.sample(20000))
         z = q.rsample((1,))[0]
@@ -273,6 +273,7 @@ def test_styles_are_rows_and_categories_columns(code):
     assert picture.shape == pictures.tiles(torch.zeros(15, 3), 5).shape
 
 
+@pytest.mark.usefixtures("without_curves", "undrawn")
 def test_pictures_of_what_a_model_can(tmp_path):
     for name in ("aae, labelled decoder", "semi-supervised", "clusters"):
         run = trainer(tmp_path, max_steps=1, logger=CSVLogger(tmp_path, name), callbacks=[Pictures(0)])

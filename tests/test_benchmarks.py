@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,8 @@ import pytest
 import torch
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
+
+from lightning_avb import MLP
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PARTS = ("limits", "precision", "throughput", "compile", "devices", "published")
@@ -67,6 +71,49 @@ def test_a_dry_run_of_the_benchmark_for_gpus(tmp_path, monkeypatch, capsys):
     assert all(f"\n{part}, " in tables for part in PARTS) and "aten::mm" in tables
     gpu.measure_all(Namespace(parts=PARTS, folder=tmp_path, root=tmp_path, dry_run=True, limit=60.0))
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == len(lines)
+
+
+@pytest.fixture
+def cost(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import cost
+
+    return cost
+
+
+def test_what_training_and_testing_must_hold_is_counted_from_sizes(cost, monkeypatch):
+    """A linear layer keeps its input, softplus its own; the decoder's logits and the rows are kept for their loss."""
+    case = cost.Case(cost.DEFAULTS, "fit", rows=500)
+    parts = case.parts()
+    numbers = 785 * 300 + 301 * 300 + 301 * 16 + 9 * 300 + 301 * 300 + 301 * 784
+    assert parts["parameters"] == parts["gradients"] == parts["moments"] / 2 == 4 * numbers
+    assert parts["data"] == 2500 * 784
+    layers = 4 * 250 * (2 * 784 + 8 * 300)
+    assert layers < parts["kept for a backward pass"] < 1.2 * layers
+    monkeypatch.setattr(cost, "MNIST_MLP", partial(MLP, hidden=(8,)))
+    monkeypatch.setattr(cost, "in_a_process", lambda function, *arguments: function(*arguments))
+    small = [replace(case, stage=stage, steps=2, temperatures=2, chunk=16) for stage in ("fit", "test")]
+    rows = cost.memory(small).splitlines()[2:]
+    assert [row.split(" | ")[0] for row in rows] == ["| VAE, fit", "| VAE, test"]
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_pictures_larger_than_memory_are_read_and_timed(cost, monkeypatch, tmp_path, sparse):
+    monkeypatch.setattr(cost, "system_memory", lambda: 10 * 100 * 12288)
+    first, last = cost.mapped(2.1, tmp_path, sparse, None).splitlines()[-2:]
+    assert first.startswith("| first tenth | ") and last.startswith("| last tenth | ")
+    pixels = np.load(tmp_path / "pictures.npy", mmap_mode="r")
+    assert pixels.shape == (2100, 3, 64, 64) and pixels.any() != sparse
+    monkeypatch.setattr(cost, "system_memory", lambda: 10**18)
+    with pytest.raises(SystemExit, match=r"GB do not fit on the disk, .* try --sparse"):
+        cost.mapped(1, tmp_path, False, None)
+
+
+def test_every_setting_of_the_growth_is_timed_and_drawn(cost, tmp_path):
+    few = {factor: values[:1] for factor, values in cost.FACTORS.items()}
+    lines = cost.growth(few, 4, 1, tmp_path / "cost.png").splitlines()[2:]
+    assert len(lines) == 8 and (tmp_path / "cost.png").exists()
+    assert all(float(line.split(": ")[1].rstrip(" |")) > 0 for line in lines)
 
 
 def test_peers_are_compared_in_the_units_of_the_table(monkeypatch):

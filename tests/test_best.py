@@ -25,7 +25,9 @@ from lightning_avb.figures import BETTER, ESTIMATES, Better, better_figure
 PAGES = Path(__file__).parents[1] / "docs"
 RUN = Path("runs", "digits", "vae", "version_0")
 FIXED = "--trainer.logger.init_args.version=0"
-LONG = ("--trainer.max_steps=240", "--pictures.every_n_epochs=0", "--config", "trainer/best")
+LONG = ("--trainer.max_steps=60", "--pictures.every_n_epochs=0", "--config", "trainer/best")
+FROZEN = ("--model.players.model.optimizer.lr=0",)
+"""Nothing becomes better than the first validation."""
 
 
 @pytest.fixture(autouse=True)
@@ -174,7 +176,7 @@ def test_a_fit_ends_after_so_many_validations_without_a_better_figure(tmp_path):
 
 
 def test_the_mixin_keeps_the_best_beside_the_last(command, capsys):
-    command(*FIT, *LONG)
+    command(*FIT, *LONG, "--trainer.max_steps=36")
     found = {row["step"]: float(row["val/elbo"]) for row in rows(RUN) if "val/elbo" in row}
     step = max(found, key=found.get)
     assert torch.load(RUN / "checkpoints/best.ckpt", weights_only=True)["global_step"] == int(step) + 1
@@ -205,12 +207,13 @@ def test_a_gan_and_a_run_without_validation_are_refused_in_one_line(refusal):
 
 def test_a_resumed_run_keeps_the_same_best(command, caplog):
     """Killed behind a validation and before the next; once in the same folder, once in another."""
-    command(*FIT, *LONG, "--trainer.default_root_dir=whole", "--trainer.callbacks.patience=3")
+    common = (*FIT, *LONG, *FROZEN, "--trainer.callbacks.patience=3")
+    command(*common, "--trainer.default_root_dir=whole")
     whole = Path("whole", *RUN.parts[1:]) / "checkpoints"
-    common = (*FIT, *LONG, "--trainer.callbacks.patience=3", "--checkpoint.every_n_train_steps=35")
-    command(*common, FIXED, "--trainer.max_steps=90", "--model.players.model.scheduler.total=240")
-    command(*common, "--ckpt_path", RUN, "--model.players.model.scheduler.total=240")
-    command(*common, FIXED, "--ckpt_path=last", "--model.players.model.scheduler.total=240")
+    command(*common, FIXED, "--trainer.max_steps=30")
+    command(*common, "--ckpt_path", RUN)
+    command(*common, FIXED, "--ckpt_path=last")
+    assert state(whole / "last.ckpt") == {**state(whole / "best.ckpt"), "step": 12, "waited": 3}
     said = [record.getMessage() for record in caplog.records]
     assert not any("best.ckpt" in line for line in said if line.startswith("checkpoint: "))
     for folder in (RUN, RUN.with_name("version_1")):
@@ -228,17 +231,16 @@ def test_a_resumed_fit_ends_where_one_that_was_not_stopped_does(tmp_path):
 
 
 def test_the_best_of_the_resumed_run_is_carried_over_or_said_to_be_missing(command, caplog):
-    frozen = ("--model.players.model.optimizer.lr=0",)  # nothing becomes better
     command(*FIT, *LONG, "--trainer.max_steps=24")
     before = (RUN / "checkpoints/best.ckpt").read_bytes()
-    command(*FIT, *LONG, *frozen, "--trainer.max_steps=48", "--ckpt_path", RUN)
+    command(*FIT, *LONG, *FROZEN, "--trainer.max_steps=48", "--ckpt_path", RUN)
     assert (RUN.with_name("version_1") / "checkpoints/best.ckpt").read_bytes() == before
     later = RUN.with_name("version_1") / "checkpoints/last.ckpt"
     for number, replace in ((2, later.read_bytes()), (3, b"damaged"), (4, None)):
         best = RUN / "checkpoints/best.ckpt"
         best.unlink() if replace is None else best.write_bytes(replace)
         caplog.clear()
-        command(*FIT, *LONG, *frozen, "--trainer.max_steps=48", "--ckpt_path", RUN)
+        command(*FIT, *LONG, *FROZEN, "--trainer.max_steps=48", "--ckpt_path", RUN)
         assert "best: there is no best.ckpt of step 24 beside" in caplog.text
         assert state(RUN.with_name(f"version_{number}") / "checkpoints/best.ckpt")["step"] == 36
 
@@ -255,8 +257,9 @@ def test_the_best_of_averaged_weights_holds_the_average_and_the_weights(command)
 
 
 def test_two_processes_agree_on_the_best(tmp_path):
-    arguments = [*FIT, *LONG, "--data.batch_size=50", "--trainer.callbacks.patience=1", "--trainer.strategy=ddp"]
-    arguments += ["--trainer.devices=2", "--model.players.model.optimizer.lr=0.1", "--trainer.accelerator=cpu"]
+    arguments = [*FIT, *LONG, "--trainer.max_steps=240", "--data.batch_size=50", "--trainer.callbacks.patience=1"]
+    arguments += ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.accelerator=cpu"]
+    arguments += ["--model.players.model.optimizer.lr=0.1"]
     port = free_port()
     environments = [torchrun_environment(rank, 2, port) for rank in range(2)]
     codes = finish(start(partial(in_a_process(*map(str, arguments))), tmp_path, environments), timeout=200)
@@ -300,12 +303,21 @@ def test_a_resumed_run_with_a_misspelt_monitor_is_refused_before_training(comman
     assert "did you mean val/elbo or" in refusal(*FIT, *stopping("val/elbow"), "--ckpt_path", RUN)
     exact = (
         "--trainer.callbacks+=lightning_avb.callbacks.ExactLikelihood",
+        "--trainer.callbacks.cells=10",
         "--checkpoint.mode=max",
         "--model.latent_dim=2",
     )
     command(*FIT, "--trainer.max_steps=12", "--model.latent_dim=2", "--pictures.every_n_epochs=0")
     folder = RUN.with_name("version_1")
-    command(*FIT, *exact, "--trainer.max_steps=24", "--checkpoint.monitor=val/log_likelihood", "--ckpt_path", folder)
+    command(
+        *FIT,
+        *LONG[1:2],
+        *exact,
+        "--trainer.max_steps=24",
+        "--checkpoint.monitor=val/log_likelihood",
+        "--ckpt_path",
+        folder,
+    )
 
 
 def test_a_monitor_that_is_optional_or_not_known_before_validation_is_let_through(command, refusal):

@@ -30,7 +30,7 @@ def of_blobs(categories=None, latent_dim=1, **options):
 def test_heaps_become_clusters_without_labels(tmp_path, clusters):
     val, test = blobs(400), blobs(400)
     data = Given([blobs(128, labelled=0) for _ in range(20)], val, test)
-    model, run = of_blobs(clusters), trainer(tmp_path, max_steps=250)
+    model, run = of_blobs(clusters), trainer(tmp_path, max_steps=150)
     run.fit(model, data)
     assert run.callback_metrics["val/error"] < 0.05
     (found,) = run.test(model, data, verbose=False)
@@ -45,7 +45,7 @@ def test_two_labels_a_class_are_enough(tmp_path, code):
     known = blobs(2 * KINDS)
     rows = [Batch(*map(torch.cat, zip(known, blobs(128, labelled=0), strict=True))) for _ in range(20)]
     data = Given(rows, blobs(400), blobs(400), labelled_per_batch=len(known.x))
-    model, run = of_blobs(code=code, latent_dim=2), trainer(tmp_path, max_steps=250)
+    model, run = of_blobs(code=code, latent_dim=2), trainer(tmp_path, max_steps=150)
     run.fit(model, data)
     assert model.labelled_per_batch == 8
     (found,) = run.test(model, data, verbose=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from torch.distributions import MultivariateNormal
 
 from datamodules import Arrays, Table
 from datamodules.labels import encode_labels
+from datamodules.mapping import map_array
 from lightning_avb import checkpoints
 from lightning_avb.errors import ConfigurationError
 
@@ -300,3 +303,23 @@ def test_from_the_command_line(command, table, tmp_path, monkeypatch, kind):
     assert checkpoint["hyper_parameters"]["data_shape"] == ([3] if kind == "Arrays" else [3, 12, 10])
     assert ("mean" in checkpoint.get(kind, {})) == (kind == "Arrays")
     assert checkpoints.load_data(last).x.shape[1:] == ((3,) if kind == "Arrays" else (3, 12, 10))
+
+
+# Mapping.
+
+
+def test_an_array_larger_than_memory_is_mapped(tmp_path):
+    rows = 3 * os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 20
+    np.lib.format.open_memmap(tmp_path / "x.npy", mode="w+", dtype=np.uint8, shape=(rows, 1 << 20))[-1, -1] = 7
+    x = map_array(tmp_path / "x.npy")
+    assert x.shape == (rows, 1 << 20) and x[-1, -1] == 7
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_what_is_written_into_a_mapped_array_does_not_reach_the_file(tmp_path, order):
+    written = np.arange(6.0).reshape(2, 3).copy(order)
+    np.save(tmp_path / "x.npy", written)
+    x = map_array(tmp_path / "x.npy")
+    assert np.array_equal(x, written)
+    x[0] = -1
+    assert np.array_equal(np.load(tmp_path / "x.npy"), written)
