@@ -359,6 +359,7 @@ def growth(
 
 def draw_growth(factors: dict[str, tuple[int, ...]], medians: dict[Point, float], path: Path) -> None:
     """One panel a factor, both axes logarithmic; dashed: as fast as the factor."""
+    from matplotlib.ticker import LogLocator, ScalarFormatter
 
     def draw(panels: Any) -> None:
         for axes, (factor, values) in zip(panels, factors.items(), strict=True):
@@ -372,10 +373,12 @@ def draw_growth(factors: dict[str, tuple[int, ...]], medians: dict[Point, float]
             )
             axes.set(xlabel=TITLES[factor], ylabel="ms a batch" if factor == "components" else "ms a step")
             axes.set_xticks(values, [str(value) for value in values], minor=False)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axes.yaxis.set_major_formatter(ScalarFormatter())
             axes.minorticks_off()
             axes.legend()
 
-    pictures.write(pictures.figure(draw, (4 * len(factors), 3.6), len(factors)), path)
+    pictures.write(pictures.figure(draw, (3.2 * len(factors), 3.6), len(factors)), path)
 
 
 # The command.
