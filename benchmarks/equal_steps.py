@@ -183,9 +183,10 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def mean_and_error(values: list[float]) -> str:
-    """Mean and standard error."""
+    """Mean and standard error; of one value, the value."""
     tensor = torch.tensor(values, dtype=torch.float64)
-    return f"{tensor.mean():.2f} +- {tensor.std() / math.sqrt(len(values)):.2f}"
+    error = f" +- {tensor.std() / math.sqrt(len(values)):.2f}" if len(values) > 1 else ""
+    return f"{tensor.mean():.2f}{error}"
 
 
 def table(folder: Path) -> None:
