@@ -28,5 +28,4 @@ def map_array(path: str | Path) -> np.ndarray:
     with open(path, "rb") as file:
         private, both = mmap.MAP_PRIVATE | MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
         memory = mmap.mmap(file.fileno(), 0, flags=private, prot=both)
-    order = "C" if found.flags.c_contiguous else "F"
-    return np.ndarray(found.shape, found.dtype, memory, found.offset, order=order)
+    return np.ndarray(found.shape, found.dtype, memory, found.offset, order="C" if found.flags.c_contiguous else "F")
