@@ -21,7 +21,6 @@ All on the CPU in float32, with the networks of `training.py` and random picture
 from __future__ import annotations
 
 import argparse
-import logging
 import math
 import multiprocessing
 import os
@@ -31,7 +30,6 @@ import statistics
 import sys
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, redirect_stdout
@@ -43,6 +41,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from equal_steps import be_quiet_and_fast
 from loading import Nothing
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor
@@ -54,7 +53,6 @@ from datamodules.mapping import map_array
 from datamodules.splits import Split
 from lightning_avb import pictures
 from lightning_avb.batch import Batch
-from lightning_avb.cli import keep_freed_memory
 from lightning_avb.evaluation.importance import log_joint
 from lightning_avb.models.avb import AVBPlayers
 from lightning_avb.models.vae import VAEPlayers
@@ -184,7 +182,7 @@ def peak(case: Case) -> int:
 
 def in_a_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """What the function returns in a fresh process, which has imported all of this file."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), be_quiet) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), be_quiet_and_fast) as pool:
         return pool.submit(function, *arguments).result()
 
 
@@ -393,13 +391,6 @@ def quiet_trainer(**options: Any) -> Iterator[pl.Trainer]:
         yield pl.Trainer(**{**given, **quiet, **options})
 
 
-def be_quiet() -> None:
-    """Of Lightning's lines errors alone; freed memory is kept, as the command line does."""
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    keep_freed_memory()
-
-
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
@@ -421,7 +412,7 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     options = parse()
-    be_quiet()
+    be_quiet_and_fast()
     pl.seed_everything(0, verbose=False)
     print(
         f"torch {torch.__version__}, pytorch-lightning {pl.__version__}, Python {platform.python_version()}, "

@@ -122,9 +122,10 @@ def fit(model: Any, datamodule: TensorDataModule, steps: int, precision: Any, be
     return seconds
 
 
-def be_quiet_and_fast(threads: int) -> None:
-    """Settings of the process: threads, memory, and no messages of Lightning."""
-    torch.set_num_threads(threads)
+def be_quiet_and_fast(threads: int | None = None) -> None:
+    """Settings of the process: threads (None: torch's choice), memory, and no messages of Lightning."""
+    if threads is not None:
+        torch.set_num_threads(threads)
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     keep_freed_memory()

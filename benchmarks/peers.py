@@ -66,7 +66,7 @@ from sklearn.preprocessing import StandardScaler  # noqa: E402
 from tables import accuracy  # noqa: E402
 from torch import Tensor, nn  # noqa: E402
 from torch.distributions import Bernoulli, Independent  # noqa: E402
-from training import Turns, fit, four_points, minibatches, player, segment_length  # noqa: E402
+from training import four_points, median_ratio, minibatches, player, take_turns  # noqa: E402
 
 import lightning_avb as avb  # noqa: E402
 from datamodules import MNIST, FourPoints  # noqa: E402
@@ -254,16 +254,13 @@ def compete(name: str, precision: Any, options: argparse.Namespace) -> str:
     pl.seed_everything(0, verbose=False)
     ours = make()
     theirs = peer(ours, rows)
-    steps = segment_length(theirs, options.seconds)
-    turns = Turns(theirs, steps // 2, steps)
-    fit(ours, data, steps // 2 + options.rounds * steps, turns, precision=precision)
+    turns = take_turns(ours, theirs, data, options, precision)
     speeds = [f"{BATCH * statistics.median(speed):,.0f}" for speed in (turns.theirs, turns.ours)]
     data.setup("test")
     x = next(iter(data.test_dataloader())).x[:TEST_ROWS]
     figures = [log_p(network, x) for network in (theirs.decoder, ours.decoder.network)]
-    return (
-        f"| {name} | {precision} | {speeds[0]} | {speeds[1]} | {in_words(turns)} | {' | '.join(figures)} | {missing} |"
-    )
+    ratio = median_ratio(turns.ours, turns.theirs)
+    return f"| {name} | {precision} | {speeds[0]} | {speeds[1]} | {ratio} | {' | '.join(figures)} | {missing} |"
 
 
 class Graph:
@@ -272,6 +269,8 @@ class Graph:
     The weights are copies of those of `training.four_points`, and every run draws rows and noise anew.
     """
 
+    batch = 512
+
     def __init__(self, model: Any, threads: int) -> None:
         import tensorflow.compat.v1 as tf
 
@@ -279,10 +278,9 @@ class Graph:
         self.tf, self.steps_of_critic = tf, model.players["critic"].steps
         encoder, decoder, critic = model.encoder.network, model.decoder.network, model.density_ratio.critic
         self.groups: dict[str, list[Any]] = {"model": [], "critic": []}
-        labels = tf.placeholder_with_default(tf.random_uniform([512], 0, 4, tf.int32), [None])
-        self.x = tf.one_hot(labels, 4)
-        self.eps = tf.random_normal([512, encoder.noise[0].in_features])
-        self.prior_z = tf.random_normal([512, model.latent_dim])
+        self.x = tf.one_hot(tf.random_uniform([self.batch], 0, 4, tf.int32), 4)
+        self.eps = tf.random_normal([self.batch, encoder.noise[0].in_features])
+        self.prior_z = tf.random_normal([self.batch, model.latent_dim])
         first = self.layer("model", encoder.layers[0], encoder.noise[0])
         others = [self.layer("model", layer) for layer in encoder.layers[1:]]
         z = self.chain([first, *others], tf.concat([self.x, self.eps], 1))
@@ -305,9 +303,10 @@ class Graph:
         told = cross_entropy(labels=tf.ones_like(on_posterior), logits=on_posterior)
         told += cross_entropy(labels=tf.zeros_like(on_prior), logits=on_prior)
         self.losses = {"model": tf.reduce_mean(reconstruction + on_posterior), "critic": tf.reduce_mean(told)}
+        rates = {name: model.players[name].optimizer.keywords["lr"] for name in self.losses}
         self.moves = {
-            name: tf.train.AdamOptimizer(lr).minimize(self.losses[name], var_list=self.groups[name])
-            for name, lr in (("model", 2e-5), ("critic", 1e-4))
+            name: tf.train.AdamOptimizer(rates[name]).minimize(loss, var_list=self.groups[name])
+            for name, loss in self.losses.items()
         }
         self.session = tf.Session(
             config=tf.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
@@ -358,18 +357,9 @@ def graph(options: argparse.Namespace) -> None:
         pl.seed_everything(0, verbose=False)
         ours = four_points()
         theirs = Graph(ours, torch.get_num_threads())
-        steps = segment_length(theirs, options.seconds)
-        turns = Turns(theirs, steps // 2, steps)
-        data = FourPoints(batch_size=512)
-        fit(ours, data, steps // 2 + options.rounds * steps, turns, precision=precision)
+        turns = take_turns(ours, theirs, FourPoints(batch_size=Graph.batch), options, precision)
         speeds = [f"{statistics.median(speed):.1f}" for speed in (turns.theirs, turns.ours)]
-        print(f"| {precision} | {' | '.join(speeds)} | {in_words(turns)} |", flush=True)
-
-
-def in_words(turns: Turns) -> str:
-    """The ratio of the speeds, ours by theirs."""
-    ratios = [ours / theirs for ours, theirs in zip(turns.ours, turns.theirs, strict=True)]
-    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+        print(f"| {precision} | {' | '.join(speeds)} | {median_ratio(turns.ours, turns.theirs)} |", flush=True)
 
 
 def training(options: argparse.Namespace) -> None:

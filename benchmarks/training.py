@@ -434,22 +434,33 @@ def segment_length(opponent: Opponent, seconds: float) -> int:
     return max(10, round(20 * seconds / opponent.seconds(20)))
 
 
+def take_turns(
+    ours: avb.Game, theirs: Any, data: TensorDataModule, options: argparse.Namespace, precision: Any
+) -> Turns:
+    """The turns of a fit of ours, in that precision, with an opponent."""
+    steps = segment_length(theirs, options.seconds)
+    turns = Turns(theirs, steps // 2, steps, precision)
+    fit(ours, data, steps // 2 + options.rounds * steps, turns, precision=precision)
+    return turns
+
+
+def median_ratio(first: Sequence[float], second: Sequence[float]) -> str:
+    """The median of the ratios, first by second, and their range."""
+    ratios = [a / b for a, b in zip(first, second, strict=True)]
+    return f"{statistics.median(ratios):.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+
+
 def compete(case: Case, options: argparse.Namespace) -> str:
     """A row of the table."""
     model = case.model()
     opponent = Opponent(case.plain(model), case.data(options.root), options.precision)
-    steps = segment_length(opponent, options.seconds)
-    warm_up = steps // 2
     precision = "bf16-mixed" if options.ours_bf16 else "32-true"
-    turns = Turns(opponent, warm_up, steps, precision)
     with matmul_precision("medium" if options.ours_medium else options.precision):
-        fit(model, case.data(options.root), warm_up + options.rounds * steps, turns, precision=precision)
-    ratios = [ours / theirs for ours, theirs in zip(turns.ours, turns.theirs, strict=True)]
-    ours, theirs, ratio = (statistics.median(values) for values in (turns.ours, turns.theirs, ratios))
+        turns = take_turns(model, opponent, case.data(options.root), options, precision)
+    ours, theirs = statistics.median(turns.ours), statistics.median(turns.theirs)
     shares = [ours / products for ours, products in zip(turns.ours, turns.products, strict=True)]
     share = operations(case, options.root) * statistics.median(shares)
-    spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
-    return f"| {case.title} | {theirs:.1f} | {ours:.1f} | {spread} | {share:.2f} |"
+    return f"| {case.title} | {theirs:.1f} | {ours:.1f} | {median_ratio(turns.ours, turns.theirs)} | {share:.2f} |"
 
 
 class CompiledTurns(pl.Callback):
@@ -486,9 +497,8 @@ def compete_compiled(case: Case, options: argparse.Namespace) -> str:
     turns = CompiledTurns(warm_up, steps)
     with matmul_precision(options.precision):
         fit(model, case.data(options.root), warm_up + 2 * options.rounds * steps, turns)
-    ratios = [compiled / written for compiled, written in zip(turns.compiled, turns.written, strict=True)]
-    written, compiled, ratio = (statistics.median(values) for values in (turns.written, turns.compiled, ratios))
-    spread = f"{ratio:.2f} ({min(ratios):.2f}-{max(ratios):.2f})"
+    written, compiled = statistics.median(turns.written), statistics.median(turns.compiled)
+    spread = median_ratio(turns.compiled, turns.written)
     return f"| {case.title} | {written:.1f} | {compiled:.1f} | {spread} | {model.compilation.seconds:.0f} |"
 
 
@@ -659,25 +669,20 @@ def main() -> None:
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     print(settings(options))
     pl.seed_everything(0, verbose=False)
-    rows, profiles = [], []
-    for name in options.cases:
-        if not data_is_there(name, options.root):
-            continue
-        if options.compile:
-            rows.append(compete_compiled(CASES[name], options))
-            continue
-        assert_same_steps(CASES[name], options.root)
-        print(f"{name}: both sides have the same losses and gradients", flush=True)
-        rows.append(compete(CASES[name], options))
-        profiles.append(profile(CASES[name], options))
+    cases = [CASES[name] for name in options.cases if data_is_there(name, options.root)]
     if options.compile:
+        rows = [compete_compiled(case, options) for case in cases]
         print("\n| case | steps/s as written | compiled | ratio (median, min-max) | first step, s |")
-        print("|---|---|---|---|---|")
-        print("\n".join(rows))
+        print("\n".join(["|---|---|---|---|---|", *rows]))
         return
+    rows, profiles = [], []
+    for case in cases:
+        assert_same_steps(case, options.root)
+        print(f"{case.title}: both sides have the same losses and gradients", flush=True)
+        rows.append(compete(case, options))
+        profiles.append(profile(case, options))
     print("\n| case | hand-written steps/s | lightning_avb steps/s | ratio (median, min-max) | of the limit |")
-    print("|---|---|---|---|---|")
-    print("\n".join([*rows, "\nWhere the time of lightning_avb goes:", *profiles]))
+    print("\n".join(["|---|---|---|---|---|", *rows, "\nWhere the time of lightning_avb goes:", *profiles]))
 
 
 if __name__ == "__main__":
